@@ -21,6 +21,7 @@ from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
 from agent.repository.checkout import Checkout
 from agent.repository.index import sweep
+from agent.repository.ready import require_unedited
 from agent.repository.workspace import Workspace
 from agent.session.context import known_constants
 from agent.source.merging import carried_over
@@ -89,7 +90,7 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
     sweep(workspace.git)
     book = extended(workspace, state, numbers, at)
     told = {} if book is None else {PLAYBOOK: book.decode()}
-    checkout.require_unedited(branch, {**files, **told})
+    require_unedited(workspace, branch, {**files, **told})
     message = message_of(state, choice)
     commit = workspace.commit_files(at, files, message, book)
     checkout.advance(branch, commit, at)

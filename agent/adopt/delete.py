@@ -16,6 +16,7 @@ from agent.journal.paths import require_own_state, state_folder
 from agent.journal.state import State
 from agent.protocol.load import load_protocol
 from agent.repository.checkout import Checkout
+from agent.repository.ready import elsewhere
 from agent.repository.refs import delete_refs, is_merged, refs_below
 from agent.repository.workspace import Workspace
 from agent.session import at_login
@@ -114,9 +115,8 @@ def _state(folder: Path) -> State | None:
 
 def _require_ours(workspace: Workspace, state: State | None, branch: str, tip: str) -> None:
     """Raise PreconditionError if the branch is checked out, or is not where the session left it."""
-    checkout, git = Checkout(workspace), git_here(workspace.top)
-    other = checkout.elsewhere(branch)
-    if checkout.branch == branch or other is not None:
+    git, other = git_here(workspace.top), elsewhere(workspace, branch)
+    if Checkout(workspace).branch == branch or other is not None:
         where = f" in {other}" if other else ""
         back = state.session.get("left") if state and state.session else None
         raise PreconditionError(

@@ -37,7 +37,7 @@ from agent.proposers.search.space import NAME_CONSTANTS, remarks_on, why_nothing
 from agent.protocol.models import Protocol
 from agent.pruning.ladder import require_top
 from agent.report.summary import summarize
-from agent.repository.checkout import Checkout
+from agent.repository.ready import require_clean
 from agent.room.sandbox import Mode
 from agent.session import at_login
 from agent.session.at_login import Starter
@@ -291,7 +291,7 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
         open_runner(folder, "baseline", training_seconds, sandbox) as opened,
         prepared(opened, setup=setup) as runner,
     ):
-        Checkout(runner.workspace).require_clean()
+        require_clean(runner.workspace)
         harness = runner.workspace.harness_digest(runner.workspace.head)
         found = fingerprint(runner.protocol, runner.training_seconds, harness)
         interrupts.install()

@@ -22,6 +22,7 @@ from agent.proposers.choose import ProposerConfig
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
 from agent.repository.checkout import Checkout
+from agent.repository.ready import carried, require_clean
 from agent.repository.workspace import Workspace
 from agent.session import at_login, recovery
 from agent.system.invocation import typed
@@ -118,7 +119,7 @@ def doctor_lines(checks: list[Check]) -> list[str]:
 def _tree(workspace: Workspace) -> Check:
     try:
         checkout = Checkout(workspace)
-        checkout.require_clean(but=checkout.carried(workspace.head))
+        require_clean(workspace, but=carried(workspace, workspace.head))
     except AutoresearchError as error:
         return Check("tree", "broken", in_one_line(error))
     changed = checkout.changes()

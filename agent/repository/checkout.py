@@ -5,22 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import subprocess
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 
-from agent.errors import AutoresearchError, PreconditionError
-from agent.format import named
-from agent.protocol.models import FILENAME
-from agent.repository.git import GIT, LITERAL, own_language
+from agent.errors import AutoresearchError
+from agent.repository.git import GIT, own_language
 from agent.repository.index import INDEX, holding_index, index_with, scratch_folder
 from agent.repository.workspace import Workspace
-from agent.source.encoding import encoded
-from agent.system.files import write_whole
-from agent.system.invocation import typed
-from agent.system.names import PLAYBOOK
 
 
 class Checkout:
@@ -48,88 +41,6 @@ class Checkout:
         head = self._workspace.head if names else ""
         return [name for name in names if self._workspace.may_change(head, name)]
 
-    def require_free(self, branch: str, refs: str, own: Collection[str] = ()) -> None:
-        """Raise PreconditionError if git could not create `branch`, or if `refs` already keeps commits.
-
-        Args:
-            branch: its name.
-            refs: the folder of the session's refs.
-            own: refs in it that belong to the session: those of edits that wait for its start.
-        """
-        full = f"refs/heads/{branch}"
-        try:
-            self._git.run("check-ref-format", full)
-        except AutoresearchError:
-            raise PreconditionError(
-                f"{branch!r} is not a valid branch name", hint="choose another --tag or branchPattern"
-            ) from None
-        # On a case-insensitive disk, refs that differ only in case are the same.
-        same = str.casefold if self._git.configured("core.ignorecase") == "true" else str
-        for ref in self._git.run("for-each-ref", "--format=%(refname)").splitlines():
-            found, kind = same(ref), ref.removeprefix("refs/heads/")
-            if found == same(full):
-                raise PreconditionError(
-                    f"the branch {kind} exists, but no session here belongs to it",
-                    hint=f"choose another --tag, or delete the branch with `git branch -D {kind}`",
-                )
-            if same(full).startswith(f"{found}/") or found.startswith(f"{same(full)}/"):
-                raise PreconditionError(
-                    f"git cannot create the branch {branch} while {kind} exists",
-                    hint=f"rename {kind} with `git branch -m {kind} NAME`, or choose another --tag",
-                )
-            if same(refs).startswith(f"{found}/") or found == same(refs):
-                raise PreconditionError(
-                    f"git cannot create the ref {refs}/1 while {ref} exists",
-                    hint=f"rename {ref}, or choose another --tag",
-                )
-            if found.startswith(f"{same(refs)}/") and ref not in own:
-                raise PreconditionError(
-                    f"{ref} keeps an experiment of a session that no longer exists here",
-                    hint="choose another --tag, or delete the session's refs with "
-                    f"`git for-each-ref --format='delete %(refname)' {refs}/ | git update-ref --stdin`",
-                )
-
-    def require_clean(self, *, notes: bool = True, but: Collection[str] = ()) -> None:
-        """Raise PreconditionError if tracked files have uncommitted changes or a git operation is unfinished.
-
-        Args:
-            notes: whether files count that are neither mutable nor part of protocol, harness or results.
-            but: files that do not count, relative to the workspace.
-        """
-        rules = self._workspace.protocol
-        changed = [name for name in self.changes() if self._workspace.inside(name) not in but]
-        if not notes and changed:
-            harness = self._workspace.harness(self._workspace.head)
-            own = {FILENAME, rules.provenance.results_log.path, *rules.immutable_harness.paths, *harness}
-            inside = {name: self._workspace.inside(name) for name in changed}
-            changed = [
-                name for name, path in inside.items() if path and (path in own or rules.mutable_surface.allows(path))
-            ]
-        if changed:
-            shown = named(changed, 3)
-            mine = {*changed} <= {*self.edited()}
-            do = f"measure the edit with `{typed('try')}`, or commit" if mine else "commit"
-            raise PreconditionError(
-                f"the working tree has uncommitted changes ({shown})",
-                hint=f"{do} or `git stash` {'it' if mine else 'them'}, then run the same command again",
-            )
-        self.require_no_operation()
-
-    def carried(self, commit: str) -> tuple[str, ...]:
-        """Return the playbook if its uncommitted changes do not count for a checkout of `commit`: git keeps them."""
-        name, workspace = self._workspace.in_repository(PLAYBOOK), self._workspace
-        same = workspace.tree(workspace.head).get(name) == workspace.tree(commit).get(name)
-        return (PLAYBOOK,) if same and PLAYBOOK in workspace.records else ()
-
-    def require_no_operation(self) -> None:
-        """Raise PreconditionError if a merge, rebase, cherry-pick or bisect is unfinished."""
-        for name in ("MERGE_HEAD", "rebase-merge", "rebase-apply", "CHERRY_PICK_HEAD", "BISECT_LOG"):
-            if (self._git.folder / name).exists():
-                raise PreconditionError(
-                    f"git is in the middle of a merge, rebase, cherry-pick or bisect ({name})",
-                    hint="finish or abort it, then run the same command again",
-                )
-
     def start_branch(self, branch: str, at: str, *, switch: bool = True) -> None:
         """Create a branch at a commit, and check it out unless the checkout has to stay where it is."""
         if switch:
@@ -140,72 +51,6 @@ class Checkout:
     def uncommit(self, branch: str, new: str, old: str) -> None:
         """Move `branch` from `old` back to `new`, and leave index and working tree as they are."""
         self._git.run("update-ref", f"refs/heads/{branch}", new, old)
-
-    def elsewhere(self, branch: str) -> Path | None:
-        """Return the other working tree of the repository that has `branch` checked out; None if none has."""
-        place = None
-        for line in self._git.run("worktree", "list", "--porcelain").split("\n"):  # git 2.36 and later know -z
-            if line.startswith("worktree "):
-                place = Path(line.removeprefix("worktree "))
-            elif line == f"branch refs/heads/{branch}" and place and place.resolve() != self._workspace.top:
-                return place
-        return None
-
-    def require_unedited(self, branch: str, files: Mapping[str, str]) -> None:
-        """Raise PreconditionError if `branch` is checked out somewhere with changes, or in another working tree.
-
-        An untracked file counts if it is in the way of a new one.
-
-        Args:
-            files: path -> text that an interrupted commit may have left in the checkout, which is no change.
-        """
-        other = self.elsewhere(branch)
-        if other is not None:
-            raise PreconditionError(
-                f"{branch} is checked out in {other}", hint="run the same command there, or choose another --onto"
-            )
-        if self.branch != branch:
-            return
-        if not self._is_left_over(files):
-            self.require_clean()
-        tracked = self._workspace.tree(self._workspace.head)
-        for path in sorted(files):
-            if self._workspace.in_repository(path) in tracked:
-                continue
-            there = self._in_the_way(path, files[path])
-            if there is not None:
-                raise PreconditionError(
-                    f"the working tree has another {there}, which git does not track",
-                    hint="move it away, then run the same command again",
-                )
-
-    def _in_the_way(self, path: str, text: str) -> str | None:
-        """Return what the working tree has where a new file belongs, or where a folder of it does; else None."""
-        file = self._workspace.folder / path
-        for folder in reversed(PurePosixPath(path).parents[:-1]):
-            there = self._workspace.folder / folder
-            if there.is_symlink() or (there.exists() and not there.is_dir()):
-                return str(folder)
-        return path if os.path.lexists(file) and not self._would_commit(path, text) else None
-
-    def _is_left_over(self, files: Mapping[str, str]) -> bool:
-        changed = [self._workspace.inside(name) for name in self.changes()]
-        return bool(changed) and all(
-            path is not None and path in files and self._text(path) == encoded(path, files[path]) for path in changed
-        )
-
-    def _would_commit(self, path: str, text: str) -> bool:
-        """Return whether git would commit a file of the working tree as this text, after its filters."""
-        file, content = self._workspace.folder / path, encoded(path, text)
-        if file.is_symlink() or not file.is_file():
-            return False
-        return (
-            self._text(path) == content or self._workspace.as_committed(self._workspace.in_repository(path)) == content
-        )
-
-    def _text(self, path: str) -> bytes | None:
-        file = self._workspace.folder / path
-        return file.read_bytes() if file.is_file() and not file.is_symlink() else None
 
     def switch(self, branch: str) -> None:
         if self.branch != branch:
@@ -306,24 +151,6 @@ class Checkout:
             _blob_of(file, len(ours[0])) in ours
             or self._git.run("hash-object", f"--path={path}", "--", str(file)) in ours
         )
-
-    def exclude(self, paths: Iterable[str]) -> None:
-        """Keep the loop's own files out of the user's `git status`, unless .gitignore does so already.
-
-        Args:
-            paths: relative to the workspace; a folder ends with a slash.
-        """
-        exclude = self._git.top / self._git.run("rev-parse", "--git-path", "info/exclude")
-        present = exclude.read_bytes() if exclude.exists() else b""
-        # From the top, since other folders may have a run.log of the user's own.
-        wanted = self._not_ignored([*paths])
-        anchored = [f"/{_escaped(self._workspace.in_repository(path))}{'/' * path.endswith('/')}" for path in wanted]
-        missing = [pattern for pattern in anchored if os.fsencode(pattern) not in present.splitlines()]
-        if missing:
-            exclude.parent.mkdir(exist_ok=True)
-            between = b"" if present.endswith(b"\n") or not present else b"\n"
-            # Whole, since it holds the user's own patterns, and where a link leads, since that is the user's as well.
-            write_whole(exclude.resolve(), present + between + os.fsencode("\n".join(missing) + "\n"))
 
     def put_back(self, files: Iterable[str], candidates: Iterable[str], target: str) -> tuple[list[str], list[str]]:
         """Give files of the working tree their content in `target`, on whichever branch, if git has what they hold now.
@@ -427,23 +254,6 @@ class Checkout:
         else:
             self._git.run("rm", "--quiet", "--cached", "--ignore-unmatch", "--", name)
             (self._workspace.folder / path).unlink(missing_ok=True)
-
-    def _not_ignored(self, paths: list[str]) -> list[str]:
-        """Return those of `paths`, relative to the workspace, that git would show as untracked."""
-        # With a trailing slash, rules for folders also match a folder that does not exist yet; the leading `./` keeps
-        # git from reading pathspec magic into a name.
-        names = {path: f"./{self._workspace.in_repository(path)}{'/' * path.endswith('/')}" for path in paths}
-        ignored = b""
-        if names:
-            with contextlib.suppress(AutoresearchError):  # git exits with 1 if none is ignored
-                said = os.fsencode("".join(f"{name}\0" for name in names.values()))
-                ignored = self._git.fed(["check-ignore", "-z", "--stdin", "--no-index"], said, {LITERAL: "0"})
-        return [path for path, name in names.items() if os.fsencode(name) not in ignored.split(b"\0")]
-
-
-def _escaped(name: str) -> str:
-    """Return the pattern of gitignore(5) that only this name matches."""
-    return re.sub(r"([*?\[\\ ])", r"\\\1", name)
 
 
 def _blob_of(file: Path, digits: int) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from agent.errors import AutoresearchError, PreconditionError
 from agent.protocol.models import FILENAME
 from agent.repository.checkout import Checkout
+from agent.repository.ready import require_no_operation
 from agent.repository.workspace import Workspace
 from agent.source.encoding import decoded
 from agent.system.names import linked_part
@@ -59,7 +60,7 @@ def require_rules(workspace: Workspace, base: str | None) -> None:
             f"{FILENAME} has changes, and experiments under other rules are not comparable",
             hint=f"put it back with `git restore {FILENAME}`, or commit it and start a session with another --tag",
         )
-    checkout.require_no_operation()
+    require_no_operation(workspace)
 
 
 def in_checkout(workspace: Workspace, incumbent: str) -> Found:

@@ -24,7 +24,9 @@ from agent.proposers.search.space import tunable_parameters
 from agent.protocol.load import load_protocol, require_runnable
 from agent.protocol.models import FILENAME
 from agent.repository.checkout import Checkout
+from agent.repository.excludes import exclude
 from agent.repository.index import sweep
+from agent.repository.ready import carried, require_clean, require_free
 from agent.repository.workspace import NOTHING_MAY_CHANGE_HINT, Workspace, nothing_may_change
 from agent.room import room
 from agent.room.sandbox import Mode, choose_sandbox, temporary_folder
@@ -51,7 +53,7 @@ def open_runner(
     ends = None if limits is None else noted(limits.within(protocol), time.time())
     confined = choose_sandbox(sandbox, protocol.environment.constraints)
     with lock.hold(state_folder(workspace.folder), tag, ends):
-        Checkout(workspace).exclude([".autoresearch/", "run.log"])
+        exclude(workspace, [".autoresearch/", "run.log"])
         yield Runner(protocol, workspace, training_seconds or protocol.training_seconds, confined)
 
 
@@ -176,15 +178,14 @@ def _require_clear(workspace: Workspace, branch: str, tag: str, start: str | Non
     Raises:
         PreconditionError: the user's branches, changes or files are in the way of a new session.
     """
-    checkout = Checkout(workspace)
     waiting = edits.unsettled(journal_path(workspace.folder, tag))
     own = {
         ref for number, edit in waiting.items() if workspace.resolve(ref := candidate_ref(tag, number)) == edit.commit
     }
-    checkout.require_free(branch, f"refs/autoresearch/{tag}", own)
+    require_free(workspace, branch, f"refs/autoresearch/{tag}", own)
     head = workspace.head
     if switch:
-        checkout.require_clean(but=checkout.carried(start or head))
+        require_clean(workspace, but=carried(workspace, start or head))
     _require_own_results(workspace, head)
     return head
 

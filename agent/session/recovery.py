@@ -18,6 +18,7 @@ from agent.journal.state import State
 from agent.repository.checkout import Checkout
 from agent.repository.edit import own_commits
 from agent.repository.index import sweep
+from agent.repository.ready import carried, elsewhere, require_clean
 from agent.repository.workspace import Workspace
 from agent.system.invocation import typed
 from agent.system.names import PLAYBOOK
@@ -84,7 +85,7 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
         done += _restored(journal, workspace, branch, at, switch=switch)
     elif switch:
         held, commits = _held_elsewhere(journal, workspace)
-        checkout.require_clean(but=[*held, *checkout.carried(state.head)])
+        require_clean(workspace, but=[*held, *carried(workspace, state.head)])
         if held:
             checkout.put_back(held, commits, workspace.head)
             where = checkout.branch or "the detached HEAD"
@@ -96,7 +97,7 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
         checkout.advance(branch, state.head, at or state.head)
     done += settle(journal, workspace, edits.unsettled(journal.path))
     if switch:
-        checkout.require_clean(notes=False)  # the user may edit program.md and playbook.md at any time
+        require_clean(workspace, notes=False)  # the user may edit program.md and playbook.md at any time
     tag = state.session["tag"]
     for experiment in state.experiments[1:]:
         ref = candidate_ref(tag, experiment.number)
@@ -141,10 +142,10 @@ def end_orphaned_run(state: State) -> list[str]:
 
 def move(workspace: Workspace, branch: str, new: str, old: str) -> list[str]:
     """Move the session's branch to a commit, and return what the user should know about checkouts, as sentences."""
-    checkout, notes = Checkout(workspace), list[str]()
-    for path in checkout.advance(branch, new, old):
+    notes = list[str]()
+    for path in Checkout(workspace).advance(branch, new, old):
         notes.append(f"{path} has uncommitted changes, which are left alone; the session's version is in git")
-    other = checkout.elsewhere(branch)
+    other = elsewhere(workspace, branch)
     if other is not None:
         notes.append(
             f"the files in {other} stay behind {branch}: `git reset --hard` there, if it has no edits of yours"

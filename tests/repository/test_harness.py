@@ -11,8 +11,8 @@ import pytest
 from agent.errors import PreconditionError, Violation
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
-from agent.repository.checkout import Checkout
 from agent.repository.harness import HarnessFiles, Tree
+from agent.repository.ready import require_clean
 from agent.repository.workspace import Workspace
 from tests.common.workspaces import Cli, git, quick_protocol
 
@@ -196,7 +196,7 @@ def test_uncommitted_changes_to_the_harness_are_refused(quick: Path, path: str, 
     workspace = workspace_of(quick, "train.py")
     (quick / path).write_text("changed")
     with pytest.raises(PreconditionError, match=path) if refused else contextlib.nullcontext():
-        Checkout(workspace).require_clean(notes=False)
+        require_clean(workspace, notes=False)
 
 
 def test_harness_of_this_repository_holds_the_package() -> None:

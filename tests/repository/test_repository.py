@@ -15,10 +15,11 @@ import pytest
 
 from agent.errors import AutoresearchError, PreconditionError
 from agent.protocol.load import load_protocol
-from agent.repository import index
+from agent.repository import excludes, index
 from agent.repository.checkout import Checkout
 from agent.repository.git import Git
 from agent.repository.index import SCRATCH, sweep
+from agent.repository.ready import require_unedited
 from agent.repository.workspace import Workspace
 from agent.session import recovery
 from tests.common.processes import other_git
@@ -493,17 +494,17 @@ def test_a_branch_moves_while_another_workspace_sweeps(quick: Path, event: str) 
 
 
 def test_an_untracked_file_in_the_way_of_a_folder_is_named(quick: Path) -> None:
-    there, main = Checkout(Workspace(quick, load_protocol(quick))), git(quick, "branch", "--show-current")
+    workspace, main = Workspace(quick, load_protocol(quick)), git(quick, "branch", "--show-current")
     (quick / "lib").write_text("mine\n")
     with pytest.raises(PreconditionError, match="another lib, which git does not track"):
-        there.require_unedited(main, {"lib/deep/extra.py": "extra = 1\n"})
+        require_unedited(workspace, main, {"lib/deep/extra.py": "extra = 1\n"})
     (quick / "lib").unlink()
     (quick / "lib").symlink_to(quick.parent)
     with pytest.raises(PreconditionError, match="another lib, which git does not track"):
-        there.require_unedited(main, {"lib/extra.py": "extra = 1\n"})
+        require_unedited(workspace, main, {"lib/extra.py": "extra = 1\n"})
     (quick / "lib").unlink()
     (quick / "lib").mkdir()
-    there.require_unedited(main, {"lib/deep/extra.py": "extra = 1\n"})
+    require_unedited(workspace, main, {"lib/deep/extra.py": "extra = 1\n"})
 
 
 def test_a_commit_that_a_person_makes_while_the_branch_moves_is_not_lost(quick: Path) -> None:
@@ -554,7 +555,7 @@ def test_patterns_of_the_user_stay_as_they_are(quick: Path, cli: Cli, tmp_path: 
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "mine").read_bytes() == own + b"\n/.autoresearch/\n/run.log\n"
     assert exclude.is_symlink()
-    Checkout(Workspace(quick, load_protocol(quick))).exclude([".autoresearch/", "run.log"])
+    excludes.exclude(Workspace(quick, load_protocol(quick)), [".autoresearch/", "run.log"])
     assert (tmp_path / "mine").read_bytes().count(b"run.log") == 1
 
 
@@ -568,8 +569,8 @@ def test_what_a_gitignore_names_is_not_excluded_once_more(quick: Path, below: st
     (quick / ".gitignore").write_text(".autoresearch/\n")
     commit(quick)
     before = exclude.read_text()
-    checkout = Checkout(Workspace(workspace, load_protocol(workspace)))
-    checkout.exclude([".autoresearch/", "run.log"])
+    there = Workspace(workspace, load_protocol(workspace))
+    excludes.exclude(there, [".autoresearch/", "run.log"])
     assert exclude.read_text() == before + ("/run.log\n" if below == "." else "/sub\\ folder/\\[x]/run.log\n")
     (workspace / "run.log").write_text("")
     (quick / "other").mkdir()
@@ -578,7 +579,7 @@ def test_what_a_gitignore_names_is_not_excluded_once_more(quick: Path, below: st
     (quick / "other" / "run.log").unlink()
     (quick / ".gitignore").write_text(".autoresearch/\n*.log\n")
     exclude.write_text(before)
-    checkout.exclude([".autoresearch/", "run.log"])
+    excludes.exclude(there, [".autoresearch/", "run.log"])
     assert exclude.read_text() == before
 
 

@@ -1,0 +1,172 @@
+"""Check that nothing of the user's is in the way of a step, before anything is touched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path, PurePosixPath
+
+from agent.errors import AutoresearchError, PreconditionError
+from agent.format import named
+from agent.protocol.models import FILENAME
+from agent.repository.checkout import Checkout
+from agent.repository.workspace import Workspace
+from agent.source.encoding import encoded
+from agent.system.invocation import typed
+from agent.system.names import PLAYBOOK
+
+
+def require_free(workspace: Workspace, branch: str, refs: str, own: Collection[str] = ()) -> None:
+    """Raise PreconditionError if git could not create `branch`, or if `refs` already keeps commits.
+
+    Args:
+        branch: its name.
+        refs: the folder of the session's refs.
+        own: refs in it that belong to the session: those of edits that wait for its start.
+    """
+    full = f"refs/heads/{branch}"
+    try:
+        workspace.git.run("check-ref-format", full)
+    except AutoresearchError:
+        raise PreconditionError(
+            f"{branch!r} is not a valid branch name", hint="choose another --tag or branchPattern"
+        ) from None
+    # On a case-insensitive disk, refs that differ only in case are the same.
+    same = str.casefold if workspace.git.configured("core.ignorecase") == "true" else str
+    for ref in workspace.git.run("for-each-ref", "--format=%(refname)").splitlines():
+        found, kind = same(ref), ref.removeprefix("refs/heads/")
+        if found == same(full):
+            raise PreconditionError(
+                f"the branch {kind} exists, but no session here belongs to it",
+                hint=f"choose another --tag, or delete the branch with `git branch -D {kind}`",
+            )
+        if same(full).startswith(f"{found}/") or found.startswith(f"{same(full)}/"):
+            raise PreconditionError(
+                f"git cannot create the branch {branch} while {kind} exists",
+                hint=f"rename {kind} with `git branch -m {kind} NAME`, or choose another --tag",
+            )
+        if same(refs).startswith(f"{found}/") or found == same(refs):
+            raise PreconditionError(
+                f"git cannot create the ref {refs}/1 while {ref} exists",
+                hint=f"rename {ref}, or choose another --tag",
+            )
+        if found.startswith(f"{same(refs)}/") and ref not in own:
+            raise PreconditionError(
+                f"{ref} keeps an experiment of a session that no longer exists here",
+                hint="choose another --tag, or delete the session's refs with "
+                f"`git for-each-ref --format='delete %(refname)' {refs}/ | git update-ref --stdin`",
+            )
+
+
+def require_clean(workspace: Workspace, *, notes: bool = True, but: Collection[str] = ()) -> None:
+    """Raise PreconditionError if tracked files have uncommitted changes or a git operation is unfinished.
+
+    Args:
+        notes: whether files count that are neither mutable nor part of protocol, harness or results.
+        but: files that do not count, relative to the workspace.
+    """
+    rules, checkout = workspace.protocol, Checkout(workspace)
+    changed = [name for name in checkout.changes() if workspace.inside(name) not in but]
+    if not notes and changed:
+        harness = workspace.harness(workspace.head)
+        own = {FILENAME, rules.provenance.results_log.path, *rules.immutable_harness.paths, *harness}
+        inside = {name: workspace.inside(name) for name in changed}
+        changed = [
+            name for name, path in inside.items() if path and (path in own or rules.mutable_surface.allows(path))
+        ]
+    if changed:
+        shown = named(changed, 3)
+        mine = {*changed} <= {*checkout.edited()}
+        do = f"measure the edit with `{typed('try')}`, or commit" if mine else "commit"
+        raise PreconditionError(
+            f"the working tree has uncommitted changes ({shown})",
+            hint=f"{do} or `git stash` {'it' if mine else 'them'}, then run the same command again",
+        )
+    require_no_operation(workspace)
+
+
+def carried(workspace: Workspace, commit: str) -> tuple[str, ...]:
+    """Return the playbook if its uncommitted changes do not count for a checkout of `commit`: git keeps them."""
+    name = workspace.in_repository(PLAYBOOK)
+    same = workspace.tree(workspace.head).get(name) == workspace.tree(commit).get(name)
+    return (PLAYBOOK,) if same and PLAYBOOK in workspace.records else ()
+
+
+def require_no_operation(workspace: Workspace) -> None:
+    """Raise PreconditionError if a merge, rebase, cherry-pick or bisect is unfinished."""
+    for name in ("MERGE_HEAD", "rebase-merge", "rebase-apply", "CHERRY_PICK_HEAD", "BISECT_LOG"):
+        if (workspace.git.folder / name).exists():
+            raise PreconditionError(
+                f"git is in the middle of a merge, rebase, cherry-pick or bisect ({name})",
+                hint="finish or abort it, then run the same command again",
+            )
+
+
+def elsewhere(workspace: Workspace, branch: str) -> Path | None:
+    """Return the other working tree of the repository that has `branch` checked out; None if none has."""
+    place = None
+    for line in workspace.git.run("worktree", "list", "--porcelain").split("\n"):  # git 2.36 and later know -z
+        if line.startswith("worktree "):
+            place = Path(line.removeprefix("worktree "))
+        elif line == f"branch refs/heads/{branch}" and place and place.resolve() != workspace.top:
+            return place
+    return None
+
+
+def require_unedited(workspace: Workspace, branch: str, files: Mapping[str, str]) -> None:
+    """Raise PreconditionError if `branch` is checked out somewhere with changes, or in another working tree.
+
+    An untracked file counts if it is in the way of a new one.
+
+    Args:
+        files: path -> text that an interrupted commit may have left in the checkout, which is no change.
+    """
+    other = elsewhere(workspace, branch)
+    if other is not None:
+        raise PreconditionError(
+            f"{branch} is checked out in {other}", hint="run the same command there, or choose another --onto"
+        )
+    if Checkout(workspace).branch != branch:
+        return
+    if not _is_left_over(workspace, files):
+        require_clean(workspace)
+    tracked = workspace.tree(workspace.head)
+    for path in sorted(files):
+        if workspace.in_repository(path) in tracked:
+            continue
+        there = _in_the_way(workspace, path, files[path])
+        if there is not None:
+            raise PreconditionError(
+                f"the working tree has another {there}, which git does not track",
+                hint="move it away, then run the same command again",
+            )
+
+
+def _in_the_way(workspace: Workspace, path: str, text: str) -> str | None:
+    """Return what the working tree has where a new file belongs, or where a folder of it does; else None."""
+    file = workspace.folder / path
+    for folder in reversed(PurePosixPath(path).parents[:-1]):
+        there = workspace.folder / folder
+        if there.is_symlink() or (there.exists() and not there.is_dir()):
+            return str(folder)
+    return path if os.path.lexists(file) and not _would_commit(workspace, path, text) else None
+
+
+def _is_left_over(workspace: Workspace, files: Mapping[str, str]) -> bool:
+    changed = [workspace.inside(name) for name in Checkout(workspace).changes()]
+    return bool(changed) and all(
+        path is not None and path in files and _text(workspace, path) == encoded(path, files[path]) for path in changed
+    )
+
+
+def _would_commit(workspace: Workspace, path: str, text: str) -> bool:
+    """Return whether git would commit a file of the working tree as this text, after its filters."""
+    file, content = workspace.folder / path, encoded(path, text)
+    if file.is_symlink() or not file.is_file():
+        return False
+    return _text(workspace, path) == content or workspace.as_committed(workspace.in_repository(path)) == content
+
+
+def _text(workspace: Workspace, path: str) -> bytes | None:
+    file = workspace.folder / path
+    return file.read_bytes() if file.is_file() and not file.is_symlink() else None
