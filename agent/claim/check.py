@@ -16,12 +16,13 @@ from agent.execution.evaluation import TOLERANCE
 from agent.format import figure, printed
 from agent.journal.experiment import Value
 from agent.protocol.extract import extract
-from agent.protocol.models import FILENAME, Protocol
+from agent.protocol.models import Protocol
 from agent.repository.bundle import fetch_bundle, new_content
 from agent.repository.workspace import Workspace
 from agent.source.constants import constants
 from agent.source.diff import CODE, changed
 from agent.source.seed import literal_seeds, seed_of
+from agent.system.names import PROTOCOL
 
 LARGEST_CONTENT, MOST_FILES = 256 * 2**20, 10_000
 LINK = "120000"
@@ -47,10 +48,10 @@ def require_consistent(evidence: Evidence) -> None:
     """
     claim, protocol = evidence.claim, evidence.protocol
     if protocol.digest != claim.protocol:
-        raise FalseClaim(f"its {FILENAME} is not the one that its claim.json names")
+        raise FalseClaim(f"its {PROTOCOL} is not the one that its claim.json names")
     metric = protocol.metric
     if (claim.metric, claim.direction) != (metric.name, metric.direction):
-        raise FalseClaim(f"its metric is {claim.metric} ({claim.direction}), but its {FILENAME} has another one")
+        raise FalseClaim(f"its metric is {claim.metric} ({claim.direction}), but its {PROTOCOL} has another one")
     for run in (*claim.runs.a, *claim.runs.b):
         if hashlib.sha256(evidence.logs[run.log]).hexdigest() != run.sha256:
             raise FalseClaim(f"{run.log} was changed: its hash is not the one in claim.json")
@@ -92,7 +93,7 @@ def require_own_rules(evidence: Evidence, workspace: Workspace) -> None:
     """Raise PreconditionError if the claim has another protocol than the workspace, which decides what is run."""
     if evidence.protocol.digest != workspace.protocol.digest:
         raise PreconditionError(
-            f"the claim was measured under another {FILENAME} than that of {workspace.folder}",
+            f"the claim was measured under another {PROTOCOL} than that of {workspace.folder}",
             hint="check out the commit that its session began with, then run the same command again",
         )
 
@@ -135,7 +136,7 @@ def fetch(evidence: Evidence, workspace: Workspace, refs: str) -> Mapping[str, s
 
 
 def _require_own_protocol(claim: Claim, workspace: Workspace, name: str, commit: str) -> None:
-    text = workspace.show(commit, FILENAME)
+    text = workspace.show(commit, PROTOCOL)
     if text is None:
         return
     try:
@@ -143,14 +144,14 @@ def _require_own_protocol(claim: Claim, workspace: Workspace, name: str, commit:
     except (ValueError, RecursionError):
         found = ""
     if found != claim.protocol:
-        raise FalseClaim(f"{FILENAME} of its {name} is not the one that its claim.json names")
+        raise FalseClaim(f"{PROTOCOL} of its {name} is not the one that its claim.json names")
 
 
 def _first_difference(workspace: Workspace, one: str, other: str) -> str:
     trees = [workspace.tree(commit) for commit in (one, other)]
     paths = sorted(workspace.harness(one) | workspace.harness(other))
     entries = ((path, [tree.get(workspace.in_repository(path)) for tree in trees]) for path in paths)
-    return next((path for path, (first, second) in entries if first != second), FILENAME)
+    return next((path for path, (first, second) in entries if first != second), PROTOCOL)
 
 
 def _require_allowed(claim: Claim, workspace: Workspace) -> None:

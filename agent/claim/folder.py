@@ -16,9 +16,9 @@ from agent.format import one_line
 from agent.protocol.load import fault_of
 from agent.protocol.models import Protocol
 from agent.system.files import Unusable, read_bounded, reason
-from agent.system.names import linked_part
+from agent.system.names import PROTOCOL, linked_part
 
-CLAIM, BUNDLE, PROTOCOL = "claim.json", "commits.bundle", "protocol.json"
+CLAIM, BUNDLE = "claim.json", "commits.bundle"
 ATTESTATIONS = "attestations"
 LARGEST_CLAIM, LARGEST_BUNDLE, LARGEST_PROTOCOL, LARGEST_LOG = 4 * 2**20, 256 * 2**20, 2**20, 2**20
 Model = TypeVar("Model", bound=BaseModel)

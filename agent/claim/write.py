@@ -24,7 +24,6 @@ from agent.claim.folder import (
     LARGEST_BUNDLE,
     LARGEST_LOG,
     LARGEST_PROTOCOL,
-    PROTOCOL,
     parsed_claim,
     read_claim,
 )
@@ -39,12 +38,13 @@ from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path, own_log
 from agent.journal.state import State
 from agent.protocol.load import fault_of, load_protocol
-from agent.protocol.models import FILENAME, Protocol
+from agent.protocol.models import Protocol
 from agent.repository.bundle import write_bundle
 from agent.repository.workspace import Workspace
 from agent.session.context import known_constants
 from agent.system.files import read_bounded, read_end, reason, remove_tree, write_whole
 from agent.system.invocation import here, typed, version
+from agent.system.names import PROTOCOL
 
 MB = 2**20
 Runs = Mapping[str, Sequence[Run]]
@@ -83,7 +83,7 @@ def write_claim(folder: Path, tag: str | None, out: Path | None) -> list[str]:
             raise PreconditionError(f"session {tag} does not fit into a claim: {fault_of(error)}") from None
         write_whole(part / CLAIM, json.dumps(claim.model_dump(by_alias=True, mode="json"), indent=2) + "\n")
         write_whole(part / CLAIM_SCHEMA, json.dumps(claim_schema(), indent=2) + "\n")
-        write_whole(part / PROTOCOL, read_bounded(folder / FILENAME, LARGEST_PROTOCOL))
+        write_whole(part / PROTOCOL, read_bounded(folder / PROTOCOL, LARGEST_PROTOCOL))
         write_bundle(workspace, part / BUNDLE, claim.commits.model_dump())
         size = (part / BUNDLE).stat().st_size
         if size > LARGEST_BUNDLE:

@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Mapping
 
 from agent.errors import Violation
-from agent.journal import proposals, results
+from agent.format import one_line
+from agent.journal import proposals
 from agent.journal.experiment import Experiment, Proposal, Run, Verdict, digest
 from agent.journal.flight import BASELINE, Candidate
 from agent.journal.paths import candidate_ref, flight_ref
@@ -39,7 +40,7 @@ def launch(session: Session, proposal: Proposal, base: Experiment, onto: int | N
     # The branch holds the rows as well, which no run reads: what is measured are the files of the base.
     whole = {**files, **proposal.files}
     changes = {path: text for path, text in whole.items() if session.runs.files(state.head).get(path) != text}
-    said = f"candidate {number}: {results.one_line(proposal.description)}\n\n{proposal.reasoning}".strip()
+    said = f"candidate {number}: {one_line(proposal.description)}\n\n{proposal.reasoning}".strip()
     commit = workspace.commit_candidate(flight_ref(session.tag, number), state.head, changes, said)
     about = proposals.described(proposal, whole, session.proposer)
     session.journal.append("candidate", candidate=number, base=base.number, commit=commit, merged=onto, **about)
@@ -128,7 +129,7 @@ def _on_the_branch(session: Session, candidate: Candidate, number: int, verdict:
         workspace.keep(ref, candidate.commit)
         return candidate.commit
     changes = _changes(session.runs.files(head), session.runs.files(candidate.commit))
-    message = f"experiment #{number}: {results.one_line(candidate.description)}\n\n{candidate.reasoning}".strip()
+    message = f"experiment #{number}: {one_line(candidate.description)}\n\n{candidate.reasoning}".strip()
     commit = workspace.commit_candidate(ref, head, changes, message)
     if workspace.files(commit) != workspace.files(candidate.commit):
         raise Violation(f"candidate {candidate.number} is not what was measured once it is on the branch")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from agent.init.draft import Draft
 from agent.init.guess import meaning
 from agent.proposers.search.space import tunable_parameters
-from agent.protocol.models import FILENAME, Protocol
+from agent.protocol.models import Protocol
 from agent.session.context import known_constants
 from agent.system.invocation import typed
+from agent.system.names import PROTOCOL
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def explain(outcome: Draft) -> list[Because]:
     execution, around = protocol["execution"], plan.surface
     rule = {key: value for key, value in found.extract.items() if key != "exampleStdout"}
     seconds, ran = plan.budget.seconds, protocol["schemaKind"] == "protocol"
-    fixed = ", ".join(dict.fromkeys((*around.harness, *around.forbidden, FILENAME)))
+    fixed = ", ".join(dict.fromkeys((*around.harness, *around.forbidden, PROTOCOL)))
     by_name = "from its name" if meaning(found.name)[0] == found.direction else "from --direction, a README or pytest"
     tested = "tested on a run" if ran else "a draft, not tested"
     return [

@@ -26,12 +26,14 @@ from agent.init.explain import Because, explain, notes_on
 from agent.init.guess import NUMBER, Found, choose_metric, in_json, in_lines, in_output, meaning, pytest_summary
 from agent.init.surface import Surface, surface
 from agent.protocol.load import fault_of
-from agent.protocol.models import FILENAME, Constraints, Protocol, matches
+from agent.protocol.models import Constraints, Protocol
 from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import Mode, choose_sandbox
 from agent.system.files import write_whole
 from agent.system.invocation import git_here, here, typed
+from agent.system.names import PROTOCOL
+from agent.system.patterns import matches
 
 LONGEST_RUN = 1800.0
 MOST_TRIED, MOST_NAMED = 4, 3
@@ -79,12 +81,12 @@ def write_protocol(folder: Path, wanted: InitConfig, say: Callable[[str], None])
             signal.signal(number, _stop)
     workspace = Workspace(folder, _everything())
     _ = workspace.head
-    path = workspace.folder / FILENAME
+    path = workspace.folder / PROTOCOL
     if path.exists() and not wanted.force:
         raise PreconditionError(f"{path} already exists", hint="add --force to overwrite it")
     plans = _plans(workspace.folder, workspace.files(workspace.head), wanted)
     outcome = _first_with_a_number(workspace, plans, wanted, say) if wanted.run else _untried(plans[0], wanted)
-    changed = [name for name in Checkout(workspace).changes() if Path(name).name != FILENAME]
+    changed = [name for name in Checkout(workspace).changes() if Path(name).name != PROTOCOL]
     protocol = _valid(outcome.protocol)
     explanations, notes = explain(outcome), notes_on(outcome, protocol, changed)
     write_whole(path, json.dumps(outcome.protocol, indent=2, ensure_ascii=False) + "\n")
@@ -120,7 +122,7 @@ def _plans(folder: Path, files: Files, wanted: InitConfig) -> list[Plan]:
     Raises:
         PreconditionError: no command or no mutable file was found.
     """
-    files = {path: text for path, text in files.items() if path != FILENAME}
+    files = {path: text for path, text in files.items() if path != PROTOCOL}
     python = _python(folder, files)
     if wanted.command is not None:
         return [_plan(candidate_named(wanted.command, files), files, wanted)]
@@ -351,7 +353,7 @@ def _valid(drafted: Mapping[str, Any]) -> Protocol:
     try:
         return Protocol.model_validate(drafted)
     except ValidationError as error:
-        hint = f"change the flag that it comes from, or write {FILENAME} by hand"
+        hint = f"change the flag that it comes from, or write {PROTOCOL} by hand"
         raise UsageError(f"the protocol would be invalid: {fault_of(error)}", hint=hint) from None
 
 

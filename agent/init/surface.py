@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from agent.init.discover import TEST_FILE, Candidate, Files, header, prose
-from agent.protocol.models import matches
 from agent.source.constants import parsed
+from agent.system.patterns import matches
 
 HARNESS = re.compile(
     r"^(prepare.*|preprocess.*|datasets?|dataload\w*|data|evaluat\w*|eval|metrics?|scor\w+|bench.*|benchmarks?|harness"

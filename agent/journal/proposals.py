@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agent.errors import AutoresearchError, fault
+from agent.format import one_line
 from agent.journal.experiment import Proposal, digest
 from agent.journal.flight import Candidate
 from agent.journal.journal import Journal
 from agent.journal.paths import experiment_folder
-from agent.journal.results import one_line
 from agent.system.files import read_bounded, write_whole
 
 LARGEST_FILE = 64 * 2**20

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Callable, Iterable
 
-from agent.format import one_line as one_line
+from agent.format import one_line
 from agent.journal.experiment import Experiment, reservations
 from agent.protocol.models import Protocol
 

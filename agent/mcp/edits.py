@@ -11,7 +11,8 @@ from agent.errors import PreconditionError, UsageError
 from agent.format import one_line
 from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path
-from agent.proposers.model.blocks import UnusableEdit, apply, like
+from agent.proposers.model.blocks import apply, like
+from agent.proposers.model.placing import UnusableEdit
 from agent.protocol.load import load_protocol
 from agent.repository.edit import LARGEST_FILE, in_checkout
 from agent.repository.workspace import Workspace

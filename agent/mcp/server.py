@@ -22,7 +22,6 @@ from agent.mcp.briefing import briefing
 from agent.mcp.progress import under_way, words
 from agent.mcp.wire import Server
 from agent.protocol.load import load_protocol
-from agent.protocol.models import FILENAME
 from agent.report import inspection
 from agent.report.gather import gather
 from agent.report.status import request_stop
@@ -31,6 +30,7 @@ from agent.repository.workspace import Workspace
 from agent.session.context import LARGEST_PROGRAM, PROGRAM
 from agent.system.files import read_text
 from agent.system.invocation import version
+from agent.system.names import PROTOCOL
 from agent.views.status import session_status
 
 LONGEST_WAIT = 45.0  # seconds: the shortest time limit of the clients in docs/mcp.md is 60
@@ -164,7 +164,7 @@ def _add_reading(server: Server, folder: Path) -> None:
 
 def _add_resources(server: Server, folder: Path) -> None:
     def protocol() -> str:
-        return read_text(folder / FILENAME, LARGEST_PROGRAM)
+        return read_text(folder / PROTOCOL, LARGEST_PROGRAM)
 
     def program() -> str:
         return read_text(folder / PROGRAM, LARGEST_PROGRAM)

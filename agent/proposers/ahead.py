@@ -17,10 +17,10 @@ from typing import Any
 
 from agent.errors import AutoresearchError, UsageError
 from agent.execution.preflight import fault_of_sources
+from agent.format import one_line
 from agent.journal import proposals
 from agent.journal.experiment import Experiment, Proposal
 from agent.journal.journal import Journal
-from agent.journal.results import one_line
 from agent.proposers.base import Context, Exhausted
 from agent.proposers.hybrid import TICK_SECONDS, HybridProposer
 from agent.proposers.search.space import tunable_parameters

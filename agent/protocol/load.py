@@ -13,10 +13,10 @@ from pydantic_core import ErrorDetails
 from agent.errors import NoMetric, UsageError
 from agent.format import plain
 from agent.protocol.extract import extract
-from agent.protocol.models import FILENAME, Protocol
+from agent.protocol.models import Protocol
 from agent.system.files import read_bounded, reason
 from agent.system.invocation import typed
-from agent.system.names import STATE, linked_part
+from agent.system.names import PROTOCOL, STATE, linked_part
 from agent.system.patterns import short
 
 LARGEST_FILE = 2**20
@@ -31,15 +31,15 @@ def load_protocol(workspace: Path) -> Protocol:
     Raises:
         UsageError: the file is missing, unreadable or invalid. The message names the invalid fields.
     """
-    path = workspace / FILENAME
+    path = workspace / PROTOCOL
     try:
         text = read_bounded(path, LARGEST_FILE).decode("utf-8-sig")
         json.loads(text, object_pairs_hook=_without_doubles)
         protocol = Protocol.model_validate_json(text)
         protocol.digest  # noqa: B018 - fails for content that cannot be serialized, and so not recorded
     except (FileNotFoundError, NotADirectoryError):
-        hint = f"change to a workspace or name one with -C; `{typed('init')}` writes {FILENAME}"
-        raise UsageError(f"{FILENAME} not found in {workspace}", hint=hint) from None
+        hint = f"change to a workspace or name one with -C; `{typed('init')}` writes {PROTOCOL}"
+        raise UsageError(f"{PROTOCOL} not found in {workspace}", hint=hint) from None
     except OSError as error:
         raise UsageError(f"cannot read {path}: {reason(error)}") from None
     except UnicodeDecodeError:
@@ -63,12 +63,12 @@ def require_runnable(protocol: Protocol) -> None:
     """
     if protocol.schema_kind != "protocol":
         raise UsageError(
-            f"{FILENAME} is a {protocol.schema_kind}, not a protocol",
+            f"{PROTOCOL} is a {protocol.schema_kind}, not a protocol",
             hint=f'run `{typed("init --force")}`, or complete the file and set "schemaKind": "protocol"',
         )
     if protocol.meta.eligibility != "eligible":
         raise UsageError(
-            f'meta.eligibility in {FILENAME} must be "eligible", got "{protocol.meta.eligibility}"',
+            f'meta.eligibility in {PROTOCOL} must be "eligible", got "{protocol.meta.eligibility}"',
             hint='resolve what makes it ineligible, then set "eligibility": "eligible"',
         )
 

@@ -23,10 +23,8 @@ from agent.system.names import (
     fault_of_path,
     may_be_committed,
 )
-from agent.system.patterns import LONGEST_GLOB, fault_of_expression, short
-from agent.system.patterns import matches as matches
+from agent.system.patterns import LONGEST_GLOB, fault_of_expression, matches, short
 
-FILENAME = PROTOCOL
 RESULT_COLUMNS = ("commit", "memory_gb", "status", "description")
 NO_METRICS = ("commit", "status", "description")  # columns that cannot be a metric's own
 LARGEST_EXAMPLE = 100_000  # characters
@@ -179,7 +177,7 @@ class MutableSurface(ProtocolModel):
         The protocol itself, the program's state and names that git rejects never may, whatever the globs are.
         """
         return (
-            path != FILENAME
+            path != PROTOCOL
             and may_be_committed(path)
             and any(matches(path, glob) for glob in self.allowed_globs)
             and not any(matches(path, glob) for glob in self.forbidden_globs)
@@ -416,8 +414,8 @@ class Protocol(ProtocolModel):
     def _taken(self, path: str) -> str | None:
         """Return what `path` is already used for, None if it is free."""
         path = PurePosixPath(path).as_posix()
-        if path in (".", FILENAME):
-            return "the protocol's own file" if path == FILENAME else "the workspace itself"
+        if path in (".", PROTOCOL):
+            return "the protocol's own file" if path == PROTOCOL else "the workspace itself"
         if any(matches(path, glob) for glob in self.immutable_harness.paths):
             return "part of the harness"
         if any(PurePosixPath(glob).as_posix() == path for glob in self.mutable_surface.allowed_globs):

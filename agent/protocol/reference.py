@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from agent.protocol.models import FILENAME, Protocol
+from agent.protocol.models import Protocol
+from agent.system.names import PROTOCOL
 
 BEGIN, END = "<!-- fields: begin -->", "<!-- fields: end -->"
 HEAD = ("| field | type | effect | example |", "|---|---|---|---|")
@@ -143,4 +144,4 @@ def _cell(text: str) -> str:
 
 if __name__ == "__main__":
     target = Path(sys.argv[1])
-    target.write_text(page(target.read_text(), json.loads(Path(FILENAME).read_bytes())))
+    target.write_text(page(target.read_text(), json.loads(Path(PROTOCOL).read_bytes())))

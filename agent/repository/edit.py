@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.errors import AutoresearchError, PreconditionError
-from agent.protocol.models import FILENAME
 from agent.repository.checkout import Checkout
 from agent.repository.ready import require_no_operation
 from agent.repository.workspace import Workspace
 from agent.source.encoding import decoded
-from agent.system.names import linked_part
+from agent.system.names import PROTOCOL, linked_part
 
 LARGEST_FILE = 2**20
 LARGEST_EDIT = 2**24
@@ -54,11 +53,11 @@ def require_rules(workspace: Workspace, base: str | None) -> None:
         PreconditionError: protocol.json differs, or a merge, rebase, cherry-pick or bisect is unfinished.
     """
     checkout = Checkout(workspace)
-    name = workspace.in_repository(FILENAME)
+    name = workspace.in_repository(PROTOCOL)
     if name in checkout.changes() or (base is not None and not checkout.holds(name, workspace.tree(base).get(name))):
         raise PreconditionError(
-            f"{FILENAME} has changes, and experiments under other rules are not comparable",
-            hint=f"put it back with `git restore {FILENAME}`, or commit it and start a session with another --tag",
+            f"{PROTOCOL} has changes, and experiments under other rules are not comparable",
+            hint=f"put it back with `git restore {PROTOCOL}`, or commit it and start a session with another --tag",
         )
     require_no_operation(workspace)
 

@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import PurePosixPath
 
-from agent.protocol.models import Protocol, matches
+from agent.protocol.models import Protocol
 from agent.repository.links import way_to
 from agent.source.encoding import decoded
 from agent.source.imports import COMPILED, Import, closure, imports
 from agent.system.memory import remember
+from agent.system.patterns import matches
 
 EVALUATORS = ("harness/evaluator.py", "evaluator.py")  # relative to the harness; the second is of older versions
 HANDED_OVER = "handed_over"  # an event of the evaluator's protocol, by which its script is recognized

@@ -8,12 +8,11 @@ from pathlib import Path, PurePosixPath
 
 from agent.errors import AutoresearchError, PreconditionError
 from agent.format import named
-from agent.protocol.models import FILENAME
 from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
 from agent.source.encoding import encoded
 from agent.system.invocation import typed
-from agent.system.names import PLAYBOOK
+from agent.system.names import PLAYBOOK, PROTOCOL
 
 
 def require_free(workspace: Workspace, branch: str, refs: str, own: Collection[str] = ()) -> None:
@@ -69,7 +68,7 @@ def require_clean(workspace: Workspace, *, notes: bool = True, but: Collection[s
     changed = [name for name in checkout.changes() if workspace.inside(name) not in but]
     if not notes and changed:
         harness = workspace.harness(workspace.head)
-        own = {FILENAME, rules.provenance.results_log.path, *rules.immutable_harness.paths, *harness}
+        own = {PROTOCOL, rules.provenance.results_log.path, *rules.immutable_harness.paths, *harness}
         inside = {name: workspace.inside(name) for name in changed}
         changed = [
             name for name, path in inside.items() if path and (path in own or rules.mutable_surface.allows(path))

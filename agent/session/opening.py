@@ -22,7 +22,6 @@ from agent.journal.journal import Journal, fold
 from agent.journal.paths import candidate_ref, find_session, journal_path, require_own_state, state_folder
 from agent.proposers.search.space import tunable_parameters
 from agent.protocol.load import load_protocol, require_runnable
-from agent.protocol.models import FILENAME
 from agent.repository.checkout import Checkout
 from agent.repository.excludes import exclude
 from agent.repository.index import sweep
@@ -32,6 +31,7 @@ from agent.room import room
 from agent.room.sandbox import Mode, choose_sandbox, temporary_folder
 from agent.session.context import known_constants
 from agent.system.invocation import typed
+from agent.system.names import PROTOCOL
 
 
 @contextlib.contextmanager
@@ -145,9 +145,9 @@ def start_of(workspace: Workspace, tag: str) -> str:
             f"git no longer has {state.head[:12]}, the last commit of session {tag}",
             hint="restore its branch, or start without --from",
         )
-    if workspace.show(state.head, FILENAME) != workspace.show(workspace.head, FILENAME):
+    if workspace.show(state.head, PROTOCOL) != workspace.show(workspace.head, PROTOCOL):
         raise PreconditionError(
-            f"{FILENAME} has changed since session {tag}",
+            f"{PROTOCOL} has changed since session {tag}",
             hint=f"check out {state.session['branch']} first, or start without --from",
         )
     return state.head

@@ -14,6 +14,7 @@ from agent.decision.limits import Limits, goes_on, reached
 from agent.decision.sequential_test import Step
 from agent.execution.fingerprint import fingerprint
 from agent.execution.measure import Runner
+from agent.format import one_line
 from agent.journal import edits, proposals, results
 from agent.journal.experiment import Experiment, Proposal, Value, Verdict, digest
 from agent.journal.journal import Journal
@@ -495,5 +496,5 @@ class Session:
 
     def _commit(self, number: int, proposal: Proposal) -> str:
         ref = candidate_ref(self.tag, number)
-        message = f"experiment #{number}: {results.one_line(proposal.description)}\n\n{proposal.reasoning}".strip()
+        message = f"experiment #{number}: {one_line(proposal.description)}\n\n{proposal.reasoning}".strip()
         return self.runner.workspace.commit_candidate(ref, self._head, proposal.files, message)

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from agent.errors import AutoresearchError
+from agent.format import one_line
 from agent.journal.experiment import Experiment, Run, Verdict
 from agent.journal.journal import Journal, fold, read
-from agent.journal.results import one_line, render
+from agent.journal.results import render
 from agent.journal.state import State
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol

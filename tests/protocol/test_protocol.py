@@ -10,7 +10,8 @@ import pytest
 from agent.errors import UsageError
 from agent.protocol.check import check, check_lines
 from agent.protocol.load import load_protocol, require_runnable
-from agent.protocol.models import Protocol, matches
+from agent.protocol.models import Protocol
+from agent.system.patterns import matches
 from tests.common.workspaces import ROOT, SIEVE, Cli
 
 pytestmark = pytest.mark.quick

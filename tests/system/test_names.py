@@ -14,8 +14,9 @@ import pytest
 
 from agent.errors import UsageError
 from agent.protocol.load import load_protocol
-from agent.protocol.models import MutableSurface, matches
+from agent.protocol.models import MutableSurface
 from agent.system.names import fault_of_branch, may_be_committed
+from agent.system.patterns import matches
 from tests.common.workspaces import ROOT, Cli, git, quick_protocol
 
 ESCAPES = [

@@ -91,8 +91,8 @@ def _require_usable(protocol: Protocol) -> None:
 def _imported_by_harness(protocol: Protocol) -> list[str]:
     """Return the modules that belong to the harness because it imports them; empty without a commit."""
     from agent.errors import AutoresearchError
-    from agent.protocol.models import matches
     from agent.repository.workspace import Workspace
+    from agent.system.patterns import matches
 
     try:
         workspace = Workspace(Options.folder, protocol)

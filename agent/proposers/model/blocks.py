@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.format import plain
-from agent.proposers.model.placing import UnusableEdit as UnusableEdit
-from agent.proposers.model.placing import replaced
+from agent.proposers.model.placing import UnusableEdit, replaced
 
 FORMAT = """\
 Each edit is a block that names the file on its own line, quotes the lines to replace exactly as they are in the file

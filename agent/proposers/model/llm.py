@@ -14,8 +14,8 @@ from agent.proposers.answer import parse_notes, summary_of_change
 from agent.proposers.base import Context, NoProposal, Unavailable
 from agent.proposers.ideas import cited
 from agent.proposers.model import blocks
-from agent.proposers.model.blocks import UnusableEdit
 from agent.proposers.model.cost import SpendingCap
+from agent.proposers.model.placing import UnusableEdit
 from agent.proposers.model.prompt import SYSTEM, about_crash, briefing
 from agent.proposers.model.servers import ModelSpec
 from agent.proposers.model.thinking import answered

@@ -30,7 +30,6 @@ from urllib3.exceptions import (
 from agent.format import plain
 from agent.proposers.base import Unavailable
 from agent.proposers.model import bounded_http
-from agent.proposers.model.bounded_http import LARGEST_ANSWER as LARGEST_ANSWER
 from agent.proposers.model.servers import ModelSpec, headers_of
 
 LONGEST_ANSWER_SECONDS = 900.0

@@ -7,7 +7,8 @@ from itertools import product
 import pytest
 
 from agent.proposers.answer import LONGEST_DESCRIPTION, Notes, parse_notes, summary_of_change
-from agent.proposers.model.blocks import UnusableEdit, apply
+from agent.proposers.model.blocks import apply
+from agent.proposers.model.placing import UnusableEdit
 from tests.common.proposals import FILE, edit
 
 pytestmark = pytest.mark.quick

@@ -16,8 +16,9 @@ import pytest
 
 from agent.errors import PreconditionError, UsageError
 from agent.proposers.base import Unavailable
+from agent.proposers.model.bounded_http import LARGEST_ANSWER
 from agent.proposers.model.servers import SERVERS, Format, ModelSpec, parse_model
-from agent.proposers.model.wire import LARGEST_ANSWER, Broken, complete
+from agent.proposers.model.wire import Broken, complete
 from tests.common.model_server import KEY, begin_stream, end_stream, half, model_server, reply, send, silent, streamed
 
 FORMATS: tuple[Format, ...] = ("openai", "anthropic")
