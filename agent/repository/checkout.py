@@ -109,13 +109,15 @@ class Checkout:
     def heal(self, files: Iterable[str], commits: Iterable[str]) -> list[str]:
         """Restore files that a killed loop has left half written.
 
-        These are the `files` whose content equals, or is the beginning of, their content in one of `commits`. Any other
-        content is the user's own work and stays. A file that HEAD lacks is removed only if it equals one of these.
+        These are the `files` whose content equals their content in one of `commits`, or that end inside a line of it:
+        earlier versions wrote in place. Rows that end after a line count as well. Any other content is the user's own
+        work and stays, as is a file without its last lines. A file that HEAD lacks is removed only if it equals one of
+        these.
 
         Returns:
             Those that were untracked, and are removed.
         """
-        removed, head = list[str](), self._workspace.head
+        removed, head, rows = list[str](), self._workspace.head, self._workspace.protocol.provenance.results_log.path
         known = [commit for commit in dict.fromkeys(commits) if commit]
         for path in files:
             target = self._workspace.folder / path
@@ -127,7 +129,7 @@ class Checkout:
                 if is_there and found and found in contents:
                     self._restore(path)
                     removed.append(path)
-            elif any(content.startswith(found) for content in contents):
+            elif not is_there or any(_is_left_of(found, content, rows=path == rows) for content in contents):
                 self._restore(path)
         return removed
 
@@ -254,6 +256,17 @@ class Checkout:
         else:
             self._git.run("rm", "--quiet", "--cached", "--ignore-unmatch", "--", name)
             (self._workspace.folder / path).unlink(missing_ok=True)
+
+
+def _is_left_of(found: bytes, content: bytes, *, rows: bool) -> bool:
+    """Return whether a file was being written with `content`: `found` is all of it, or a part that nobody would save.
+
+    Args:
+        rows: whether it has the rows of the session, of which the user edits none.
+    """
+    if found == content or not content.startswith(found):
+        return found == content
+    return rows or not (found.endswith(b"\n") or found == b"" or content[len(found) :].startswith((b"\n", b"\r")))
 
 
 def _blob_of(file: Path, digits: int) -> str:

@@ -63,6 +63,19 @@ def test_what_is_no_utf8_is_healed_where_it_is_ours_and_left_where_it_is_a_perso
     assert_consistent(quick)
 
 
+@pytest.mark.parametrize("kept", [0, 3, 8])
+def test_edit_that_only_removes_the_end_of_a_file_stays(quick: Path, kept: int) -> None:
+    assert call(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
+    mine = "".join((quick / "train.py").read_text().splitlines(keepends=True)[:kept])
+    for text in (mine, mine.rstrip("\n")):
+        (quick / "train.py").write_text(text)
+        for command in (("run", "--tag", "t", "--max-experiments", "2"), ("doctor", "--repair")):
+            done = call(quick, *command)
+            assert done.returncode == 3, done.stderr
+            assert "uncommitted changes (train.py)" in done.stderr, done.stderr
+            assert (quick / "train.py").read_text() == text
+
+
 def test_link_in_place_of_a_file_is_a_persons(quick: Path, tmp_path: Path) -> None:
     assert call(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
     (quick / "train.py").replace(tmp_path / "mine.py")
