@@ -104,14 +104,11 @@ def experiments(sessions: Sequence[Session]) -> Table:
 def runs(sessions: Sequence[Session]) -> Table:
     """Return a row for each run, in the order in which they ended."""
     every = [(session, each) for session in sessions for each in session.runs]
-    families: list[Mapping[str, Mapping[str, Value]]] = []
-    for session, each in every:
-        constants = _parameters(session, each.number)
-        families.append({"secondary": each.run.secondary, "condition": each.run.conditions, "constant": constants})
-    extra = Extra(families, RUN)
+    # By the journal: stations return a run before it is known whose it is, so one that ended earlier may come later.
+    known = [(session, each) for session in sessions for each in sorted(session.runs, key=lambda run: run.place)]
+    extra = Extra([_families(session, each) for session, each in known], RUN)
     found = (
-        (*_ordered(_run(session.tag, each), RUN), *extra.values(row))
-        for (session, each), row in zip(every, families, strict=True)
+        (*_ordered(_run(session.tag, each), RUN), *extra.values(_families(session, each))) for session, each in every
     )
     return Table((*_columns(RUN), *extra.columns), found)
 
@@ -240,6 +237,11 @@ def _holdout(state: State, commit: str) -> float | None:
     every = [(None if run.station else run.seed, run.holdout) for run in latest_runs(state, commit)]
     scored = by_seed([(seed, value) for seed, value in every if value is not None])
     return mean(scored) if scored else None
+
+
+def _families(session: Session, each: Measured) -> Mapping[str, Mapping[str, Value]]:
+    constants = _parameters(session, each.number)
+    return {"secondary": each.run.secondary, "condition": each.run.conditions, "constant": constants}
 
 
 def _secondary(made: Sequence[Run]) -> Mapping[str, float]:

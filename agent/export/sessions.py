@@ -35,6 +35,7 @@ class Measured:
             incumbent was re-measured. "held-out": `confirm`. "ablation": `ablate`. "promotion": `promote`.
         beside: of a repeat, the experiment that the incumbent was compared with; else None.
         at: Unix time of its end.
+        place: among the runs in the order of the journal, which only grows at its end.
     """
 
     run: Run
@@ -44,6 +45,7 @@ class Measured:
     beside: int | None
     commit: str | None
     at: float
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def _numbered(state: State, runs: Sequence[Measured]) -> list[Measured]:
     Stations return a run before the verdict that it belongs to. The first one of the baseline becomes its row, so it is
     no repeat.
     """
+    runs = [replace(each, place=place) for place, each in enumerate(runs)]
     if state.flight.stations:
         kept = {(number, run.log) for number, every in state.flight.kept.items() for run in every}
         runs = sorted((each for each in runs if each.role != "repeat" or (each.number, each.run.log) in kept), key=_at)

@@ -50,6 +50,8 @@ class CloseUp:
     Attributes:
         reasoning: the proposer's, as text.
         parameters: values of the constants.
+        runs: at most MOST_RUNS. Those in comparisons come last, and are the last to be left out.
+        more: number of its runs that are left out.
         diff: the unified diff to the parent; None for the baseline, and if its commit is missing.
         tail: the last lines of the log of the last run.
         log: the log of the first run with a metric, or else of the last run; None if it is not in this workspace
@@ -61,6 +63,7 @@ class CloseUp:
     reasoning: str
     parameters: Mapping[str, Value]
     runs: tuple[ShownRun, ...]
+    more: int
     diff: str | None
     tail: tuple[str, ...]
     log: Path | None
@@ -93,12 +96,15 @@ def _close_up(
     last = log_of(workspace.folder, artifact, final) if final else None
     tail = last_lines(last, TAIL_LINES) if last else []
     diff = diffs.get(experiment.commit) if experiment.number > 0 else None
+    during, compared = [*runs.get(experiment.number, ()), *_kept(state, experiment)], _compared(state, experiment)
+    listed = (*during[: max(0, MOST_RUNS - len(compared))], *compared[:MOST_RUNS])
     trained = (shown.trained or shown.secondary.get("training_seconds")) if shown else None
     return CloseUp(
         number=experiment.number,
         reasoning=readable(experiment.reasoning)[:LONGEST_TEXT].strip(),
         parameters=experiment.parameters,
-        runs=(*runs.get(experiment.number, ()), *_held_out(state, experiment))[:MOST_RUNS],
+        runs=listed,
+        more=len(during) + len(compared) - len(listed),
         diff=None if diff is None else readable(diff[:LONGEST_TEXT]),
         tail=tuple(readable(line)[:LONGEST_LINE] for line in tail),
         log=last if shown is final or shown is None else log_of(workspace.folder, artifact, shown),
@@ -120,11 +126,15 @@ def _runs(events: Sequence[Event]) -> dict[int, list[ShownRun]]:
     return found
 
 
-def _held_out(state: State, experiment: Experiment) -> list[ShownRun]:
-    """Return its runs as incumbent on stations, and the runs of its commit in comparisons."""
+def _kept(state: State, experiment: Experiment) -> list[ShownRun]:
+    """Return its runs as incumbent on stations."""
+    return [_shown("as incumbent", run) for run in state.flight.kept.get(experiment.number, ())]
+
+
+def _compared(state: State, experiment: Experiment) -> list[ShownRun]:
+    """Return the runs of its commit in comparisons."""
     comparisons = (*state.compared, *state.climbed, *([state.comparison] if state.comparison else []))
-    kept = [_shown("as incumbent", run) for run in state.flight.kept.get(experiment.number, ())]
-    return kept + [
+    return [
         _shown("held out" if each.rung is None else "promoted", run)
         for each in comparisons
         for label, commit in each.commits.items()

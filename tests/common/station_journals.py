@@ -66,12 +66,12 @@ class StationsBuilder:
         self.of_lease[lease] = {"candidate": whose["candidate"], "of": whose["of"]}
         return lease
 
-    def answer(self, lease: str, metric: float | None = 1.5, after: float = 300.0) -> Self:
+    def answer(self, lease: str, metric: float | None = 1.5, after: float = 300.0, **conditions: float) -> Self:
         """Return the run of a lease; `metric` is that on the first station."""
         known = self.state.flight.leases[lease]
         value = None if metric is None else metric + self.levels[known.station]
         error = "it crashed" if metric is None else None
-        run = Run(value, after, error=error, log=known.log, station=known.station)
+        run = Run(value, after, error=error, conditions=conditions, log=known.log, station=known.station)
         return self.add("returned", after, lease=lease, **self.of_lease[lease], **asdict(run))
 
     def run(self, station: str, metric: float | None = 1.5, **about: Any) -> Self:

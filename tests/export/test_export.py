@@ -27,6 +27,7 @@ from agent.journal.paths import journal_path, state_folder
 from agent.report.gain import outcome
 from tests.common.journals import NAMES, JournalBuilder
 from tests.common.sessions import confirmed, events, keep_in_turn
+from tests.common.station_journals import StationsBuilder
 from tests.common.workspaces import ROOT, Cli, commit_all
 
 
@@ -264,6 +265,25 @@ def test_later_rows_add_columns_and_change_none() -> None:
         [4.5, None, 1.0, None, None, None],
         [None, None, None, "auto", 0.0, None],
         [2.0**70, None, None, None, None, 1.0],
+    ]
+
+
+def test_candidate_that_stations_measured_before_adds_columns_at_the_end(quick: Path, cli: Cli) -> None:
+    """Its runs are rows once it has its verdict, between those of others."""
+    made = StationsBuilder("mac", "linux")
+    made.answer(made.lease("mac", of=0)).record(None, "keep")
+    number = made.propose()
+    made.answer(made.lease("mac", candidate=number), celsius=50.0)
+    made.answer(made.lease("linux", of=0), load=1.0)
+    made.write.save(journal_path(quick, "t"))
+    before = exported(quick, cli, "--runs")
+    made.record(number, "discard").write.save(journal_path(quick, "t"))
+    after = exported(quick, cli, "--runs")
+    assert [*before[0]] == [*after[0]][: len(before[0])]
+    assert [*after[0]][len(before[0]) :] == ["celsius"]
+    assert [row["at"] for row in after] == sorted(row["at"] for row in after)
+    assert [(row["number"], row["load"], row["celsius"]) for row in after] == [
+        *((0, None, None), (1, None, 50.0), (0, 1.0, None)),
     ]
 
 

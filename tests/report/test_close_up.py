@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from agent.journal.experiment import Run
+from agent.journal.paths import journal_path
 from agent.protocol.load import load_protocol
-from agent.report.close_up import LONGEST_LINE, TAIL_LINES, close_ups
+from agent.report.close_up import LONGEST_LINE, MOST_RUNS, TAIL_LINES, close_ups
 from agent.report.gather import gather
 from agent.repository.workspace import Workspace
 from tests.common.journals import FINGERPRINT, Writer
+from tests.common.station_journals import StationsBuilder
 from tests.common.workspaces import Cli, commit_all, commit_many, git
 
 SESSION: dict[str, Any] = {
@@ -118,3 +123,21 @@ def test_log_of_a_baseline_that_a_later_session_has_overwritten_is_not_shown(qui
     assert "now holds the baseline of a later session" in done.stderr
     assert "num_steps:        10" not in cli(quick, "show", "0", "--tag", "t").stdout
     assert "num_steps:        10" in cli(quick, "show", "0", "--tag", "u").stdout
+
+
+def test_runs_that_are_left_out_are_counted_and_none_of_a_comparison(quick: Path) -> None:
+    made = StationsBuilder("studio", base=git(quick, "rev-parse", "HEAD"))
+    made.run("studio", of=0).record(None, "keep")
+    for _ in range(MOST_RUNS + 10):
+        made.run("studio", of=0)
+    made.add("comparing", commits={"a": made.base, "b": "b" * 40}, files=[], count=3, seeds=[])
+    for seed in range(3):
+        run = Run(1.5, 300.0, seed=seed, station="studio")
+        made.add("compared", 300.0, label="a", run=seed + 1, **asdict(run))
+    made.write.save(journal_path(quick, "t"))
+    _, (baseline,) = close_ups(Workspace(quick, load_protocol(quick)), "t")
+    sides = Counter(run.side for run in baseline.runs)
+    assert sides == {
+        "candidate on studio": 1, "as incumbent on studio": MOST_RUNS - 4, "held out on studio": 3,
+    }  # fmt: skip
+    assert baseline.more == 14

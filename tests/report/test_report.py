@@ -20,6 +20,7 @@ from agent.format import figure
 from agent.journal.experiment import Evidence
 from agent.journal.paths import journal_path
 from agent.protocol.load import load_protocol
+from agent.report.close_up import MOST_RUNS
 from agent.report.gather import evidence_words
 from agent.report.timing import time_spent
 from agent.repository.workspace import Workspace
@@ -28,6 +29,7 @@ from agent.views.page.write import write_report
 from tests.common.browser import Page, browser, find
 from tests.common.journals import HOSTILE, JournalBuilder, Writer, as_named
 from tests.common.reports import LONG, Made
+from tests.common.station_journals import StationsBuilder
 from tests.common.terminals import in_terminal
 from tests.common.workspaces import Cli, commit_all, git
 
@@ -147,6 +149,18 @@ def test_part_of_the_chart_has_the_same_marks(without_metric: Path, page: Page) 
         *(["pt discard", "circle"], ["pt crash", "path"], ["pt unmeasured", "circle"]),
     ]
     assert page.run(f"[...{part}.querySelectorAll('text')].some(t => t.textContent === 'no metric')")
+
+
+@needs_browser
+def test_panel_counts_the_runs_that_it_leaves_out(quick: Path, page: Page) -> None:
+    made = StationsBuilder("studio", base=git(quick, "rev-parse", "HEAD"))
+    made.run("studio", of=0).record(None, "keep")
+    for _ in range(MOST_RUNS):
+        made.run("studio", of=0)
+    made.write.save(journal_path(quick, "t"))
+    page.open(write_report(Workspace(quick, load_protocol(quick)), ["t"])[0], fragment="#0")
+    text = page.run("document.querySelector('aside.panel').innerText")
+    assert "1 more run as incumbent or in comparisons: autoresearch export --runs --tag t" in text
 
 
 def test_the_png_has_its_letters_where_the_system_has_none(made: Made) -> None:

@@ -113,6 +113,7 @@ def _row(row: Session, each: CloseUp, names: Sequence[str], points: int) -> dict
         "by": plain(row["proposer"]),
         "p": [_value(each.parameters.get(name)) for name in names],
         "runs": [[run.side, _number(run.metric), _number(run.seconds), run.note] for run in each.runs],
+        "more": each.more,
         "why": each.reasoning,
         "diff": each.diff,
         "log": "\n".join(each.tail),

@@ -99,7 +99,7 @@ function panelParts(session, row) {
   }));
   parts.push(actions);
   if (row.diff !== null) parts.push(element("h3", {}, "Change"), patch(row.diff), shortened(row, "diff", `autoresearch diff ${row.n} --tag ${data.tag}`));
-  if (row.runs.length) parts.push(element("h3", {}, "Runs"), runsTable(row.runs));
+  if (row.runs.length) parts.push(element("h3", {}, "Runs"), runsTable(row.runs), others(row, data));
   if (row.why) parts.push(element("h3", {}, "Reasoning"), element("p", { class: "reasoning" }, row.why), shortened(row, "why", `autoresearch show ${row.n} --tag ${data.tag}`));
   if (row.log) parts.push(element("h3", {}, "End of the log"), element("pre", { class: "log", tabindex: 0 }, row.log), shortened(row, "log", `autoresearch log ${row.n} --tag ${data.tag}`));
   return parts.filter((part) => part !== null);
@@ -108,6 +108,12 @@ function panelParts(session, row) {
 function shortened(row, part, command) {
   if (!row.short.includes(part)) return null;
   return element("p", { class: "note" }, "Shortened. The whole: ", element("code", {}, command));
+}
+
+function others(row, data) {
+  if (!row.more) return null;
+  const command = element("code", {}, `autoresearch export --runs --tag ${data.tag}`);
+  return element("p", { class: "note" }, `${row.more} more ${row.more === 1 ? "run" : "runs"} as incumbent or in comparisons: `, command);
 }
 
 // A unified diff, a line each, with the file's name instead of git's header.
