@@ -64,7 +64,7 @@ def places(count: int) -> list[Place]:
                 f"this machine has {counted(len(cards), 'GPU')}, and each station needs its own",
                 hint=f"use `--stations {len(cards)}`",
             )
-        return [Place(f"gpu{number}", gpu=card) for number, card in enumerate(cards[:count])]
+        return [Place(f"gpu{number}", gpu=card) for number, card in zip(_numbers(cards), cards[:count], strict=False)]
     if sys.platform == "darwin":
         if count > 1:
             raise PreconditionError(
@@ -79,6 +79,12 @@ def places(count: int) -> list[Place]:
         return [Place(f"cpu{number}of{count}", (cores[number % len(cores)],)) for number in range(count)]
     name = "cpu{}" if share == 1 else f"cpu{{}}x{share}"
     return [Place(name.format(number), tuple(cores[number * share : (number + 1) * share])) for number in range(count)]
+
+
+def _numbers(cards: Sequence[str]) -> Sequence[int]:
+    """Return a number for each card: its own if they have numbers, so that another card is another station."""
+    known = [int(card) for card in cards if card.isdecimal()]
+    return known if len({*known}) == len(cards) else range(len(cards))
 
 
 def sharing(count: int) -> str | None:
@@ -157,7 +163,8 @@ class Child:
 
     def ready(self) -> str:
         """Return the line that it prints when it is ready. Raises AutoresearchError if it does not start."""
-        return _line(self._process, self._log)
+        what = f"station {self.config['name']}" if "name" in self.config else f"the {self.config['kind']}"
+        return _line(self._process, self._log, what)
 
     def end(self) -> None:
         self._process.terminate()
@@ -194,7 +201,7 @@ def _keep(children: Sequence[Child], ended: threading.Event) -> None:
                     child.start_again()
 
 
-def _line(child: subprocess.Popen[bytes], log: Path) -> str:
+def _line(child: subprocess.Popen[bytes], log: Path, what: str) -> str:
     """Return the line that a child prints when it is ready."""
     assert child.stdout is not None
     deadline = time.monotonic() + START_SECONDS
@@ -207,7 +214,7 @@ def _line(child: subprocess.Popen[bytes], log: Path) -> str:
             said += part
     if not said.endswith(b"\n"):
         last = "".join(last_lines(log)) or "it printed nothing"
-        raise AutoresearchError(f"a station did not start: {last[:300]}", hint="start it again with `--debug`")
+        raise AutoresearchError(f"{what} did not start: {last[:300]}", hint="start it again with `--debug`")
     return said.decode(errors="replace").strip()
 
 

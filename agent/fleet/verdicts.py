@@ -112,8 +112,11 @@ class Verdicts:
         if not candidate.runs:
             return None
         state = self._state
-        tried = sum(len(each.runs) for each in state.flight.candidates.values())
-        runs = (len(state.experiments), tried, len(self._every_run()), tuple(self._able()))
+        flight = state.flight
+        tried = {each.number: each.runs for each in flight.candidates.values() if each.runs}
+        doubted = [*filter(self.doubts, flight.stations)]
+        # Not their numbers: while one run comes in, a failed one may be dropped (`agent.journal.flight`).
+        runs = (state.experiments, tried, flight.kept, doubted, tuple(self._able()))
         if runs != self._runs:
             self._runs = runs
             self._known.clear()

@@ -8,24 +8,30 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from agent.cli.launch import RunConfig, session_config
 from agent.errors import PreconditionError
 from agent.fleet.ordering import Orders, require_no_submodules
+from agent.fleet.verdicts import Verdicts
 from agent.journal.experiment import Run
 from agent.journal.flight import Lease
-from agent.journal.journal import fold
+from agent.journal.journal import Journal, fold
 from agent.journal.paths import journal_path
+from agent.proposers.choose import ProposerConfig, choose_proposer
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
+from agent.session.opening import open_runner
 from agent.session.session import Session
 from agent.station.orders import Answer
 from tests.common import schemas
 from tests.common.processes import survivors
 from tests.common.sessions import assert_consistent, events, journal, rows
+from tests.common.station_journals import StationsBuilder
 from tests.common.workspaces import ROOT, Cli, commit_all, git, make_repository, quick_protocol
 
 # The number depends on the station: machines differ in speed, and so in level.
@@ -380,6 +386,34 @@ def test_plan_names_the_stations(quick: Path, cli: Cli) -> None:
     done = cli(quick, "run", "--tag", "t", "--stations", "2", "--dry-run")
     assert done.returncode == 0
     assert "would measure on the stations cpu0, cpu1" in done.stdout
+
+
+def test_verdict_is_by_the_runs_that_there_are_and_not_by_their_number(quick: Path) -> None:
+    """While a run comes in from one station, a failed one is forgiven on another, on which the incumbent was lost."""
+    head = git(quick, "rev-parse", "HEAD")
+    (quick / "train.py").write_text((quick / "train.py").read_text().replace("RATE = 0.1", "RATE = 0.2"))
+    commit_all(quick, "rate")
+    made = StationsBuilder("studio", "mini", base=head)
+    made.run("studio", 1.5, of=0).record(None, "keep")
+    for name, metric in (("studio", 1.501), ("studio", 1.499), ("mini", 1.5), ("mini", 1.501)):
+        made.run(name, metric, of=0)
+    crashed, close = (made.propose(commit=git(quick, "rev-parse", "HEAD")) for _ in range(2))
+    made.run("mini", None, candidate=crashed).run("studio", 1.498, candidate=close)
+    made.write.save(journal_path(quick, "t"))
+    with open_runner(quick, "t", None, "off") as runner, closing(Journal(journal_path(quick, "t"))) as journal:
+        proposer = choose_proposer(ProposerConfig(), journal, runner.workspace, runner.sandbox)
+        session = Session(runner, journal, proposer, session_config(RunConfig("t"), runner.protocol))
+        verdicts = Verdicts(session, lambda: ["studio", "mini"])
+        assert verdicts.of(session.state.flight.candidates[close]) is None
+        already = len(made.write.lines)
+        lost = made.lease("mini", of=0)
+        made.run("studio", 1.9, candidate=close)
+        made.add("lost", lease=lost, station="mini", reason="it slept", fault="", **made.of_lease[lost], label=None)
+        for line in map(json.loads, made.write.lines[already:]):
+            journal.append(line.pop("event"), **{name: value for name, value in line.items() if name != "at"})
+        found = verdicts.of(session.state.flight.candidates[close])
+    assert found is not None
+    assert found.status == "discard"
 
 
 def test_failed_run_of_the_incumbent_replaces_no_earlier_ones() -> None:

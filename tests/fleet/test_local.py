@@ -66,6 +66,30 @@ def test_stations_take_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
         places(3)
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [("0,1", ["gpu0", "gpu1"]), ("2,3", ["gpu2", "gpu3"]), ("3,2", ["gpu3", "gpu2"]), ("1,1", ["gpu0", "gpu1"])],
+)
+def test_another_card_is_another_station(monkeypatch: pytest.MonkeyPatch, visible: str, names: list[str]) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [(each.name, each.gpu) for each in places(2)] == [*zip(names, visible.split(","), strict=True)]
+    assert places(1) == places(2)[:1]
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [({"kind": "scheduler"}, "the scheduler"), ({"kind": "station", "name": "gpu2"}, "station gpu2")],
+)
+def test_part_that_does_not_start_is_named(tmp_path: Path, config: dict[str, str], named: str) -> None:
+    child = Child({**config, "tls": str(tmp_path), "address": "tls://127.0.0.1:1"}, {}, tmp_path / "log")
+    try:
+        with pytest.raises(AutoresearchError, match=f"^{named} did not start: "):
+            child.ready()
+    finally:
+        child.end()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "terminated"])
 def test_stations_end_with_their_decider(tmp_path: Path, number: signal.Signals) -> None:
     log, cache = tmp_path / "log", str(tmp_path / "cache")
