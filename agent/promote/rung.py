@@ -16,7 +16,7 @@ from agent.protocol.models import Protocol
 from agent.session.context import known_constants
 from agent.session.workbench import Workbench
 from agent.source.constants import NAME, constants, refuses
-from agent.source.seed import NAME as SEED
+from agent.source.seed import NAMES as SEEDS
 from agent.source.training_budget import limits_of, timed_names, why_budget
 from agent.source.values import with_values, without_effect
 from agent.system.invocation import typed
@@ -151,8 +151,8 @@ def values_for(
             raise UsageError(f"--set needs NAME=VALUE, got {_shown(text)}", hint="name a constant: --set DEPTH=8")
         if name in found:
             raise UsageError(f"--set {name} is given twice", hint="drop one of them")
-        if name == SEED:
-            raise UsageError(f"--set {SEED} is not possible: each pair of runs gets a seed of its own", hint="drop it")
+        if name in SEEDS:
+            raise UsageError(f"--set {name} is not possible: each pair of runs gets a seed of its own", hint="drop it")
         found[name] = _value(name, value.strip(), _like(name, trees, known))
     for recipe, files in trees.items():
         if why := refused(files, known, found):

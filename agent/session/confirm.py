@@ -23,7 +23,7 @@ from agent.report.holdout import holdout_lines
 from agent.session.compare import compare as compare_here
 from agent.session.context import known_constants
 from agent.session.workbench import Workbench
-from agent.source.seed import NAME, literal_seeds, read_seeds, seed_of
+from agent.source.seed import NAMES, literal_seeds, read_seeds, seed_of
 from agent.system.invocation import typed
 
 # (bench, commits, runs per commit, folder of the logs, seeds of the runs) -> label -> runs that count
@@ -186,7 +186,7 @@ def plan_seeds(
     own = {label: seed_of(*_sources(runner, commit)) for label, commit in commits.items()}
     for label, seed in own.items():
         if seed is None:
-            return (), f"{side(state, label, commits[label])} has no constant {NAME}"
+            return (), f"{side(state, label, commits[label])} has no constant {' or '.join(NAMES)}"
     used = [run.seed for each in earlier for runs in each.runs.values() for run in runs]
     most = max([0, *(seed for seed in (*own.values(), *used) if seed is not None and seed <= LARGEST_SEED)])
     return tuple(most + 1 + index % wanted for index in range(pairs.count)), None

@@ -12,7 +12,7 @@ from agent.journal.experiment import Run
 from agent.source.constants import parse, unmarked
 from agent.source.equivalence import fingerprint_of
 
-SEED = re.compile(r"(^|_)SEED(_|$)", re.IGNORECASE)
+SEED = re.compile(r"(^|_)(SEED|RANDOM_STATE)(_|$)", re.IGNORECASE)
 SEEDING = frozenset({"seed", "manual_seed", "key", "PRNGKey", "default_rng", "Random", "RandomState"})
 LEAST_TOKENS = 5  # saving fewer does not make a program simpler
 # Both must hold: the memory that a small recipe can save is not worth a run.

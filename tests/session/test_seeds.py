@@ -140,7 +140,8 @@ def test_recipe_that_does_not_use_its_seed_is_found_on_stations_of_different_lev
 
 def test_recipe_without_a_seed_says_so(quick: Path, cli: Cli) -> None:
     keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
-    assert "seed not varied: baseline has no constant SEED" in cli(quick, "confirm").stdout
+    assert "seed not varied: baseline has no constant SEED or RANDOM_STATE" in cli(quick, "confirm").stdout
+    assert " confirmed for one seed only (" in cli(quick, "status").stdout
     assert confirmed(quick, cli)["verdict"] == "confirmed"
 
 

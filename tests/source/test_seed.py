@@ -24,6 +24,16 @@ def test_seed_of_the_live_branch_is_found_and_set() -> None:
     assert with_seed(files, known, 42) == {}
 
 
+def test_random_state_is_a_seed() -> None:
+    files = {"train.py": "RANDOM_STATE = 42\nfit(random_state=RANDOM_STATE)\nsplit(random_state=0)\n"}
+    assert seed_of(files, {}) == 42
+    assert with_seed(files, {}, 5) == {"train.py": files["train.py"].replace("= 42", "= 5")}
+    assert (read_seeds(files), literal_seeds(files)) == (1, 1)
+    both = {"train.py": "SEED = 1\nRANDOM_STATE = 2\nrandom.seed(RANDOM_STATE)\n"}
+    assert seed_of(both, {}) == 2
+    assert seed_of({"train.py": both["train.py"] + "def fit(RANDOM_STATE): pass\n"}, {}) is None
+
+
 def test_our_own_recipe_has_a_seed() -> None:
     files = {"train.py": (ROOT / "train.py").read_text()}
     assert seed_of(files, {"PROFILE": "cpu"}) == 42

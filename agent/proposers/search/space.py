@@ -22,8 +22,13 @@ from agent.source.constants import Constant, constants, refuses, replace
 from agent.source.training_budget import limits_of, timed_names, why_budget
 
 RANGE = re.compile(r"(\S+?)\s*\.\.\s*(\S+)(\s+log)?")
-NEVER = re.compile(r"(^|_)(SEED|EVAL|LOG|PRINT|VERSION|PATH|DIR)(_|$)")
+# A recipe that changes one of these is not better: it gets another seed, another test set, or merely other output.
+NEVER = re.compile(
+    r"(^|_)(SEED|RANDOM_STATE|RNG|EVAL|(TEST|VAL)_(SIZE|FRACTION|RATIO)|FOLDS|N_JOBS|WORKERS|VERBOSE|LOG|PRINT|VERSION"
+    r"|PATH|DIR)(_|$)|(^|_)SPLITS?(_SIZE|_FRACTION|_RATIO)?$"  # but not SPLIT_HEADS
+)
 FRACTION = re.compile(r"RATIO|FRAC|BETA|DROPOUT|DECAY|MOMENTUM")
+LEAST_POWER = 16  # below, as in DEPTH = 4, the numbers between powers of two matter
 DIGITS = 3
 MOST_REASONS = 4
 # Above this, the width of a range or a multiple of a value might overflow.
@@ -270,7 +275,7 @@ def _inferred(path: str, constant: Constant) -> Dimension | None:
     if value < 0 or value > LARGEST:
         return None
     if isinstance(value, int):
-        if _is_power(value):
+        if _is_power(value) and value >= LEAST_POWER:
             return _numeric(path, constant, max(1, value // 4), value * 4, True)
         return _numeric(path, constant, max(1, min(value // 2, value - 1)), max(value * 2, value + 1), False)
     if fraction and value <= 1:

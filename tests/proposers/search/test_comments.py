@@ -102,6 +102,46 @@ def test_comments_that_steer_nothing_are_remarked_on(quick: Path, cli: Cli) -> N
     assert done.stderr.index("train.py:2: search comment ignored") < done.stderr.index("#0 keep")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "RANDOM_STATE = 42",
+        "SPLIT_RNG = 3",
+        "TEST_SIZE = 0.2",
+        "VAL_SIZE = 0.1",
+        "VAL_RATIO = 0.1",
+        "TRAIN_SPLIT = 0.8",
+        "SPLIT_RATIO = 0.8",
+        "N_SPLITS = 5",
+        "N_FOLDS = 5",
+        "N_JOBS = 4",
+        "NUM_WORKERS = 2",
+        "VERBOSE = 1",
+    ],
+)
+def test_seeds_splits_and_output_are_not_searched_without_a_comment(line: str) -> None:
+    name = line.partition(" ")[0]
+    assert space_of({"t.py": f"{line}\n"}, {}).dimensions == ()
+    assert f"{name} is excluded by its name" in str(why_nothing({"t.py": f"{line}\n"}, {}))
+    assert [*space_of({"t.py": f"{line}  # search: 0..9\n"}, {}).values()] == [name]
+
+
+@pytest.mark.parametrize("line", ["SPLIT_HEADS = 3", "LATEST_SIZE = 3", "UNFOLDS = 3", "TREE_STATE = 3"])
+def test_names_that_merely_resemble_seeds_and_splits_are_searched(line: str) -> None:
+    assert len(space_of({"t.py": f"{line}\n"}, {}).dimensions) == 1
+
+
+def test_small_powers_of_two_are_integers() -> None:
+    space = space_of({"t.py": "DEPTH = 4\nHEADS = 8\nBATCH = 16\nTIED = 4  # search: 1..16 log\n"}, {})
+    found = {each.name: (each.kind, each.low, each.high) for each in space.dimensions}
+    assert found == {
+        "DEPTH": ("int", 2, 8),
+        "HEADS": ("int", 4, 16),
+        "BATCH": ("power", 4, 64),
+        "TIED": ("power", 1, 16),
+    }
+
+
 FLAG = "p.add_argument('--lr', type=float, default=0.04)"
 ARGPARSE = f"import argparse\np = argparse.ArgumentParser()\n{FLAG}\n"
 NOTHING = [
