@@ -76,7 +76,6 @@ events above:
 
 Shown but never journaled:
 
-    progress   {seconds, expected, line}                 several times a minute while a command runs
     failed     {reason}                                  an error ends the session; `ended` follows
     note       {text}                                    information for the user; {ending} marks the effect of Ctrl-C
 """

@@ -25,7 +25,6 @@ from agent.session.references import at_rung, of_commit, runs_at
 from agent.session.workbench import Workbench
 from agent.source.seed import with_seed
 from agent.source.values import with_values
-from agent.system.files import last_lines
 from agent.system.invocation import here
 
 
@@ -170,15 +169,12 @@ def _run(bench: Workbench, label: str, folder: Path, *, may_fail: bool) -> Run:
         about: dict[str, Any] = {"pid": process.pid, "born": process.born, "log": str(log), "expected": due}
         journal.append("running", label=label, run=number, **about)
 
-    def tick(seconds: float) -> None:
-        bench.interrupts.raise_if_immediate()
-        journal.show("progress", seconds=seconds, expected=due, line="".join(last_lines(log)))
-
+    observer = Observer(started, lambda _: bench.interrupts.raise_if_immediate())
     while True:
         state, rung = journal.state, bench.rung
         beside = of_commit(state.experiments, commit) if rung is None else at_rung(state, rung, commit)
         try:
-            run = measure(runner, recipe, log, Observer(started, tick), beside)
+            run = measure(runner, recipe, log, observer, beside)
         except Suspended as pause:
             journal.show("note", text=f"{_name(journal, label)} is repeated: {pause}")
             continue

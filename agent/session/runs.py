@@ -32,10 +32,8 @@ from agent.session.context import known_constants
 from agent.session.references import of_candidate, of_commit
 from agent.session.workbench import Workbench
 from agent.source.diff import CODE, changed
-from agent.system.files import last_lines
 from agent.system.memory import remember
 
-PROGRESS_SECONDS = 1.0
 MOST_TEXTS = 40  # candidates in flight on many stations
 
 
@@ -53,7 +51,6 @@ class Runs:
         self.work_on(bench.runner)
         self._journal, self._interrupts = bench.journal, bench.interrupts
         self._prune, self._seed = prune, seed
-        self._shown = 0.0
         self._curves = CurveCache(self._is_overwritten)
         self._texts: dict[str, Mapping[str, str]] = {}
         self._edits: dict[tuple[str, str], frozenset[str]] = {}
@@ -78,7 +75,7 @@ class Runs:
                 done.append(run)
         while len(done) < wanted:
             log = baseline.log_path(self._runner, len(done) + 1)
-            observer, before = Observer(self._started(log), self._tick(log, None)), tuple(done)
+            observer, before = Observer(self._started(log), self._tick()), tuple(done)
             run = self._repeated(
                 lambda: baseline.measure_baseline(self._runner, fingerprint, before, observer, commit),  # noqa: B023
                 most=faults.MOST_IN_A_ROW,
@@ -93,7 +90,7 @@ class Runs:
         commit, references = pending.commit, of_candidate(self._journal.state.experiments, incumbent)
         log = experiment_folder(self._journal.path, pending.number) / f"run-{len(pending.runs) + 1}.log"
         watch = self._watch(log, incumbent) if self._prune else None
-        observer = Observer(self._started(log), self._tick(log, watch))
+        observer = Observer(self._started(log), self._tick(watch))
         while (run := self._undisturbed(lambda: measure(self._runner, commit, log, observer, references))).fault:
             again = self._pending.provoked
             if again or self._is_own(run, incumbent):
@@ -130,7 +127,7 @@ class Runs:
         references = of_commit(self._journal.state.experiments, incumbent.commit)
         references = dataclasses.replace(references, side=INCUMBENT)
         log = experiment_folder(self._journal.path, pending.number) / f"incumbent-{pending.refreshed + 1}.log"
-        observer = Observer(self._started(log, of=incumbent.number), self._tick(log, None))
+        observer = Observer(self._started(log, of=incumbent.number), self._tick())
         runner = dataclasses.replace(self._runner, keeps_models=False)  # its own was scored when it was kept
         run = self._repeated(
             lambda: measure(runner, incumbent.commit, log, observer, references), most=None, of=incumbent.number
@@ -148,8 +145,7 @@ class Runs:
             runner: that of the shorter training.
             about: fields of the event `started`.
         """
-        expected = float(about["expected"])
-        observer = Observer(self._started(log, **about), self._tick(log, None, expected))
+        observer = Observer(self._started(log, **about), self._tick())
         return self._undisturbed(lambda: measure(runner, commit, log, observer, references))
 
     @property
@@ -285,16 +281,11 @@ class Runs:
 
         return started
 
-    def _tick(self, log: Path, watch: RunMonitor | None, expected: float | None = None) -> Callable[[float], None]:
+    def _tick(self, watch: RunMonitor | None = None) -> Callable[[float], None]:
         def tick(seconds: float) -> None:
             self._interrupts.raise_if_immediate()
             if watch is not None:
                 watch(seconds)
-            if time.monotonic() - self._shown >= PROGRESS_SECONDS:
-                self._shown = time.monotonic()
-                line = "".join(last_lines(log))
-                about = self.expected_seconds() if expected is None else expected
-                self._journal.show("progress", seconds=seconds, expected=about, line=line)
 
         return tick
 

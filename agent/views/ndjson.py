@@ -7,5 +7,4 @@ from agent.journal.state import State
 
 
 def show_ndjson(event: Event, _state: State) -> None:
-    if event.kind != "progress":
-        print(event.to_json(ascii_only=True), flush=True)
+    print(event.to_json(ascii_only=True), flush=True)

@@ -22,7 +22,7 @@ def show_plain(event: Event, state: State) -> None:
 
 
 def event_lines(event: Event, state: State) -> list[str]:
-    """Return the lines to print for an event; none for the progress of a run."""
+    """Return the lines to print for an event."""
     data = event.data
     match event.kind:
         case "session":

@@ -391,7 +391,7 @@ def test_every_kind_of_event_has_a_schema() -> None:
     named = {kind for text in sources for kind in re.findall(calls, text)}
     journalled = {*FIELDS, *OF_SESSION, *OF_EXPERIMENT}
     assert journalled <= set(schemas.kinds("event"))
-    assert named - {"progress"} <= set(schemas.kinds("event")) | set(schemas.kinds("run"))
+    assert named <= set(schemas.kinds("event")) | set(schemas.kinds("run"))
 
 
 def json_commands() -> set[str]:

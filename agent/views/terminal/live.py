@@ -110,8 +110,6 @@ class LiveView:
 
     def __call__(self, event: Event, state: State) -> None:
         self._picture.state = state
-        if event.kind == "progress":
-            return  # the screen reads progress from the log
         said = event_lines(event, state) if event.kind != "started" else []
         if self._live is None and event.kind not in ("session", "resumed"):
             for line in said:
