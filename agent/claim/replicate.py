@@ -252,10 +252,10 @@ def _awake(setting: Setting, found: Found, label: str, seed: int | None, log: Pa
     recipe = _with_seed(setting, setting.commits[label], seed)
     observer = Observer(tick=lambda _: raise_if_asked(setting.interrupts, len(found.pairs)))
     runs = tuple(found.runs)
-    beside = References(runs, runs) if label == "a" else References(_as_slow(runs, setting.steps), runs, runs)
+    references = References(runs, runs) if label == "a" else References(_as_slow(runs, setting.steps), runs, runs)
     while True:
         try:
-            run = measure(setting.runner, recipe, log, observer, beside)
+            run = measure(setting.runner, recipe, log, observer, references)
         except Suspended as pause:
             setting.say(f"{NAMES[label]} is repeated: {pause}")
             continue

@@ -172,9 +172,9 @@ def _run(bench: Workbench, label: str, folder: Path, *, may_fail: bool) -> Run:
     observer = Observer(started, lambda _: bench.interrupts.raise_if_immediate())
     while True:
         state, rung = journal.state, bench.rung
-        beside = of_commit(state.experiments, commit) if rung is None else at_rung(state, rung, commit)
+        references = of_commit(state.experiments, commit) if rung is None else at_rung(state, rung, commit)
         try:
-            run = measure(runner, recipe, log, observer, beside)
+            run = measure(runner, recipe, log, observer, references)
         except Suspended as pause:
             journal.show("note", text=f"{_name(journal, label)} is repeated: {pause}")
             continue

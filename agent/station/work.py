@@ -93,8 +93,8 @@ def _measured(here: Station, order: Order, place: Path, watch: Callable[[float],
     ):
         _require_snapshot(here, order, ready)
         runner = replace(ready, keeps_models=order.holdout, holdout_command=order.holdout_command)
-        beside = References(*(_at_home(here, order, runs) for runs in (order.own, order.baseline, order.other)))
-        run = measure(runner, Edited(order.commit, order.files), log, Observer(tick=watch), beside)
+        references = References(*(_at_home(here, order, runs) for runs in (order.own, order.baseline, order.other)))
+        run = measure(runner, Edited(order.commit, order.files), log, Observer(tick=watch), references)
         if order.holdout:
             run = holdout.scored(runner, run, log, lambda: watch(run.seconds))
     return replace(run, station=here.name, log="", error=run.error and run.error[:LONGEST_TEXT])
