@@ -10,12 +10,13 @@ import pytest
 
 from agent.system.shielded import run_shielded
 from tests.common.processes import gone
+from tests.common.stations import until
 from tests.common.workspaces import ROOT
 
 pytestmark = pytest.mark.quick
 
-# Interrupts the caller's group, as a terminal does, and then goes on.
-PRESS = 'kill -INT -"$1"; '
+# Interrupts the caller's group, as a terminal does, once the caller waits for it, and then goes on.
+PRESS = 'read -r line; kill -INT -"$1"; '
 
 
 def pressing(script: str, before: str = "") -> subprocess.CompletedProcess[str]:
@@ -23,7 +24,8 @@ def pressing(script: str, before: str = "") -> subprocess.CompletedProcess[str]:
     code = (
         "import os, signal, sys\nfrom agent.system.shielded import run_shielded\n"
         f"{before}\n"
-        f"print(run_shielded(['/bin/sh', '-c', {PRESS + script!r}, 'sh', str(os.getpgrp())]).stdout.decode(), end='')\n"
+        f"tool = ['/bin/sh', '-c', {script!r}, 'sh', str(os.getpgrp())]\n"
+        "print(run_shielded(tool, said=b'go\\n').stdout.decode(), end='')\n"
     )
     return subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, start_new_session=True, check=False
@@ -31,14 +33,14 @@ def pressing(script: str, before: str = "") -> subprocess.CompletedProcess[str]:
 
 
 def test_interrupt_that_the_program_handles_does_not_reach_the_tool() -> None:
-    done = pressing("echo whole", before="signal.signal(signal.SIGINT, lambda *_: print('heard', flush=True))")
+    done = pressing(f"{PRESS}echo whole", before="signal.signal(signal.SIGINT, lambda *_: print('heard', flush=True))")
     assert (done.stdout, done.returncode) == ("heard\nwhole\n", 0)
 
 
 def test_interrupt_that_ends_the_program_ends_the_tool_first(tmp_path: Path) -> None:
     """Git removes its locks then, which a kill would leave."""
     lock = tmp_path / "lock"
-    done = pressing(f"trap 'rm {lock}; exit 1' INT; touch {lock}; while :; do sleep 0.01; done")
+    done = pressing(f"trap 'rm {lock}; exit 1' INT; touch {lock}; {PRESS}while :; do sleep 0.01; done")
     assert "KeyboardInterrupt" in done.stderr
     assert not lock.exists()
 
@@ -53,4 +55,4 @@ def test_timeout_kills_the_tool_with_its_children(tmp_path: Path) -> None:
     file = tmp_path / "pid"
     with pytest.raises(subprocess.TimeoutExpired):
         run_shielded(["/bin/sh", "-c", f"sleep 60 & echo $! > {file}; wait"], timeout=1)
-    assert gone(int(file.read_text()))
+    until(lambda: gone(int(file.read_text())), "a child lives")
