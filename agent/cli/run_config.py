@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from agent.journal.state import State
 
 
+# What a session keeps is below this, since its journal may come from elsewhere.
+LARGEST, LONGEST = 10**9, 10_000
+
+
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < LARGEST
 
 
 def _timeout(value: Any) -> bool:
@@ -37,7 +41,7 @@ def _timeout(value: Any) -> bool:
 
 
 def _text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) < 10_000
+    return isinstance(value, str) and len(value) < LONGEST
 
 
 def _flag(value: Any) -> bool:
@@ -101,6 +105,7 @@ def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunCo
 
     values = _kept_in(flags)
     given = given_in(values, {name.rstrip("_") for name in defaults})
+    _require_valid(given)
     state = _state_of(folder, flags.session.tag)
     kept, said = merged(state, given)
     _require_consulted(given, kept)
@@ -196,16 +201,40 @@ def _ladder(held: Mapping[str, Any]) -> tuple[float, ...] | None:
 
 
 def _limits(end: EndFlags) -> Limits:
-    from agent.decision.limits import Limits
-    from agent.system.until import moment
+    """Return the limits of this start.
 
+    Raises:
+        UsageError: one is longer than a session can last, or no time.
+    """
+    from agent.decision.limits import Limits
+    from agent.system.until import LONGEST_HOURS, moment
+
+    hours = None if end.max_hours == math.inf else end.max_hours
+    if hours is not None and not hours <= LONGEST_HOURS:
+        raise UsageError(
+            f"--max-hours must be at most {LONGEST_HOURS}, got {hours:g}", hint="leave it out for no limit"
+        )
     return Limits(
         experiments=end.max_experiments,
-        seconds=None if end.max_hours in (None, math.inf) else 3600 * end.max_hours,
+        seconds=None if hours is None else 3600 * hours,
         until=None if end.until is None else moment(end.until, time.time()),
         patience=end.patience,
         target=end.target,
     )
+
+
+def _require_valid(given: Mapping[str, Any]) -> None:
+    """Reject flags that the next start of the session would ignore.
+
+    Raises:
+        UsageError: a number is too large or none, or a text is too long.
+    """
+    for name, value in given.items():
+        if value == math.inf or KEPT[name](value):
+            continue
+        if isinstance(value, str):
+            raise UsageError(f"{_flag_of(name)} must have fewer than {LONGEST} characters, got {len(value)}")
+        raise UsageError(f"{_flag_of(name)} must be a number below {LARGEST}, got {value:g}")
 
 
 def _require_consulted(given: Collection[str], kept: Collection[str]) -> None:

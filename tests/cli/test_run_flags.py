@@ -64,6 +64,27 @@ def test_number_that_limits_nothing_is_refused(quick: Path, cli: Cli, command: S
     assert not (quick / ".autoresearch").exists()
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "bound"),
+    [
+        ("--max-hours", "8785", "at most 8784"),
+        ("--max-hours", "1e306", "at most 8784"),
+        ("--training-seconds", "1e9", "a number below 1000000000"),
+        ("--max-memory-gb", "1e300", "a number below 1000000000"),
+        ("--max-cost", "1e9", "a number below 1000000000"),
+        ("--agent-timeout", "1e9", "a number below 1000000000"),
+        ("--agent-cmd", "x" * 10_000, "fewer than 10000 characters"),
+    ],
+)
+def test_flag_that_no_session_keeps_is_refused(quick: Path, cli: Cli, flag: str, value: str, bound: str) -> None:
+    """A later start would go on without it."""
+    done = cli(quick, "run", "--tag", "t", "--agent-cmd", "true", "--dry-run", flag, value)
+    assert done.returncode == 2
+    assert f"error: {flag} must " in done.stderr
+    assert bound in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_infinite_training_seconds_of_the_environment_are_refused(quick: Path, cli: Cli) -> None:
     done = cli(quick, "try", AUTORESEARCH_TRAINING_SECONDS="inf")
     assert done.returncode == 2
