@@ -72,7 +72,7 @@ def verify(folder: Path, claim: Path, config: VerifyConfig) -> dict[str, Any]:
     target = _target(evidence, config.out)
     check.require_consistent(evidence)
     say(f"{claim}: its logs, figures and protocol agree")
-    with open_runner(folder, "verify", evidence.claim.training_seconds, config.sandbox) as opened:
+    with open_runner(folder, "verify", evidence.claim.training_seconds, config.sandbox, stops=False) as opened:
         require_no_part_of_session(target, opened.workspace)
         _require_confined(opened, config.sandbox)
         check.require_own_rules(evidence, opened.workspace)

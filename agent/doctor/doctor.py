@@ -98,7 +98,7 @@ def repair_sessions(folder: Path, tag: str | None) -> list[str]:
     workspace = Workspace(folder, protocol)
     tag = find_session(workspace.folder, tag)
     path = journal_path(workspace.folder, tag)
-    with lock.hold(state_folder(workspace.folder), tag):
+    with lock.hold(state_folder(workspace.folder), tag, stops=False):
         torn = drop_torn_line(path)
         done = [f"dropped the incomplete last line of the journal ({torn} bytes)"] if torn else []
         journal = Journal(path)

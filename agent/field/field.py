@@ -65,7 +65,7 @@ def measure_machine(folder: Path, minutes: float, sandbox: Mode, setup: bool) ->
     """
     if math.isnan(minutes):
         raise UsageError("--minutes must be a number, got nan", hint=f"see `{typed('field --help')}`")
-    with open_runner(folder, "field", None, sandbox) as opened:
+    with open_runner(folder, "field", None, sandbox, stops=False) as opened:
         if opened.training_seconds is None:
             raise PreconditionError(
                 "protocol.json sets no training time, so the time of a run cannot be chosen",

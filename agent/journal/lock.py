@@ -29,21 +29,26 @@ class Holder:
         pid: process ID.
         born: start of the process, Unix time in seconds.
         limits: the limits of the session, as written by `limits.noted`; None if no session runs, as in a comparison.
+        stops: whether it stops after its current run if `autoresearch stop` asks for that.
     """
 
     pid: int
     born: float
     tag: str
     limits: dict[str, Any] | None = None
+    stops: bool = True
 
 
 @contextlib.contextmanager
-def hold(state_folder: Path, tag: str | None, limits: dict[str, Any] | None = None) -> Iterator[None]:
+def hold(
+    state_folder: Path, tag: str | None, limits: dict[str, Any] | None = None, *, stops: bool = True
+) -> Iterator[None]:
     """Hold the workspace's lock.
 
     Args:
         tag: the session for other processes to show; None if this process works on none.
         limits: the limits of the session, for other processes to show.
+        stops: as for `Holder`.
 
     Raises:
         PreconditionError: another process holds it; the message names that process.
@@ -59,7 +64,9 @@ def hold(state_folder: Path, tag: str | None, limits: dict[str, Any] | None = No
         who = f"process {other.pid} (session {other.tag})" if other else "another process"
         raise PreconditionError(
             f"a loop is already running in this workspace: {who}",
-            hint=f"watch it with `{typed('status --follow')}`, or end it with `{typed('stop')}`",
+            hint=f"watch it with `{typed('status --follow')}`, or end it with `{typed('stop')}`"
+            if other is None or other.stops
+            else f"wait for its end, or end it with `kill -INT {other.pid}`",
         ) from None
     note = _note(state_folder)
     try:
@@ -67,7 +74,7 @@ def hold(state_folder: Path, tag: str | None, limits: dict[str, Any] | None = No
         if tag is not None:
             # Without a loop, nobody can have asked this one to stop. From the note on, somebody can.
             stop_file(state_folder / "sessions" / tag / "journal.jsonl").unlink(missing_ok=True)
-            me = Holder(os.getpid(), psutil.Process().create_time(), tag, limits)
+            me = Holder(os.getpid(), psutil.Process().create_time(), tag, limits, stops)
             write_whole(note, json.dumps(asdict(me)), durable=False)
         yield
     finally:
@@ -80,6 +87,8 @@ def holder(state_folder: Path) -> Holder | None:
     try:
         found = Holder(**json.loads(read_bounded(_note(state_folder), LARGEST_NOTE)))
         if not isinstance(found.tag, str) or isinstance(found.pid, bool) or not isinstance(found.limits, dict | None):
+            return None
+        if not isinstance(found.stops, bool):
             return None
         process = psutil.Process(found.pid)
         # In a container, a killed process may stay a zombie.

@@ -119,11 +119,16 @@ def request_stop(workspace: Path) -> str:
     """Ask the running loop to stop after its experiment, and return the message that confirms it.
 
     Raises:
-        PreconditionError: no loop is running, or its session is still in setup.
+        PreconditionError: no loop is running, its session is still in setup, or it is of a command that cannot stop.
     """
     holder = lock.holder(state_folder(workspace))
     if holder is None:
         raise PreconditionError(f"no loop is running in {workspace}")
+    if not holder.stops:
+        raise PreconditionError(
+            f"process {holder.pid} ({holder.tag}) runs no session, so it cannot be stopped after a run",
+            hint=f"end it with `kill -INT {holder.pid}`",
+        )
     if about_to_begin(workspace, holder.tag):
         raise PreconditionError(
             f"session {holder.tag} cannot be stopped yet: its setup commands are running",

@@ -112,7 +112,8 @@ def await_verdict(folder: Path, tag: str | None, number: int | None, timeout: fl
     path = journal_path(folder, tag)
     while True:
         holder = lock.holder(state_folder(folder))  # before the journal, which its end writes last
-        running = holder is not None and holder.tag == tag
+        # Without limits, the loop compares and measures no experiment.
+        running = holder is not None and holder.tag == tag and holder.limits is not None
         state, edit = fold(path), edits.read(path, number)
         done = number < len(state.experiments)
         if done and (edit is None or edit.settled or not running):

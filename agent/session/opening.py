@@ -36,13 +36,20 @@ from agent.system.names import PROTOCOL
 
 @contextlib.contextmanager
 def open_runner(
-    folder: Path, tag: str, training_seconds: float | None, sandbox: Mode, limits: Limits | None = None
+    folder: Path,
+    tag: str,
+    training_seconds: float | None,
+    sandbox: Mode,
+    limits: Limits | None = None,
+    *,
+    stops: bool = True,
 ) -> Iterator[Runner]:
     """Lock the workspace and yield a runner.
 
     Args:
         training_seconds: the training budget; None for the protocol's.
         limits: the limits of the session about to start or resume; None without a session.
+        stops: whether the caller stops if `autoresearch stop` asks for that.
     """
     protocol = load_protocol(folder)
     require_runnable(protocol)
@@ -52,7 +59,7 @@ def open_runner(
     require_own_state(workspace.folder)
     ends = None if limits is None else noted(limits.within(protocol), time.time())
     confined = choose_sandbox(sandbox, protocol.environment.constraints)
-    with lock.hold(state_folder(workspace.folder), tag, ends):
+    with lock.hold(state_folder(workspace.folder), tag, ends, stops=stops):
         exclude(workspace, [".autoresearch/", "run.log"])
         yield Runner(protocol, workspace, training_seconds or protocol.training_seconds, confined)
 

@@ -82,7 +82,7 @@ def _measured(here: Station, order: Order, place: Path, watch: Callable[[float],
     if order.setup:
         clone.require_prepared(folder, order.base)
     with (
-        open_runner(folder, order.session, order.training_seconds, order.sandbox) as opened,
+        open_runner(folder, order.session, order.training_seconds, order.sandbox, stops=False) as opened,
         prepared(
             replace(opened, linked=False, say=here.say),
             setup=order.setup,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -65,6 +66,23 @@ def test_follow_waits_for_a_session_that_sets_up(setting_up: Path) -> None:
         assert "ends after 6 experiments, or at " in shown
         assert "after 9 experiments in a row without a keep" in shown
     assert loop.wait(timeout=60) == 0
+
+
+def test_stop_names_how_to_end_a_command_that_runs_no_session(quick: Path) -> None:
+    (quick / "train.py").write_text("import time\ntime.sleep(60)\n")
+    git(quick, "commit", "--quiet", "-am", "slow")
+    measuring = begun(quick, "baseline")
+    while lock.holder(state_folder(quick)) is None:
+        time.sleep(0.05)
+    for command in (["stop"], ["run", "--tag", "t"]):
+        told = call(quick, *command)
+        assert told.returncode == 3
+        assert f"end it with `kill -INT {measuring.pid}`" in told.stderr, told.stderr
+    assert measuring.stderr is not None
+    assert any("measuring the baseline" in line for line in measuring.stderr)
+    measuring.send_signal(signal.SIGINT)
+    assert "stopped before the baseline was measured" in measuring.communicate(timeout=60)[1]
+    assert measuring.returncode == 130
 
 
 def test_follow_started_first_finds_the_session_that_comes(quick: Path) -> None:

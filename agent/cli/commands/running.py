@@ -105,7 +105,8 @@ def stop() -> int:
       autoresearch stop
       autoresearch -C ../recipe stop
 
-    Exits with code 3 if no loop is running, or while its setup commands run.
+    Exits with code 3 if no loop is running, while its setup commands run, and during `baseline`, `field`, `verify` and
+    `doctor --repair`, which do not end after a run.
     """
     from agent.report.status import request_stop
 
