@@ -182,6 +182,8 @@ def _keeps_named(keeps: Sequence[Experiment], which: Sequence[str], tag: str) ->
     by_number = {each.number: each for each in keeps}
     wanted = set()
     for name in which:
+        if name == "best":
+            raise UsageError("`best` means all keeps", hint="give `best` alone, or numbers of kept experiments")
         digits = name.removeprefix("#")
         if not digits.isdecimal() or len(digits) > 9:
             raise UsageError(f"unknown keep {name[:40]!r}", hint="give numbers of kept experiments, or `best`")

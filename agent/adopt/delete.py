@@ -21,7 +21,7 @@ from agent.repository.refs import delete_refs, is_merged, refs_below
 from agent.repository.workspace import Workspace
 from agent.session import at_login
 from agent.system.files import remove_tree
-from agent.system.invocation import git_here, typed
+from agent.system.invocation import git_here, here, typed
 
 MB = 2**20
 
@@ -90,7 +90,7 @@ def delete(workspace: Workspace, tag: str) -> dict[str, Any]:
     Raises:
         PreconditionError: a loop runs in the workspace, or as in `remains`.
     """
-    with lock.hold(state_folder(workspace.folder), tag):
+    with lock.hold(state_folder(workspace.folder), tag, stops=False):
         found = remains(workspace, tag)
         at_login.forget(workspace.folder, tag)
         delete_refs(workspace, found.refs)
@@ -118,10 +118,13 @@ def _require_ours(workspace: Workspace, state: State | None, branch: str, tip: s
     git, other = git_here(workspace.top), elsewhere(workspace, branch)
     if Checkout(workspace).branch == branch or other is not None:
         where = f" in {other}" if other else ""
-        back = state.session.get("left") if state and state.session else None
+        back = state.session.get("left") if state and state.session and not other else None
+        # In one working tree only, a branch can be checked out.
+        free = back and workspace.resolve(f"refs/heads/{back}") and elsewhere(workspace, back) is None
+        there = f"git -C {here(other)}" if other else git
         raise PreconditionError(
             f"the branch {branch} is checked out{where}",
-            hint=f"switch to another one with `{git} switch {back or 'main'}`, then run the same command again",
+            hint=f"leave it with `{there} switch {back if free else '--detach'}`, then run the same command again",
         )
     if state is None or tip not in (state.head, state.previous, (state.session or {}).get("base")):
         raise PreconditionError(

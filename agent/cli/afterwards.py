@@ -74,7 +74,7 @@ def extend_playbook(session: Session) -> None:
                 journal.show("note", text=f"git does not track {PLAYBOOK}: add what the session found with `{again}`")
             return
         whole, numbers = added(content, new)
-        recovery.require_undisturbed(workspace, session.branch, old)
+        recovery.require_undisturbed(workspace, session.branch, old, session.tag)
         if not numbers:
             return
         shown = ", ".join(f"#{number}" for number in numbers)

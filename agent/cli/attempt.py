@@ -26,7 +26,7 @@ from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
 from agent.session.confirm import require_no_evaluator
 from agent.session.opening import open_runner, prepared
-from agent.session.session import Session
+from agent.session.session import STOPPED, Session
 from agent.session.signals import IMMEDIATE
 from agent.system.invocation import typed
 from agent.views.plain import show_plain
@@ -166,8 +166,8 @@ def _view(path: Path) -> View:
 
 
 def _not_measured(state: State, tag: str, number: int, code: int) -> AutoresearchError:
+    again = f"continue with `{typed(f'try --tag {tag}')}`"
     if code:
-        again = f"continue with `{typed(f'try --tag {tag}')}`"
         return Interrupted(f"stopped before experiment #{number} had its verdict; {again}", code)
-    hint = "start a session with another --tag"
+    hint = again if state.ended == STOPPED else "start a session with another --tag"
     return PreconditionError(f"the edit was not measured, because the session has ended: {state.ended}", hint=hint)

@@ -46,6 +46,7 @@ from agent.session.confirm import require_no_evaluator
 from agent.session.context import known_constants
 from agent.session.faults import repeat
 from agent.session.opening import open_runner, prepared, require_startable, start_of
+from agent.session.recovery import require_resumable
 from agent.session.session import Session, SessionConfig
 from agent.session.signals import Interrupts
 from agent.views.notify import Notifier
@@ -162,8 +163,7 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         start = start_of(runner.workspace, config.start) if new and config.start else None
         session = _session(runner, journal, config, start)
         require_same_kind(journal.state, tag, config.stations)
-        if new:
-            require_startable(runner.workspace, session.branch, tag, start)
+        _require_startable(session, start, dry=output.dry_run)
         at = start or runner.workspace.head
         remarks = _about_the_search(session, config, at)
         starter = _starter(runner, config)
@@ -194,6 +194,17 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         page = report_on(session) if output.report else None
     _summarize(session, output.json, page)
     return code
+
+
+def _require_startable(session: Session, start: str | None, *, dry: bool) -> None:
+    """Raise PreconditionError if a session cannot start; one that has begun checks it itself, after its setup."""
+    runner, begun = session.runner, session.state.session
+    if begun is None:
+        return require_startable(runner.workspace, session.branch, session.tag, start)
+    if not dry:
+        return None
+    now = fingerprint(runner.protocol, runner.training_seconds, runner.workspace.harness_digest(begun["base"]))
+    return require_resumable(session.journal, runner.workspace, session.branch, now)
 
 
 def _on_start(started: Callable[[], None]) -> View:
@@ -288,7 +299,7 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
             raise Interrupted("stopped before the baseline was measured", 130)
 
     with (
-        open_runner(folder, "baseline", training_seconds, sandbox) as opened,
+        open_runner(folder, "baseline", training_seconds, sandbox, stops=False) as opened,
         prepared(opened, setup=setup) as runner,
     ):
         require_clean(runner.workspace)

@@ -117,7 +117,17 @@ class Checkout:
         Returns:
             Those that were untracked, and are removed.
         """
-        removed, head, rows = list[str](), self._workspace.head, self._workspace.protocol.provenance.results_log.path
+        removed, head = list[str](), self._workspace.head
+        for path in self.left_over(files, commits):
+            self._restore(path)
+            if self._workspace.content(head, path) is None:
+                removed.append(path)
+        return removed
+
+    def left_over(self, files: Iterable[str], commits: Iterable[str]) -> list[str]:
+        """Return the files that `heal` would restore or remove."""
+        left, head = list[str](), self._workspace.head
+        rows = self._workspace.protocol.provenance.results_log.path
         known = [commit for commit in dict.fromkeys(commits) if commit]
         for path in files:
             target = self._workspace.folder / path
@@ -127,11 +137,10 @@ class Checkout:
             contents = [self._workspace.content(commit, path) or b"" for commit in known]
             if self._workspace.content(head, path) is None:
                 if is_there and found and found in contents:
-                    self._restore(path)
-                    removed.append(path)
+                    left.append(path)
             elif not is_there or any(_is_left_of(found, content, rows=path == rows) for content in contents):
-                self._restore(path)
-        return removed
+                left.append(path)
+        return left
 
     def holds(self, path: str, *entries: tuple[str, str] | None) -> bool:
         """Return whether a file in the working tree equals one of the entries of `Workspace.tree`.

@@ -11,7 +11,7 @@ from agent.format import named
 from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
 from agent.source.encoding import encoded
-from agent.system.invocation import typed
+from agent.system.invocation import here, typed
 from agent.system.names import PLAYBOOK, PROTOCOL
 
 
@@ -57,12 +57,15 @@ def require_free(workspace: Workspace, branch: str, refs: str, own: Collection[s
             )
 
 
-def require_clean(workspace: Workspace, *, notes: bool = True, but: Collection[str] = ()) -> None:
+def require_clean(
+    workspace: Workspace, *, notes: bool = True, but: Collection[str] = (), tag: str | None = None
+) -> None:
     """Raise PreconditionError if tracked files have uncommitted changes or a git operation is unfinished.
 
     Args:
         notes: whether files count that are neither mutable nor part of protocol, harness or results.
         but: files that do not count, relative to the workspace.
+        tag: the session in which an edit would be measured; None for that which `try` chooses.
     """
     rules, checkout = workspace.protocol, Checkout(workspace)
     changed = [name for name in checkout.changes() if workspace.inside(name) not in but]
@@ -76,7 +79,8 @@ def require_clean(workspace: Workspace, *, notes: bool = True, but: Collection[s
     if changed:
         shown = named(changed, 3)
         mine = {*changed} <= {*checkout.edited()}
-        do = f"measure the edit with `{typed('try')}`, or commit" if mine else "commit"
+        attempt = typed(f"try --tag {tag}" if tag else "try")
+        do = f"measure the edit with `{attempt}`, or commit" if mine else "commit"
         raise PreconditionError(
             f"the working tree has uncommitted changes ({shown})",
             hint=f"{do} or `git stash` {'it' if mine else 'them'}, then run the same command again",
@@ -92,11 +96,11 @@ def carried(workspace: Workspace, commit: str) -> tuple[str, ...]:
 
 
 def require_no_operation(workspace: Workspace) -> None:
-    """Raise PreconditionError if a merge, rebase, cherry-pick or bisect is unfinished."""
-    for name in ("MERGE_HEAD", "rebase-merge", "rebase-apply", "CHERRY_PICK_HEAD", "BISECT_LOG"):
+    """Raise PreconditionError if a merge, rebase, cherry-pick, revert or bisect is unfinished."""
+    for name in ("MERGE_HEAD", "rebase-merge", "rebase-apply", "CHERRY_PICK_HEAD", "REVERT_HEAD", "BISECT_LOG"):
         if (workspace.git.folder / name).exists():
             raise PreconditionError(
-                f"git is in the middle of a merge, rebase, cherry-pick or bisect ({name})",
+                f"git is in the middle of a merge, rebase, cherry-pick, revert or bisect ({name})",
                 hint="finish or abort it, then run the same command again",
             )
 
@@ -123,7 +127,9 @@ def require_unedited(workspace: Workspace, branch: str, files: Mapping[str, str]
     other = elsewhere(workspace, branch)
     if other is not None:
         raise PreconditionError(
-            f"{branch} is checked out in {other}", hint="run the same command there, or choose another --onto"
+            f"{branch} is checked out in {other}",
+            hint=f"release it with `git -C {here(other)} switch --detach`, then run the same command again, or "
+            "choose another --onto",
         )
     if Checkout(workspace).branch != branch:
         return

@@ -192,7 +192,7 @@ def _require_clear(workspace: Workspace, branch: str, tag: str, start: str | Non
     require_free(workspace, branch, f"refs/autoresearch/{tag}", own)
     head = workspace.head
     if switch:
-        require_clean(workspace, but=carried(workspace, start or head))
+        require_clean(workspace, but=carried(workspace, start or head), tag=tag)
     _require_own_results(workspace, head)
     return head
 

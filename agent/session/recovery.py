@@ -73,19 +73,18 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
     sweep(workspace.git)
     assert state.session is not None and state.head is not None
     done += end_orphaned_run(state)
-    at = workspace.resolve(f"refs/heads/{branch}")
-    if at is None and not state.experiments:
+    at = _require_place(state, workspace, branch)
+    if at is None:
+        if switch:
+            _require_free(journal, workspace)
         checkout.start_branch(branch, state.head, switch=switch)
         done.append(f"created the branch {branch}")
-    elif at is None or at not in (state.head, state.previous):
-        raise _moved(workspace, branch, state.head)
     elif at != state.head:
         done.append(f"moved {branch} from {at[:12]} to {state.head[:12]}, the commit of its last experiment")
     if checkout.branch == branch:
         done += _restored(journal, workspace, branch, at, switch=switch)
     elif switch:
-        held, commits = _held_elsewhere(journal, workspace)
-        require_clean(workspace, but=[*held, *carried(workspace, state.head)])
+        held, commits = _require_free(journal, workspace)
         if held:
             checkout.put_back(held, commits, workspace.head)
             where = checkout.branch or "the detached HEAD"
@@ -97,7 +96,8 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
         checkout.advance(branch, state.head, at or state.head)
     done += settle(journal, workspace, edits.unsettled(journal.path))
     if switch:
-        require_clean(workspace, notes=False)  # the user may edit program.md and playbook.md at any time
+        # The user may edit program.md and playbook.md at any time.
+        require_clean(workspace, notes=False, tag=state.session["tag"])
     tag = state.session["tag"]
     for experiment in state.experiments[1:]:
         ref = candidate_ref(tag, experiment.number)
@@ -105,6 +105,49 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
             workspace.keep(ref, experiment.commit)
             done.append(f"restored {ref}, which keeps the commit of experiment #{experiment.number}")
     return done
+
+
+def require_resumable(journal: Journal, workspace: Workspace, branch: str, fingerprint: dict[str, Any]) -> None:
+    """Check what `resume` requires, and touch nothing.
+
+    Raises:
+        PreconditionError: `resume` would refuse.
+    """
+    state, checkout = journal.state, Checkout(workspace)
+    assert state.session is not None
+    require_same(state.session, fingerprint)
+    at = _require_place(state, workspace, branch)
+    if at is not None and checkout.branch == branch:
+        left = checkout.left_over(*_left_half_done(journal, workspace))
+        require_clean(workspace, notes=False, but=left, tag=state.session["tag"])
+    else:
+        _require_free(journal, workspace)
+
+
+def _require_place(state: State, workspace: Workspace, branch: str) -> str | None:
+    """Return where the session's branch is; None if a kill prevented its creation.
+
+    Raises:
+        PreconditionError: it is not where the session left it.
+    """
+    assert state.session is not None and state.head is not None
+    at = workspace.resolve(f"refs/heads/{branch}")
+    if at not in (state.head, state.previous) and (at is not None or state.experiments):
+        raise _moved(workspace, branch, state.head, state.session["tag"])
+    return at
+
+
+def _require_free(journal: Journal, workspace: Workspace) -> tuple[list[str], list[str]]:
+    """Return what `_held_elsewhere` does for a checkout that can leave its branch without losing anything.
+
+    Raises:
+        PreconditionError: it has other changes.
+    """
+    state = journal.state
+    assert state.session is not None and state.head is not None
+    held, commits = _held_elsewhere(journal, workspace)
+    require_clean(workspace, but=[*held, *carried(workspace, state.head)], tag=state.session["tag"])
+    return held, commits
 
 
 def _restored(journal: Journal, workspace: Workspace, branch: str, at: str | None, *, switch: bool) -> list[str]:
@@ -205,7 +248,7 @@ def _held_elsewhere(journal: Journal, workspace: Workspace) -> tuple[list[str], 
     return found, commits
 
 
-def require_undisturbed(workspace: Workspace, branch: str, head: str) -> None:
+def require_undisturbed(workspace: Workspace, branch: str, head: str, tag: str) -> None:
     """Check that the session's branch is where the session left it.
 
     Edits, commits and checkouts elsewhere do not matter, because runs have their own rooms.
@@ -214,14 +257,14 @@ def require_undisturbed(workspace: Workspace, branch: str, head: str) -> None:
         PreconditionError: the branch has moved.
     """
     if workspace.resolve(f"refs/heads/{branch}") != head:
-        raise _moved(workspace, branch, head)
+        raise _moved(workspace, branch, head, tag)
 
 
-def _moved(workspace: Workspace, branch: str, head: str) -> PreconditionError:
+def _moved(workspace: Workspace, branch: str, head: str, tag: str) -> PreconditionError:
     at = workspace.resolve(f"refs/heads/{branch}")
     keep = f"keep the new commits with `git branch NAME {at[:12]}`, " if at else ""
     if own_commits(workspace, branch, head):
-        keep = f"measure the new commits with `{typed('try')}`, or {keep}"
+        keep = f"measure the new commits with `{typed(f'try --tag {tag}')}`, or {keep}"
     return PreconditionError(
         f"the branch {branch} {f'is at {at[:12]}' if at else 'was deleted'}, but the session left it at {head[:12]}",
         hint=f"{keep}restore the branch with `git update-ref refs/heads/{branch} {head[:12]}`, then run the same "

@@ -74,6 +74,9 @@ class SessionConfig:
     rung: float | None = None
 
 
+STOPPED = "stopped by `autoresearch stop`"
+
+
 class Session:
     """One session: a journal whose fold is the state, and one method for each step of the loop.
 
@@ -212,7 +215,7 @@ class Session:
             stop_file(self.journal.path).unlink()
             self._stop_asked, self._confirm = True, False  # no further runs after a request to stop
         if self._stop_asked:
-            return "stopped by `autoresearch stop`"
+            return STOPPED
         reserve = 2 * RUNS * self.runs.expected_seconds() if self.owes_confirmation() else 0.0
         return reached(self._limits, self.state, time.monotonic() - self._began, reserve)
 
@@ -234,14 +237,14 @@ class Session:
         pending = self.state.pending
         if pending is not None:
             return proposals.read(self.journal.path, pending.number, pending.revisions)
-        recovery.require_undisturbed(self.runner.workspace, self.branch, self._head)
+        recovery.require_undisturbed(self.runner.workspace, self.branch, self._head, self.tag)
         number, files = len(self.state.experiments), self.runs.files(incumbent.commit)
         edit, context = edits.read(self.journal.path, number), self.context(number, incumbent)
         if edit is None and self._config.switch:
             self._note_edits()
         proposal = self.ask(context) if edit is None else proposal_of(edit, context)
         # Proposing can take many minutes, in which the user may have moved the branch.
-        recovery.require_undisturbed(self.runner.workspace, self.branch, self._head)
+        recovery.require_undisturbed(self.runner.workspace, self.branch, self._head, self.tag)
         proposals.announce(self.journal, number, proposal, {**files, **proposal.files}, self._proposer.name)
         return proposal
 
@@ -342,7 +345,7 @@ class Session:
         self.end(reason)
 
     def _require_own_branch(self) -> None:
-        recovery.require_undisturbed(self.runner.workspace, self.branch, self._head)
+        recovery.require_undisturbed(self.runner.workspace, self.branch, self._head, self.tag)
 
     def _revise(self) -> bool:
         """Halve the candidate's device batch. Return whether that was possible."""

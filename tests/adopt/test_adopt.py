@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -303,6 +304,17 @@ def test_branch_of_another_working_tree_is_refused(night: Path, cli: Cli) -> Non
     done = cli(night, "adopt")
     assert done.returncode == 3
     assert "main is checked out in" in done.stderr
+    (release,) = re.findall("`(git -C .*? switch --detach)`", done.stderr)
+    subprocess.run(release, shell=True, cwd=night, check=True)
+    assert adopted(night, cli)["commit"]
+
+
+@pytest.mark.parametrize("which", [("best", "best"), ("best", "2")])
+def test_best_is_no_keep_among_others(night: Path, cli: Cli, which: tuple[str, ...]) -> None:
+    done = cli(night, "adopt", *which)
+    assert done.returncode == 2
+    assert "error: `best` means all keeps" in done.stderr
+    assert "hint: give `best` alone, or numbers of kept experiments" in done.stderr
 
 
 def test_files_of_a_killed_adopt_are_no_changes_of_the_user(night: Path, cli: Cli) -> None:

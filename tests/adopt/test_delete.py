@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,25 @@ def test_checked_out_branch_is_refused(ended: Path, cli: Cli) -> None:
     assert done.returncode == 3
     assert "git switch main" in done.stderr
     assert journal_path(ended, "t").exists()
+
+
+@pytest.mark.parametrize("way", ["another working tree", "main in another", "main renamed"])
+def test_hint_for_a_checked_out_branch_leaves_it(ended: Path, cli: Cli, way: str) -> None:
+    linked, session = str(ended.parent / "linked"), "autoresearch/t"
+    if way == "another working tree":
+        git(ended, "switch", "--quiet", "main")
+        git(ended, "worktree", "add", "--quiet", linked, session)
+    else:
+        git(ended, "switch", "--quiet", session)
+    if way == "main in another":
+        git(ended, "worktree", "add", "--quiet", linked, "main")
+    if way == "main renamed":
+        git(ended, "branch", "-m", "main", "trunk")
+    done = cli(ended, "sessions", "--delete", "t", "--yes")
+    assert done.returncode == 3
+    (leave,) = re.findall("`(git .*?switch --detach)`", done.stderr)
+    subprocess.run(leave, shell=True, cwd=ended, check=True)
+    assert cli(ended, "sessions", "--delete", "t", "--yes").returncode == 0
 
 
 def test_commits_of_the_user_are_refused(ended: Path, cli: Cli) -> None:

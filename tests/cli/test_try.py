@@ -451,6 +451,31 @@ def test_ctrl_c_finishes_the_experiment_and_a_second_one_keeps_the_edit(quick: P
     assert result(cli(quick, "try", "--json"))["number"] == 2
 
 
+def test_stop_during_the_baseline_says_how_to_continue(quick: Path, cli: Cli) -> None:
+    slow = QUICK.replace("import sys\n", "import sys, time\n").replace("loss = ", "time.sleep(1)\nloss = ")
+    (quick / "train.py").write_text(slow)
+    commit_all(quick, "slow")
+    edit(quick, *BETTER)
+    loop = start_try(quick, "--tag", "t")
+    wait_for(quick, "started", 0)
+    assert cli(quick, "stop").returncode == 0
+    _, err = loop.communicate(60)
+    assert loop.returncode == 3, err
+    assert "has ended: stopped by `autoresearch stop`" in err
+    assert "hint: continue with `autoresearch try --tag t`" in err
+    assert result(cli(quick, "try", "--json", "--tag", "t"))["number"] == 1
+
+
+def test_wait_ends_at_once_beside_a_loop_that_measures_no_experiment(quick: Path, cli: Cli) -> None:
+    edit(quick, *BETTER)
+    assert cli(quick, "try", "--tag", "t").returncode == 0
+    with lock.hold(state_folder(quick), "t"):  # as `confirm` does, without the limits of a session
+        done = cli(quick, "wait", "50", "--tag", "t", "--timeout", "60")
+        assert cli(quick, "wait", "1", "--tag", "t").returncode == 0
+    assert done.returncode == 3
+    assert "experiment #50 not found in session t" in done.stderr
+
+
 def test_session_without_baseline_is_not_the_default(quick: Path, cli: Cli) -> None:
     (quick / "train.py").write_text("raise ValueError('broken')\n")
     commit_all(quick, "broken")

@@ -262,6 +262,10 @@ def test_a_failing_baseline_ends_the_session_with_its_reason(quick: Path, cli: C
             lambda f: (f / ".git/MERGE_HEAD").write_text(git(f, "rev-parse", "HEAD") + "\n"),
             "in the middle of a merge",
         ),
+        (
+            lambda f: (f / ".git/REVERT_HEAD").write_text(git(f, "rev-parse", "HEAD") + "\n"),
+            "revert or bisect (REVERT_HEAD)",
+        ),
         (lambda f: (git(f, "rm", "--quiet", "train.py"), git(f, "commit", "-qm", "x")), "no tracked file matches"),
     ],
 )
@@ -528,6 +532,49 @@ def test_a_dry_run_changes_nothing(quick: Path, cli: Cli) -> None:
     assert "would start on branch autoresearch/t" in done.stdout
     assert git(quick, "for-each-ref") == before
     assert not journal_path(quick, "t").exists()
+
+
+def test_dry_run_refuses_what_a_resume_refuses(quick: Path, cli: Cli) -> None:
+    run = ("run", "--tag", "t", "--max-experiments", "1")
+    assert cli(quick, *run).returncode == 0
+    whole = (quick / "train.py").read_text()
+
+    def refused(*flags: str) -> str:
+        planned, begun = cli(quick, *run, *flags, "--dry-run"), cli(quick, *run, *flags)
+        assert planned.returncode == begun.returncode == 3
+        assert planned.stdout == ""
+        assert begun.stderr.endswith(planned.stderr)  # a start says first how it confines its runs
+        return planned.stderr
+
+    assert "under other conditions" in refused("--training-seconds", "20")
+    (quick / "train.py").write_text(whole + "# mine\n")
+    assert "autoresearch try --tag t`" in refused()
+    commit_all(quick, "mine")
+    assert "measure the new commits with `autoresearch try --tag t`" in refused()
+    git(quick, "reset", "--quiet", "--hard", "HEAD~1")
+    git(quick, "switch", "--quiet", "main")
+    (quick / "train.py").write_text(whole + "# mine\n")
+    assert "uncommitted changes (train.py)" in refused()
+    git(quick, "checkout", "--quiet", "--", "train.py")
+    git(quick, "switch", "--quiet", "autoresearch/t")
+    (quick / "results.tsv").write_text((quick / "results.tsv").read_text()[:-9])
+    assert cli(quick, *run, "--dry-run").returncode == 0  # a resume restores it
+
+
+def test_session_without_its_branch_moves_no_checkout_with_edits(quick: Path, cli: Cli) -> None:
+    """It was killed between its first event and the creation of the branch."""
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "0").returncode == 0
+    path = journal_path(quick, "t")
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    git(quick, "switch", "--quiet", "main")
+    git(quick, "branch", "--quiet", "-D", "autoresearch/t")
+    mine = (quick / "train.py").read_text() + "# mine\n"
+    (quick / "train.py").write_text(mine)
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "0")
+    assert done.returncode == 3
+    assert "uncommitted changes (train.py)" in done.stderr
+    assert git(quick, "branch", "--show-current") == "main"
+    assert (quick / "train.py").read_text() == mine
 
 
 def test_a_malformed_search_comment_costs_no_tag(quick: Path, cli: Cli) -> None:
