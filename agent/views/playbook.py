@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import PreconditionError
-from agent.format import one_line
+from agent.format import figure, one_line
 from agent.journal.experiment import Value
 from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path
+from agent.journal.state import State, gain
 from agent.playbook.entries import Entry, read_book
 from agent.playbook.tried import Trial, is_in, trials_of, tried
 from agent.proposers import earlier
+from agent.report.gain import outcome
 from agent.system.names import PLAYBOOK
 
 MOST_SHOWN = 4
@@ -32,6 +34,7 @@ def playbook_data(folder: Path, tag: str | None) -> dict[str, Any]:
     """
     trials: list[Trial] = []
     parameters: Mapping[str, Value] = {}
+    state = State()
     try:
         tag = find_session(folder, tag)
     except PreconditionError:
@@ -44,12 +47,12 @@ def playbook_data(folder: Path, tag: str | None) -> dict[str, Any]:
         trials += earlier.trials_elsewhere(earlier.read(path)) if state.learned else []
         parameters = state.incumbent.parameters if state.incumbent is not None else {}
     book = read_book(folder)
-    entries = [_row(each, tried(each, trials), held=is_in(each, parameters)) for each in book.entries]
+    entries = [_row(each, tried(each, trials), state, held=is_in(each, parameters)) for each in book.entries]
     return {"tag": tag, "path": PLAYBOOK, "exists": book.exists, "entries": entries, "notes": list(book.notes)}
 
 
 def playbook_lines(data: Mapping[str, Any]) -> list[str]:
-    """Return a line for each entry, `#3 keep -0.0123  1.2 %  Halve the batch`, then what could not be read."""
+    """Return a line for each entry, `#3 keep +0.012300  1.2 %  Halve the batch`, then what could not be read."""
     if not data["exists"]:
         return [f"this workspace has no {data['path']}"]
     rows = [(_state(each), _cut(each["effect"]), each["title"]) for each in data["entries"]]
@@ -61,7 +64,7 @@ def playbook_lines(data: Mapping[str, Any]) -> list[str]:
     return [one_line(line) for line in (*lines, f"{count}, {left} not tried{of}", *data["notes"])]
 
 
-def _row(entry: Entry, found: Sequence[Trial], *, held: bool) -> dict[str, Any]:
+def _row(entry: Entry, found: Sequence[Trial], state: State, *, held: bool) -> dict[str, Any]:
     return {
         "title": entry.title,
         "what": entry.what,
@@ -72,10 +75,18 @@ def _row(entry: Entry, found: Sequence[Trial], *, held: bool) -> dict[str, Any]:
         "line": entry.line,
         "state": TRIED if found else HELD if held else UNTRIED,
         "trials": [
-            {"tag": each.tag or None, "number": each.number, "status": each.status, "change": each.change}
+            {"tag": each.tag or None, "number": each.number, "status": each.status, "gain": _gain(state, each)}
             for each in found
         ],
     }
+
+
+def _gain(state: State, trial: Trial) -> float | None:
+    """Return the gain of an experiment over the incumbent of its time, as its row shows it; None if unknown."""
+    if not trial.tag:
+        return outcome(state, state.experiments[trial.number]).gain
+    # Sessions of another direction are not learned from.
+    return None if trial.change is None or state.session is None else gain(0, trial.change, state.session["direction"])
 
 
 def _cut(effect: str) -> str:
@@ -92,5 +103,5 @@ def _state(row: Mapping[str, Any]) -> str:
 
 def _trial(each: Mapping[str, Any]) -> str:
     where = f"{each['tag']} " if each["tag"] else ""
-    change = f" {each['change']:+.4g}" if each["change"] is not None else ""
-    return f"{where}#{each['number']} {each['status']}{change}"
+    by = f" {figure(each['gain'], sign='+')}" if each["gain"] is not None else ""
+    return f"{where}#{each['number']} {each['status']}{by}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -89,9 +90,13 @@ def test_search_tries_the_entries_first_and_cites_them(booked: Path) -> None:
     assert [states[title]["state"] for title in ("Deeper", "Slower", "In code")] == ["tried", "tried", "untried"]
     trial = states["Deeper"]["trials"][0]
     assert (trial["tag"], trial["number"], trial["status"]) == (None, 1, "keep")
-    assert trial["change"] < 0
-    shown = call(booked, "playbook").stdout
-    assert "#1 keep -0.25" in shown
+    assert trial["gain"] > 0
+    shown, row = call(booked, "playbook").stdout, call(booked, "status").stdout
+    assert "#1 keep +0.25" in shown
+    # The same gain as in every other view, and positive is better.
+    for number in (1, 2):
+        (by,) = re.findall(rf"#{number} \w+ ([+-][\d.]+)", shown)
+        assert by in next(line for line in row.splitlines() if f"#{number} " in line and "->" in line)
     assert "3 entries, 1 not tried in session t" in shown
 
 
