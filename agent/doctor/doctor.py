@@ -25,6 +25,7 @@ from agent.repository.checkout import Checkout
 from agent.repository.ready import carried, require_clean
 from agent.repository.workspace import Workspace
 from agent.session import at_login, recovery
+from agent.session.opening import require_committed_protocol
 from agent.system.invocation import typed
 
 SEARCH = ProposerConfig()
@@ -46,13 +47,7 @@ def examine(folder: Path, tag: str | None, consult: ProposerConfig = SEARCH, tra
         workspace = Workspace(folder, protocol)
     except AutoresearchError as error:
         return [Check("workspace", "broken", in_one_line(error))]
-    found = [
-        Check(
-            "protocol",
-            "ok",
-            f"{protocol.execution.command}, {protocol.metric.name} {protocol.metric.direction}",
-        )
-    ]
+    found = [_protocol(workspace, protocol)]
     running = lock.holder(state_folder(workspace.folder))
     if running is not None:
         watch = typed(f"status --follow --tag {running.tag}")
@@ -114,6 +109,14 @@ def doctor_lines(checks: list[Check]) -> list[str]:
         + (f"; run `{check.command}`" if check.command else "")
         for check in checks
     ]
+
+
+def _protocol(workspace: Workspace, protocol: Protocol) -> Check:
+    try:
+        require_committed_protocol(workspace)
+    except AutoresearchError as error:
+        return Check("protocol", "broken", in_one_line(error))
+    return Check("protocol", "ok", f"{protocol.execution.command}, {protocol.metric.name} {protocol.metric.direction}")
 
 
 def _tree(workspace: Workspace) -> Check:

@@ -30,7 +30,7 @@ from agent.repository.workspace import NOTHING_MAY_CHANGE_HINT, Workspace, nothi
 from agent.room import room
 from agent.room.sandbox import Mode, choose_sandbox, temporary_folder
 from agent.session.context import known_constants
-from agent.system.invocation import typed
+from agent.system.invocation import git_here, here, typed
 from agent.system.names import PROTOCOL
 
 
@@ -134,6 +134,16 @@ def require_startable(
     tunable_parameters(files, known_constants(protocol))
 
 
+def require_committed_protocol(workspace: Workspace) -> None:
+    """Raise PreconditionError if HEAD has no protocol.json: it would leave the folder with a switch of branches."""
+    if workspace.show(workspace.head, PROTOCOL) is None:
+        at, path = git_here(workspace.top), here(workspace.folder / PROTOCOL)
+        raise PreconditionError(
+            f"{PROTOCOL} is not committed",
+            hint=f"run `{at} add {path} && {at} commit -m protocol`, then run the same command again",
+        )
+
+
 def start_of(workspace: Workspace, tag: str) -> str:
     """Return the commit at which a session started with `--from TAG` begins: the incumbent of TAG with its rows.
 
@@ -185,6 +195,7 @@ def _require_clear(workspace: Workspace, branch: str, tag: str, start: str | Non
     Raises:
         PreconditionError: the user's branches, changes or files are in the way of a new session.
     """
+    require_committed_protocol(workspace)
     waiting = edits.unsettled(journal_path(workspace.folder, tag))
     own = {
         ref for number, edit in waiting.items() if workspace.resolve(ref := candidate_ref(tag, number)) == edit.commit

@@ -80,6 +80,20 @@ def test_changed_tree_is_broken_since_no_session_starts_on_it(quick: Path) -> No
     assert call(quick, "run", "--tag", "t").returncode == 3
 
 
+def test_protocol_that_was_never_committed_is_refused(quick: Path) -> None:
+    git(quick, "rm", "--quiet", "--cached", "protocol.json")
+    git(quick, "commit", "--quiet", "-m", "without")
+    found, done = checks(quick)["protocol"], call(quick, "run", "--tag", "t", "--max-experiments", "1")
+    assert (found["status"], done.returncode) == ("broken", 3)
+    for said in (found["message"], done.stderr):
+        assert "protocol.json is not committed" in said
+        assert "add protocol.json && git commit -m protocol`" in said
+    assert git(quick, "branch", "--list", "autoresearch/*") == ""
+    git(quick, "add", "protocol.json")
+    git(quick, "commit", "--quiet", "-m", "protocol")
+    assert checks(quick)["protocol"]["status"] == "ok"
+
+
 def test_repair_finishes_half_done_step(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "2")
     expected = rows(quick)
