@@ -159,7 +159,7 @@ def compared(
         journal = Journal(journal_path(runner.workspace.folder, tag), [] if quiet else [show_plain])
         harness = runner.workspace.harness_digest(session["base"])
         require = recovery.require_task if elsewhere else recovery.require_same
-        require(session, fingerprint(runner.protocol, runner.training_seconds, harness))
+        require(runner.workspace, session, fingerprint(runner.protocol, runner.training_seconds, harness))
         _clear(journal, tag)
         interrupts = Interrupts()
         stopping = "stopping after this run; press Ctrl-C again to stop at once"

@@ -19,8 +19,9 @@ from agent.journal.journal import Journal, drop_torn_line
 from agent.journal.paths import find_session, journal_path, state_folder
 from agent.journal.state import State
 from agent.proposers.choose import ProposerConfig
+from agent.protocol.changes import protocol_of
 from agent.protocol.load import load_protocol
-from agent.protocol.models import Protocol
+from agent.protocol.models import FILENAME, Protocol
 from agent.repository.checkout import Checkout
 from agent.repository.ready import carried, require_clean
 from agent.repository.workspace import Workspace
@@ -205,12 +206,15 @@ def _branch(workspace: Workspace, state: State, tag: str, repair: str) -> Check:
 
 def _rows(workspace: Workspace, protocol: Protocol, state: State, tag: str) -> Check:
     assert state.session is not None and state.head is not None
-    path, count = protocol.provenance.results_log.path, len(state.experiments)
+    base, count = state.session["base"], len(state.experiments)
+    # The rows have the columns of the session's own protocol.
+    protocol = protocol_of(workspace.show(base, FILENAME)) or protocol
+    path = protocol.provenance.results_log.path
     if not state.experiments:
         return Check(f"{tag}: rows", "ok", "no experiments yet")
     try:
         own = results.render(protocol, state.experiments, workspace.short)
-        below = results.render(protocol, state.experiments, workspace.short, workspace.results(state.session["base"]))
+        below = results.render(protocol, state.experiments, workspace.short, workspace.show(base, path) or "")
     except AutoresearchError as error:
         return Check(f"{tag}: rows", "broken", in_one_line(error))
     if workspace.show(state.head, path) in (own, below):  # earlier versions kept no rows of other sessions

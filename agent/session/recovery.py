@@ -15,6 +15,8 @@ from agent.journal.edits import Edit
 from agent.journal.journal import Journal
 from agent.journal.paths import candidate_ref
 from agent.journal.state import State
+from agent.protocol.changes import changes, protocol_of
+from agent.protocol.models import FILENAME
 from agent.repository.checkout import Checkout
 from agent.repository.edit import own_commits
 from agent.repository.index import sweep
@@ -47,7 +49,7 @@ def resume(
         PreconditionError: the journal and git disagree.
     """
     assert journal.state.session is not None
-    require_same(journal.state.session, fingerprint)
+    require_same(workspace, journal.state.session, fingerprint)
     for done in reconcile(journal, workspace, branch, switch=switch):
         journal.show("note", text=done)
     journal.append("resumed", pid=os.getpid(), flags=dict(flags))
@@ -272,14 +274,13 @@ def _moved(workspace: Workspace, branch: str, head: str, tag: str) -> Preconditi
     )
 
 
-def require_same(session: Any, fingerprint: dict[str, Any]) -> None:
+def require_same(workspace: Workspace, session: Any, fingerprint: dict[str, Any]) -> None:
     """Check that new runs are comparable with those of the session.
 
     Raises:
         PreconditionError: the fingerprints differ.
     """
-    differing = differences(session["fingerprint"], fingerprint)
-    if differing:
+    if differing := _differing(workspace, session, session["fingerprint"], fingerprint):
         raise PreconditionError(
             f"session {session['tag']} was measured under other conditions, so new results would not be comparable: "
             f"{'; '.join(differing)}",
@@ -287,7 +288,7 @@ def require_same(session: Any, fingerprint: dict[str, Any]) -> None:
         )
 
 
-def require_task(session: Any, fingerprint: dict[str, Any]) -> None:
+def require_task(workspace: Workspace, session: Any, fingerprint: dict[str, Any]) -> None:
     """Check that new runs measure the same as those of the session, on whichever machine and for however long.
 
     Raises:
@@ -295,11 +296,20 @@ def require_task(session: Any, fingerprint: dict[str, Any]) -> None:
     """
     parts = ("snapshot", "harness", "protocol")
     before, now = ({key: each[key] for key in parts if key in each} for each in (session["fingerprint"], fingerprint))
-    if differing := differences(before, now):
+    if differing := _differing(workspace, session, before, now):
         raise PreconditionError(
             f"session {session['tag']} was measured with other data or another harness: {'; '.join(differing)}",
             hint="use the protocol.json of the session, and prepare its data",
         )
+
+
+def _differing(workspace: Workspace, session: Any, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a phrase per differing entry of the fingerprints, for the protocol one per field if git has the old."""
+    old = protocol_of(workspace.show(session["base"], FILENAME))
+    if old is None or old.digest != before.get("protocol") or old.digest == now.get("protocol"):
+        return differences(before, now)
+    rest = differences({**before, "protocol": None}, {**now, "protocol": None})
+    return [*rest, *changes(old, workspace.protocol)]
 
 
 def _left_half_done(journal: Journal, workspace: Workspace) -> tuple[list[str], list[str]]:

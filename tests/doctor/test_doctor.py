@@ -29,7 +29,7 @@ from agent.proposers.choose import ProposerConfig
 from tests.common.forked import Forked
 from tests.common.in_process import call
 from tests.common.sessions import assert_consistent, journal, rows
-from tests.common.workspaces import Cli, git
+from tests.common.workspaces import Cli, git, quick_protocol, set_protocol
 
 # Checks whose result depends on the machine.
 SYSTEM = {"awake", "power", "sandbox", "swap"}
@@ -92,6 +92,26 @@ def test_protocol_that_was_never_committed_is_refused(quick: Path) -> None:
     git(quick, "add", "protocol.json")
     git(quick, "commit", "--quiet", "-m", "protocol")
     assert checks(quick)["protocol"]["status"] == "ok"
+
+
+def test_rows_of_a_session_are_checked_against_its_own_protocol(quick: Path) -> None:
+    assert call(quick, "run", "--tag", "t", "--max-experiments", "1", "--no-report").returncode == 0
+    git(quick, "checkout", "--quiet", "main")
+    set_protocol(quick, **renamed("loss"))
+    found = checks(quick)["t: rows"]
+    assert (found["status"], found["message"]) == ("ok", "results.tsv has all rows of the journal (2)")
+    refused = call(quick, "run", "--tag", "t", "--max-experiments", "2")
+    assert refused.returncode == 3
+    assert "measurement.primaryMetric.name: val_bpb -> loss" in refused.stderr
+
+
+def renamed(name: str) -> dict[str, Any]:
+    """Return the sections of a protocol that give its metric another name."""
+    protocol = quick_protocol()
+    provenance = json.loads(json.dumps(protocol["provenance"]).replace("val_bpb", name))
+    measurement = protocol["measurement"]
+    measurement["primaryMetric"]["name"] = name
+    return {"measurement": measurement, "provenance": provenance}
 
 
 def test_repair_finishes_half_done_step(quick: Path, cli: Cli) -> None:
