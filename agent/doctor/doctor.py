@@ -21,13 +21,14 @@ from agent.journal.state import State
 from agent.proposers.choose import ProposerConfig
 from agent.protocol.changes import protocol_of
 from agent.protocol.load import load_protocol
-from agent.protocol.models import FILENAME, Protocol
+from agent.protocol.models import Protocol
 from agent.repository.checkout import Checkout
 from agent.repository.ready import carried, require_clean
 from agent.repository.workspace import Workspace
 from agent.session import at_login, recovery
 from agent.session.opening import require_committed_protocol
 from agent.system.invocation import typed
+from agent.system.names import PROTOCOL
 
 SEARCH = ProposerConfig()
 BLAS_FILES = ("harness/blas.py", "blas.py")  # the second in sessions that an earlier version began
@@ -208,7 +209,7 @@ def _rows(workspace: Workspace, protocol: Protocol, state: State, tag: str) -> C
     assert state.session is not None and state.head is not None
     base, count = state.session["base"], len(state.experiments)
     # The rows have the columns of the session's own protocol.
-    protocol = protocol_of(workspace.show(base, FILENAME)) or protocol
+    protocol = protocol_of(workspace.show(base, PROTOCOL)) or protocol
     path = protocol.provenance.results_log.path
     if not state.experiments:
         return Check(f"{tag}: rows", "ok", "no experiments yet")

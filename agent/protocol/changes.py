@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from agent.format import one_line
-from agent.protocol.models import FILENAME, Protocol
+from agent.protocol.models import Protocol
+from agent.system.names import PROTOCOL
 
 MOST_NAMED, LONGEST_VALUE = 4, 60
 
@@ -28,7 +29,7 @@ def changes(before: Protocol, now: Protocol) -> list[str]:
     old, new = (dict(_fields(each.model_dump(mode="json", by_alias=True))) for each in (before, now))
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     shown = [f"{name}: {_shown(old.get(name))} -> {_shown(new.get(name))}" for name in names[:MOST_NAMED]]
-    more = [f"and {len(names) - MOST_NAMED} more fields of {FILENAME}"] if len(names) > MOST_NAMED else []
+    more = [f"and {len(names) - MOST_NAMED} more fields of {PROTOCOL}"] if len(names) > MOST_NAMED else []
     return [*shown, *more]
 
 

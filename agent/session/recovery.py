@@ -16,14 +16,13 @@ from agent.journal.journal import Journal
 from agent.journal.paths import candidate_ref
 from agent.journal.state import State
 from agent.protocol.changes import changes, protocol_of
-from agent.protocol.models import FILENAME
 from agent.repository.checkout import Checkout
 from agent.repository.edit import own_commits
 from agent.repository.index import sweep
 from agent.repository.ready import carried, elsewhere, require_clean
 from agent.repository.workspace import Workspace
 from agent.system.invocation import typed
-from agent.system.names import PLAYBOOK
+from agent.system.names import PLAYBOOK, PROTOCOL
 
 
 def resume(
@@ -117,7 +116,7 @@ def require_resumable(journal: Journal, workspace: Workspace, branch: str, finge
     """
     state, checkout = journal.state, Checkout(workspace)
     assert state.session is not None
-    require_same(state.session, fingerprint)
+    require_same(workspace, state.session, fingerprint)
     at = _require_place(state, workspace, branch)
     if at is not None and checkout.branch == branch:
         left = checkout.left_over(*_left_half_done(journal, workspace))
@@ -305,7 +304,7 @@ def require_task(workspace: Workspace, session: Any, fingerprint: dict[str, Any]
 
 def _differing(workspace: Workspace, session: Any, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return a phrase per differing entry of the fingerprints, for the protocol one per field if git has the old."""
-    old = protocol_of(workspace.show(session["base"], FILENAME))
+    old = protocol_of(workspace.show(session["base"], PROTOCOL))
     if old is None or old.digest != before.get("protocol") or old.digest == now.get("protocol"):
         return differences(before, now)
     rest = differences({**before, "protocol": None}, {**now, "protocol": None})
