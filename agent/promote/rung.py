@@ -195,7 +195,8 @@ def _like(name: str, trees: Mapping[str, Mapping[str, str]], known: Mapping[str,
                 hint=f"choose from {named(names, 8)}" if names else "name values in capitals at module level",
             )
         values += mine
-    return values[0]
+    # A constant that was 1 and is 0.3 now takes fractions: one side that has a float says so for both.
+    return next((value for value in values if type(value) is float), values[0])
 
 
 def _value(name: str, text: str, like: Value) -> Value:

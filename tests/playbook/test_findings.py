@@ -19,12 +19,14 @@ CONFIRMATION = {
 }  # fmt: skip
 
 
-def found(description: str = "RATE 1 -> 2", tag: str = "t", commit: str = BEST, value: Value = 2) -> list[Finding]:
+def found(
+    description: str = "RATE 1 -> 2", tag: str = "t", commit: str = BEST, value: Value = 2, proposer: str = "search"
+) -> list[Finding]:
     """Return what a session adds that has kept one change of the search."""
     baseline = Experiment(
         0, "baseline", "baseline", BASE, "d", {"RATE": 1}, (Run(2.0, 1.0),), Verdict("keep", "baseline")
     )
-    keep = Experiment(1, "search", description, commit, "e", {"RATE": value}, (Run(1.9, 1.0),), Verdict("keep", "x"))
+    keep = Experiment(1, proposer, description, commit, "e", {"RATE": value}, (Run(1.9, 1.0),), Verdict("keep", "x"))
     session = {"tag": tag, "metric": "val_bpb", "direction": "minimize", "fingerprint": {}}
     return findings(State(session, experiments=(baseline, keep), confirmations={f"{BASE} {commit}": CONFIRMATION}))
 
@@ -40,6 +42,14 @@ def test_title_is_short_enough_to_be_read(tag: str) -> None:
     assert len(entry.title) <= LONGEST_TITLE
     assert "#1)" in entry.title
     assert added(whole, new) == (whole, [])
+
+
+@pytest.mark.parametrize("description", ["...", ". .", ""])
+def test_change_without_words_gets_an_entry_that_can_be_read(description: str) -> None:
+    whole, _ = added(b"# Playbook\n", found(description, proposer="try"))
+    book = parse(whole.decode())
+    assert book.notes == ()
+    assert [each.what for each in book.entries] == ["a change of code"]
 
 
 def test_entry_that_cannot_be_read_is_not_added_again() -> None:

@@ -73,6 +73,14 @@ def test_constant_that_only_the_best_has_is_refused() -> None:
         values_for(["NEW=2"], trees, {})
 
 
+@pytest.mark.parametrize(("first", "second"), [("1", "0.3"), ("0.3", "1")])
+def test_constant_with_a_fraction_on_one_side_takes_fractions(first: str, second: str) -> None:
+    trees = {"the baseline": {"train.py": f"RATE = {first}\n"}, "the best": {"train.py": f"RATE = {second}\n"}}
+    assert values_for(["RATE=0.5"], trees, {}) == {"RATE": 0.5}
+    for files in trees.values():
+        assert with_values(files, {}, {"RATE": 0.5})["train.py"] == "RATE = 0.5\n"
+
+
 def test_value_that_another_one_leaves_without_effect_is_refused() -> None:
     text = "SMALL = True\nif SMALL:\n    DEPTH = 4\nelse:\n    WIDTH = 8\n"
     trees = {"the baseline": {"train.py": text}, "the best": {"train.py": text.replace("4", "6")}}
