@@ -162,7 +162,7 @@ def texts(shown: Iterable[Path]) -> list[Path]:
     found = list[Path]()
     for place in shown:
         found += [place] if place.name in TEXT_PACKAGES else []
-        for packages in _packages(place):
+        for packages in _of_system(place) if str(place) in SYSTEM[sys.platform] else _packages(place):
             found += [packages / name for name in TEXT_PACKAGES if (packages / name).exists()]
     return found
 
@@ -190,6 +190,12 @@ def _packages(place: Path) -> list[Path]:
         if left <= 0:
             break
     return found
+
+
+@functools.cache
+def _of_system(place: Path) -> list[Path]:
+    """Do the same once for a folder of the system: no user installs to it, and it has very many folders."""
+    return _packages(place)
 
 
 def split(read: Iterable[Path], hidden: Iterable[Path]) -> list[Path]:
