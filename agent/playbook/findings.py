@@ -106,9 +106,8 @@ def _finding(state: State, keep: Experiment, confirmation: Mapping[str, Any], ot
     assert state.session is not None
     tag, commit = state.session["tag"], keep.commit[:HASH]
     subject = one_line(keep.playbook or keep.description).strip("# \t")[:LONGEST_SUBJECT]
-    what = keep.description if keep.proposer == "search" else f"{keep.description}. {keep.reasoning}".strip(". ")
-    # An entry must say what it is, and `try -m "..."` leaves no word.
-    what = what.strip() or "a change of code"
+    what = keep.description if keep.proposer == "search" else f"{keep.description}. {keep.reasoning}".rstrip(". ")
+    what = what or "a change of code"  # an entry without a text cannot be read
     origin = f"({tag[:LONGEST_TAG]} #{keep.number})"
     # With space for a commit, see `_renamed`.
     subject = subject[: LONGEST_TITLE - len(origin) - HASH - 2].rstrip() if key_of(subject) else "A kept change"

@@ -183,7 +183,7 @@ def _changes(trees: Mapping[str, Mapping[str, str]], values: Mapping[str, Value]
 
 
 def _like(name: str, trees: Mapping[str, Mapping[str, str]], known: Mapping[str, Value]) -> Value:
-    """Return the present value of a constant, which every recipe must have."""
+    """Return the present value of a constant, which every recipe must have: a float if it is one in any of them."""
     values: list[Value] = []
     for recipe, files in trees.items():
         every = [constants(text, known) for path, text in files.items() if path.endswith(".py")]
@@ -195,7 +195,6 @@ def _like(name: str, trees: Mapping[str, Mapping[str, str]], known: Mapping[str,
                 hint=f"choose from {named(names, 8)}" if names else "name values in capitals at module level",
             )
         values += mine
-    # A constant that was 1 and is 0.3 now takes fractions: one side that has a float says so for both.
     return next((value for value in values if type(value) is float), values[0])
 
 

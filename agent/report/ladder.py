@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from agent.format import counted, duration
@@ -40,7 +41,9 @@ def ladder_of(state: State) -> dict[str, Any] | None:
         "controls_kept": sum(each.verdict.status == "keep" for each in controls),
         "edits": _by_edit(experiments),
     }
-    return {**found, "line": _line(found)}
+    # A resumed session may have another `--ladder`.
+    rungs = list(dict.fromkeys(screen.rung for screen in out or own or every))
+    return {**found, "line": _line(found, rungs)}
 
 
 def _by_edit(experiments: tuple[Experiment, ...]) -> dict[str, dict[str, int]]:
@@ -53,8 +56,10 @@ def _by_edit(experiments: tuple[Experiment, ...]) -> dict[str, dict[str, int]]:
     return found
 
 
-def _line(found: dict[str, Any]) -> str:
+def _line(found: dict[str, Any], rungs: Sequence[float]) -> str:
     """Format the figures: `12 of 20 screened candidates discarded at 60 s, which saved about 41m; ...`."""
+    *others, last = (f"{rung:g} s" for rung in rungs)
+    at = f"{', '.join(others)} and {last}" if others else last
     saved = found["saved"]
     time = f"which saved about {duration(saved)}" if saved >= 0 else f"which cost about {duration(-saved)} so far"
     wins = counted(found["kept"], "keep")
@@ -62,6 +67,6 @@ def _line(found: dict[str, Any]) -> str:
     if found["controls"]:
         said.append(f"{found['controls_kept']} of {counted(found['controls'], 'control')} kept")
     return (
-        f"{found['discarded']} of {counted(found['screened'], 'screened candidate')} discarded at {found['rung']:g} s, "
+        f"{found['discarded']} of {counted(found['screened'], 'screened candidate')} discarded at {at}, "
         f"{time}; {', '.join(said)}"
     )

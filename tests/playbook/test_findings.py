@@ -22,7 +22,7 @@ CONFIRMATION = {
 def found(
     description: str = "RATE 1 -> 2", tag: str = "t", commit: str = BEST, value: Value = 2, proposer: str = "search"
 ) -> list[Finding]:
-    """Return what a session adds that has kept one change of the search."""
+    """Return what a session adds that has kept one change."""
     baseline = Experiment(
         0, "baseline", "baseline", BASE, "d", {"RATE": 1}, (Run(2.0, 1.0),), Verdict("keep", "baseline")
     )
@@ -44,12 +44,14 @@ def test_title_is_short_enough_to_be_read(tag: str) -> None:
     assert added(whole, new) == (whole, [])
 
 
-@pytest.mark.parametrize("description", ["...", ". .", ""])
-def test_change_without_words_gets_an_entry_that_can_be_read(description: str) -> None:
-    whole, _ = added(b"# Playbook\n", found(description, proposer="try"))
+@pytest.mark.parametrize(
+    ("description", "what"), [("...", "a change of code"), ("\u2026", "\u2026"), (".5 dropout", ".5 dropout")]
+)
+def test_entry_of_any_description_can_be_read(description: str, what: str) -> None:
+    whole, numbers = added(b"# Playbook\n", found(description, proposer="you"))
     book = parse(whole.decode())
-    assert book.notes == ()
-    assert [each.what for each in book.entries] == ["a change of code"]
+    assert (numbers, book.notes) == ([1], ())
+    assert [each.what for each in book.entries] == [what]
 
 
 def test_entry_that_cannot_be_read_is_not_added_again() -> None:

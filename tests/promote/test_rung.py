@@ -44,6 +44,14 @@ def test_value_has_the_type_of_the_constant(given: str, name: str, value: object
         assert line in with_values(files, {}, found)["train.py"].splitlines()
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_whole_number_in_one_recipe_takes_the_fraction_of_the_other(order: int) -> None:
+    trees = {"the baseline": {"train.py": "RATE = 1\n"}, "the best": {"train.py": "RATE = 0.3\n"}}
+    found = values_for(["RATE=0.5"], dict([*trees.items()][::order]), {})
+    assert found == {"RATE": 0.5}
+    assert [with_values(files, {}, found)["train.py"] for files in trees.values()] == ["RATE = 0.5\n"] * 2
+
+
 @pytest.mark.parametrize(
     "given",
     [

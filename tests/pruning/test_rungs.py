@@ -207,6 +207,14 @@ def test_sums_of_a_session(tmp_path: Path) -> None:
     assert found["line"].startswith("1 of 2 screened candidates discarded at 60 s, which cost about 4.0s so far; by")
 
 
+def test_sums_name_each_rung_that_discarded(tmp_path: Path) -> None:
+    state = replace(Journal(tmp_path / "journal.jsonl", []).state, experiments=(kept(0, (1.0, 1.0)),))
+    later = (screened(1, "discard", -9.0), screened(2, "on", -1.0, rung=45.0), screened(3, "discard", -9.0, rung=30.0))
+    found = ladder_of(replace(state, experiments=(*state.experiments, *later)))
+    assert found is not None
+    assert found["line"].startswith("2 of 3 screened candidates discarded at 60 s and 30 s, which")
+
+
 def test_the_benchmark_saves_time_at_few_lost_wins() -> None:
     """Rates alone on a quiet machine, in a few sessions."""
     tally = simulated("quiet, rates alone", 4, 60, 1)[0]
