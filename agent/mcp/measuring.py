@@ -94,7 +94,8 @@ def _start_confirmation(folder: Path, tag: str, runs: int | None) -> dict[str, A
 def confirmation_error(folder: Path, tag: str) -> str | None:
     """Return why the latest confirmation of a session failed in the background; None if it did not.
 
-    One that succeeded later, such as by a command of the user's, makes up for it.
+    One that succeeded later, such as by a command of the user's, makes up for it, and a later keep makes it one of
+    another best.
     """
     if lock.holder(state_folder(folder)) is not None:
         return None
@@ -106,9 +107,10 @@ def confirmation_error(folder: Path, tag: str) -> str | None:
     except AutoresearchError as error:
         failed_at = answer.lstat().st_mtime
         path = journal_path(folder, tag)
-        best = fold(path).incumbent
-        later = (e.data.get("b") for e in read(path) if e.kind == "confirmed" and e.at > failed_at)
-        return None if best is not None and best.commit in later else in_one_line(error)
+        best, later = fold(path).incumbent, [each for each in read(path) if each.at > failed_at]
+        kept = any(each.kind == "judged" and each.data["status"] == "keep" for each in later)
+        confirmed = best is not None and best.commit in (e.data.get("b") for e in later if e.kind == "confirmed")
+        return None if kept or confirmed else in_one_line(error)
     return None
 
 
@@ -155,9 +157,11 @@ def _require_free(folder: Path) -> None:
         pending = fold(journal_path(folder, holder.tag)).pending
         if pending is not None or time.monotonic() > end:
             what = f"experiment #{pending.number} of session {holder.tag}" if pending else f"session {holder.tag}"
+            # A comparison has no verdict that wait_experiment could wait for.
+            wait = "wait for it with wait_experiment" if pending else "call status until nothing runs"
             raise PreconditionError(
                 f"process {holder.pid} is measuring {what}, and only one process measures at a time",
-                hint="wait for it with wait_experiment, or end it with stop",
+                hint=f"{wait}, or end it with stop",
             )
         time.sleep(POLL_SECONDS)
 

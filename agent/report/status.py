@@ -138,7 +138,9 @@ def request_stop(workspace: Path) -> str:
     state = fold(journal_path(workspace, holder.tag))
     now = _now(state)
     left = f", in about {duration(max(0.0, now['done_at'] - time.time()))}" if now and now["done_at"] else ""
-    what = "the candidates under way" if state.flight.stations else "its current experiment"
+    comparing = state.pending is None and state.comparison is not None and state.comparison.started is not None
+    what = "its current run" if comparing else "its current experiment"
+    what = "the candidates under way" if state.flight.stations and not comparing else what
     return f"session {holder.tag} (process {holder.pid}) stops after {what}{left}"
 
 

@@ -22,6 +22,7 @@ from agent.journal.paths import journal_path, state_folder
 from agent.mcp import measuring, server
 from agent.mcp.edits import written
 from agent.mcp.progress import under_way
+from agent.report.status import request_stop
 from agent.report.verdict import await_verdict, result
 from tests.common import schemas
 from tests.common.journals import JournalBuilder
@@ -162,6 +163,34 @@ def test_confirmation_makes_up_for_one_that_failed_before(quick: Path, cli: Cli)
     assert measuring.confirmation_error(quick, "t") == "no luck"
     assert cli(quick, "confirm", "--runs", "2").returncode == 0
     assert measuring.confirmation_error(quick, "t") is None
+
+
+@pytest.mark.quick
+def test_later_keep_makes_a_failed_confirmation_one_of_another_best(quick: Path, cli: Cli) -> None:
+    edit(quick, *BETTER)
+    assert cli(quick, "try", "--tag", "t").returncode == 0
+    envelope = {"data": None, "errors": ["no luck"], "hints": []}
+    (state_folder(quick) / "sessions/t/confirm.json").write_text(json.dumps(envelope))
+    edit(quick, "DEPTH = 4", "DEPTH = 3")
+    assert cli(quick, "try", "--tag", "t").returncode == 0
+    assert measuring.confirmation_error(quick, "t") == "no luck"  # after a discard
+    edit(quick, "DEPTH = 4", "DEPTH = 5")
+    assert cli(quick, "try", "--tag", "t").returncode == 0
+    assert measuring.confirmation_error(quick, "t") is None
+
+
+@pytest.mark.quick
+def test_what_waits_for_a_comparison_is_named(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "ENDING_SECONDS", 0.0)
+    builder = JournalBuilder("t").baseline().keep()
+    builder.write("comparing", commits={"a": builder.base, "b": builder.best}, files=[], count=2)
+    builder.write("running", label="a", run=1, pid=1, born=0.0, log="", expected=300.0)
+    builder.write.save(journal_path(quick, "t"))
+    with lock.hold(state_folder(quick), "t"):
+        with pytest.raises(PreconditionError, match="is measuring session t, and only one") as refused:
+            measuring.start_experiment(quick, "no", None, {"train.py": "X = 1\n"}, "")
+        assert refused.value.hint == "call status until nothing runs, or end it with stop"
+        assert request_stop(quick).endswith(" stops after its current run")
 
 
 @pytest.mark.quick
