@@ -15,6 +15,7 @@ from agent.proposers.agent.presets import PRESETS, check_available
 from agent.proposers.choose import ProposerConfig
 from agent.proposers.model import bounded_http
 from agent.proposers.model.servers import OWN_KEY, ModelSpec, headers_of, key_variable_of, parse_model
+from agent.system.invocation import typed
 
 SECONDS = 5.0
 SHOWN_MODELS, LONGEST_NAME = 5, 100
@@ -68,8 +69,12 @@ def _model(text: str) -> Check:
 
 def _answered(model: ModelSpec, answer: requests.Response) -> Check:
     if answer.status_code in (401, 403):
-        export = f"export {key_variable_of(model.scheme) or OWN_KEY}=..."
-        return Check("model", "broken", f"{model.url} rejected the key (HTTP {answer.status_code})", export)
+        variable, status = key_variable_of(model.scheme), f"(HTTP {answer.status_code})"
+        if not variable:  # this scheme sends no key, whatever is exported
+            own = typed(f"doctor --model {shlex.quote(f'{model.url} {model.name}')}")
+            message = f"{model.url} requires a key {status}, which `{model.scheme}:` does not send"
+            return Check("model", "broken", message, f"export {OWN_KEY}=...; {own}")
+        return Check("model", "broken", f"{model.url} rejected the key {status}", f"export {variable}=...")
     if answer.status_code != 200:
         message = f"{model.url} is reachable, but does not list its models (HTTP {answer.status_code})"
         return Check("model", "ok" if answer.status_code in (404, 405, 501) else "warning", message)

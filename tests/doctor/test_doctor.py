@@ -26,6 +26,7 @@ from agent.execution.kill import MARK
 from agent.journal.paths import journal_path
 from agent.proposers.agent.presets import PRESETS
 from agent.proposers.choose import ProposerConfig
+from agent.proposers.model.servers import SERVERS
 from tests.common.forked import Forked
 from tests.common.in_process import call
 from tests.common.sessions import assert_consistent, journal, rows
@@ -345,6 +346,19 @@ def test_doctor_checks_model_without_spending(status: int, body: bytes, name: st
     assert check.status == expected
     assert words in check.message
     assert [path for path, _ in seen] == ["/v1/models"]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("scheme", ["ollama", "lmstudio", "mlx"])
+def test_doctor_names_the_model_that_sends_a_key(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with listing(401, b"") as (url, _):
+        monkeypatch.setenv(SERVERS[scheme][2], f"{url}/v1")
+        (check,) = reach.checks(ProposerConfig(model=f"{scheme}:qwen"))
+    assert check.status == "broken"
+    assert check.message == f"{url}/v1 requires a key (HTTP 401), which `{scheme}:` does not send"
+    assert check.command is not None
+    assert check.command.startswith("export AUTORESEARCH_MODEL_KEY=...; ")
+    assert check.command.endswith(f"doctor --model '{url}/v1 qwen'")
 
 
 @pytest.mark.quick
