@@ -40,7 +40,7 @@ OF_AGENTS = re.compile(
 SECRET = re.compile(
     r"API_?KEY|AUTH_?TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|WEBHOOK"
     r"|(^|_)(ACCESS_?KEY|PRIVATE_?KEY|TOKENS?|AUTH)(_|$)|(^|_)(KEYS?|PAT|DSN)$"
-    r"|_(PASS|PWD)$|^AWS_",
+    r"|_(PASS|PWD)$|^AWS_(?!((DEFAULT_)?REGION|PROFILE)$)",
     re.IGNORECASE,
 )
 

@@ -139,7 +139,7 @@ def changes_in(worktree: Worktree, context: Context) -> Changes:
             dropped.append(f"{did}, in a folder that replaced a required file")
         else:
             try:
-                text = _text(workspace / path)
+                text = _text(workspace / path, context.files.get(path, ""))
             except Refused as reason:
                 dropped.append(f"{did}, {reason}")
                 continue
@@ -302,11 +302,15 @@ def _state(path: Path) -> str:
         return "unreadable"
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, incumbent: str = "") -> str:
     """Return the text of a regular file.
 
+    Args:
+        path: the file.
+        incumbent: its text in the incumbent. A secret in there was not put in by the agent.
+
     Raises:
-        Refused: it is not a regular file, too large, unreadable, not text, or holds a secret.
+        Refused: it is not a regular file, too large, unreadable, not text, or holds a new secret.
     """
     try:
         text = decoded(path.name, read_bounded(path, LARGEST_FILE))
@@ -320,6 +324,6 @@ def _text(path: Path) -> str:
     if "\0" in text:
         raise Refused("which is not text")
     for secret, name in _secrets().items():
-        if secret in text:
+        if secret in text and secret not in incumbent:
             raise Refused(f"which contains the value of {name}")
     return text

@@ -246,6 +246,17 @@ def test_only_a_plain_file_is_taken(context: Context, tmp_path: Path, unharmed: 
     unharmed()
 
 
+def test_value_that_the_incumbent_contains_is_no_secret_of_an_edit(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    present = 'print(f"val_bpb:'
+    assert present in context.files["train.py"]
+    monkeypatch.setenv("BUCKET_KEY", present)
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    found = agent(tmp_path, 'put("RATE = 0.1", "RATE = 0.3  # eu-central-1")').ask(context)
+    assert "RATE = 0.3  # eu-central-1" in found.files["train.py"]
+
+
 def test_key_is_neither_logged_nor_committed(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key = "sk-0123456789abcdef"
     monkeypatch.setenv("SOME_API_KEY", key)
