@@ -79,7 +79,7 @@ def judge_each(
             variants[label] = commit_variant(bench, f"promote/{label}", dict(change.files))
     first = {BEST: state.incumbent.commit} if failure is None else {BASELINE: state.baseline.commit}
     if failure is not None:
-        pairs = replace(pairs, count=1, seeds=None if pairs.seeds is None else 1)
+        pairs = replace(pairs, count=1, seeds=pairs.seeds if pairs.seeds == 1 else None)
     measured = measure(bench, {**first, **variants}, pairs, "each") if variants else None
     entries = []
     for label, change in zip(labels, changes, strict=True):

@@ -181,7 +181,7 @@ def plan_seeds(
     """Return the seed of each pair of runs, or none and why they keep the recipe's own."""
     wanted = pairs.count if pairs.seeds is None else pairs.seeds
     if wanted == 1:
-        return (), "as asked"
+        return (), "as asked" if pairs.seeds == 1 else "one run each"
     runner, state = bench.runner, bench.journal.state
     own = {label: seed_of(*_sources(runner, commit)) for label, commit in commits.items()}
     for label, seed in own.items():

@@ -226,6 +226,7 @@ def test_best_that_fails_at_the_rung(night: Path, cli: Cli) -> None:
     verdicts = {entry["description"].split()[0]: entry for entry in found["changes"]}
     assert verdicts["WIDTH"]["verdict"] == "does not transfer"
     assert verdicts["RATE"]["verdict"] == "undecided"
+    assert verdicts["WIDTH"]["judged"]["one_seed"] == "one run each"
     assert found["rest"]["judged"]["verdict"] == "transfers"
     assert "its run fails" in cli(night, "status").stdout
 
