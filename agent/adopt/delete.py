@@ -50,9 +50,12 @@ def remains(workspace: Workspace, tag: str) -> Remains:
     """Return what `delete` would remove.
 
     Raises:
-        PreconditionError: the session does not exist, its branch is checked out or has commits of the user's.
+        PreconditionError: a loop runs, the session does not exist, its branch is checked out or has commits of the
+            user's.
     """
     require_own_state(workspace.folder)
+    # First, because a loop has its branch checked out, and to switch to another one would disturb it.
+    lock.require_free(state_folder(workspace.folder))
     sessions = state_folder(workspace.folder) / "sessions"
     names = sorted(each.name for each in sessions.iterdir()) if sessions.is_dir() else []
     folder = sessions / tag

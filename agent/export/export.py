@@ -35,29 +35,33 @@ def content(folder: Path, tags: Sequence[str], of: Of, form: Format) -> Iterator
 
 
 def format_of(out: Path | None, form: Format | None) -> Format:
-    """Return the format: the one that was named, or that of the file's ending, or CSV.
+    """Return the format: the one that was named, or that of the file's ending; CSV without either, or for a device.
 
     Raises:
-        UsageError: Parquet without a file.
+        UsageError: Parquet without a file, or a file with another ending and no format.
     """
-    endings: dict[str, Format] = {".parquet": "parquet", ".jsonl": "jsonl"}
-    chosen = form or endings.get(out.suffix.lower() if out else "", "csv")
+    endings: dict[str, Format] = {"": "csv", ".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl"}
+    chosen = form or endings.get(out.suffix.lower() if out and not _is_special(out) else "")
+    if chosen is None:
+        raise UsageError(
+            f"the ending of {out} names no format", hint="end it in .csv, .jsonl or .parquet, or add --format csv"
+        )
     if chosen == "parquet" and out is None:
         raise UsageError("--format parquet needs a file", hint="add --out FILE")
     return chosen
 
 
-def write(folder: Path, out: Path, parts: Iterator[bytes]) -> None:
-    """Write a file atomically. A pipe or a device, such as /dev/stdout, is written to and not replaced.
-
-    Raises:
-        UsageError: its folder does not exist, it is a folder, or sessions of the workspace need it.
-    """
+def require_writable(folder: Path, out: Path) -> None:
+    """Raise UsageError if a file's folder does not exist, it is a folder, or sessions of the workspace need it."""
     if out.is_dir():
         raise UsageError(f"--out needs a file, and {out} is a folder", hint="name a file in it")
     if not out.parent.is_dir():
         raise UsageError(f"folder {out.parent} not found", hint="create it, or choose another with --out")
     require_no_part_of_session(out, Workspace(folder, load_protocol(folder)))
+
+
+def write(out: Path, parts: Iterator[bytes]) -> None:
+    """Write a file atomically. A pipe or a device, such as /dev/stdout, is written to and not replaced."""
     if _is_special(out):
         with out.open("wb") as file:
             file.writelines(parts)

@@ -39,6 +39,23 @@ class Holder:
     stops: bool = True
 
 
+def require_free(state_folder: Path) -> None:
+    """Raise PreconditionError if another process holds the workspace's lock."""
+    other = holder(state_folder)
+    if other is not None and other.pid != os.getpid():
+        raise _taken(other)
+
+
+def _taken(other: Holder | None) -> PreconditionError:
+    who = f"process {other.pid} (session {other.tag})" if other else "another process"
+    return PreconditionError(
+        f"a loop is already running in this workspace: {who}",
+        hint=f"watch it with `{typed('status --follow')}`, or end it with `{typed('stop')}`"
+        if other is None or other.stops
+        else f"wait for its end, or end it with `kill -INT {other.pid}`",
+    )
+
+
 @contextlib.contextmanager
 def hold(
     state_folder: Path, tag: str | None, limits: dict[str, Any] | None = None, *, stops: bool = True
@@ -60,14 +77,7 @@ def hold(
     try:
         lock.acquire(timeout=MOMENT)  # `_is_locked` of another process holds it that long at most
     except Timeout:
-        other = holder(state_folder)
-        who = f"process {other.pid} (session {other.tag})" if other else "another process"
-        raise PreconditionError(
-            f"a loop is already running in this workspace: {who}",
-            hint=f"watch it with `{typed('status --follow')}`, or end it with `{typed('stop')}`"
-            if other is None or other.stops
-            else f"wait for its end, or end it with `kill -INT {other.pid}`",
-        ) from None
+        raise _taken(holder(state_folder)) from None
     note = _note(state_folder)
     try:
         note.unlink(missing_ok=True)  # of one that was killed

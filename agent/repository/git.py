@@ -201,8 +201,11 @@ def _no_repository(folder: Path, words: str) -> PreconditionError | None:
     if NOT_TRUSTED in words:
         return not_trusted(_top_of(folder))
     if NO_REPOSITORY in words:
+        empty = folder.is_dir() and not any(folder.iterdir())  # git commits nothing in an empty folder
         return PreconditionError(
-            f"{folder} is not in a git repository", hint="run `git init && git add -A && git commit -m start` there"
+            f"{folder} is not in a git repository",
+            hint=f"{'put your files there, then ' if empty else ''}run `git init && git add -A && git commit -m start` "
+            "there",
         )
     if NO_WORK_TREE in words:
         return PreconditionError(

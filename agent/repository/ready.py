@@ -35,9 +35,11 @@ def require_free(workspace: Workspace, branch: str, refs: str, own: Collection[s
     for ref in workspace.git.run("for-each-ref", "--format=%(refname)").splitlines():
         found, kind = same(ref), ref.removeprefix("refs/heads/")
         if found == same(full):
+            # Git deletes no branch that it is on.
+            leave = "git switch main && " if Checkout(workspace).branch == kind else ""
             raise PreconditionError(
                 f"the branch {kind} exists, but no session here belongs to it",
-                hint=f"choose another --tag, or delete the branch with `git branch -D {kind}`",
+                hint=f"choose another --tag, or delete the branch with `{leave}git branch -D {kind}`",
             )
         if same(full).startswith(f"{found}/") or found.startswith(f"{same(full)}/"):
             raise PreconditionError(

@@ -139,6 +139,16 @@ def test_running_loop_is_refused(ended: Path, cli: Cli) -> None:
     assert journal_path(ended, "t").exists()
 
 
+def test_running_loop_is_named_before_its_branch(ended: Path, program: Cli) -> None:
+    git(ended, "switch", "--quiet", "autoresearch/t")
+    with lock.hold(state_folder(ended), "t"):
+        done = program(ended, "sessions", "--delete", "t", "--yes")
+    assert done.returncode == 3
+    assert "already running" in done.stderr
+    assert " stop`" in done.stderr
+    assert "git switch" not in done.stderr
+
+
 @pytest.mark.parametrize("tag", ["..", ".", "../../x", "", "nothing", "*"])
 def test_only_sessions_of_the_state_folder_count(ended: Path, cli: Cli, tag: str) -> None:
     done = cli(ended, "sessions", "--delete", tag, "--yes")

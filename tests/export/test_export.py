@@ -334,6 +334,7 @@ def test_errors_end_in_a_sentence(finished: Path, quick: Path, cli: Cli, tmp_pat
         (finished, ["--runs", "--curves"], 2, "--runs and --curves are mutually exclusive"),
         (finished, ["--format", "parquet"], 2, "--format parquet needs a file"),
         (finished, ["--out", str(tmp_path)], 2, "--out needs a file"),
+        (finished, ["--out", str(tmp_path / "x.xls")], 2, "x.xls names no format"),
         (finished, ["--out", str(tmp_path / "none" / "a.csv")], 2, "not found"),
         (finished, ["--to", "wandb", "--format", "csv"], 2, "--to wandb writes no table"),
         (finished, ["--to", "trackio", "--out", "x"], 2, "--to trackio writes no table"),
@@ -343,6 +344,12 @@ def test_errors_end_in_a_sentence(finished: Path, quick: Path, cli: Cli, tmp_pat
         assert message in done.stderr
         assert "hint: " in done.stderr
         assert done.stdout == ""
+
+
+def test_named_format_allows_any_ending(finished: Path, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "x.txt"
+    assert cli(finished, "export", "--out", str(out), "--format", "csv").returncode == 0
+    assert out.read_text() == cli(finished, "export").stdout
 
 
 def test_session_without_baseline_or_with_damage_is_refused(quick: Path, cli: Cli) -> None:

@@ -65,7 +65,7 @@ def export(wanted: Wanted) -> int:
 
     Exits with code 3 if the session does not exist, or the package of the tracker is not installed.
     """
-    from agent.export.export import content, format_of, send, write
+    from agent.export.export import content, format_of, require_writable, send, write
 
     form, out, to, tags = wanted.form, wanted.out, wanted.to, wanted.tag or []
     if wanted.runs and wanted.curves:
@@ -79,9 +79,11 @@ def export(wanted: Wanted) -> int:
             raise UsageError(f"--to {to} writes no table", hint=f"drop {'--format' if form is not None else '--out'}")
         answer(False, "export", {}, send(to, folder, tags, of, out))
         return 0
+    if out is not None:
+        require_writable(folder, out)
     parts = content(folder, tags, of, format_of(out, form))
     if out is not None:
-        write(folder, out, parts)
+        write(out, parts)
         print(f"wrote {out}", file=sys.stderr)
         return 0
     for part in parts:

@@ -358,7 +358,8 @@ _READ_WHOLE = {"openai": _openai_whole, "anthropic": _anthropic_whole}
 
 def _short(error: object, model: ModelSpec) -> str:
     """Return an error on one line of at most 200 characters, without the key."""
-    text = " ".join(plain(str(error)).split())
+    # urllib3 begins with the connection: `HTTPConnection(host='127.0.0.1', port=9): Failed to ...`.
+    text = re.sub(r"^\w+\(host=[^)]*\): ", "", " ".join(plain(str(error)).split()))
     return _without_key(text, model)[:200] or type(error).__name__
 
 
