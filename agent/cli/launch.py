@@ -376,7 +376,7 @@ def _about_the_search(session: Session, config: RunConfig, at: str) -> list[str]
     found = [*remarks_on(files)[:MOST_REMARKS], *([nothing] if nothing else [])]
     if nothing and session.proposer == "search":
         raise PreconditionError(". ".join(reversed(found)), hint=NAME_CONSTANTS)
-    return [*found, NAME_CONSTANTS] if nothing else found
+    return found
 
 
 def _plan(session: Session, first: str | None, at: str) -> str:

@@ -172,6 +172,15 @@ def test_nothing_to_search_is_said_truly(source: str, why: str) -> None:
     assert why_nothing({"t.py": source + "DEPTH = 4\n"}, {}) is None
 
 
+def test_proposer_that_was_given_is_not_advised(quick: Path, cli: Cli) -> None:
+    (quick / "train.py").write_text("print(1)\n")
+    commit_all(quick, "nothing to search")
+    done = cli(quick, "run", "--tag", "t", "--agent-cmd", "true", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "nothing to search: train.py has no named constants" in done.stdout
+    assert "`--agent`" not in done.stdout
+
+
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
 def test_nothing_to_search_is_said_before_the_baseline(quick: Path, cli: Cli, more: list[str]) -> None:
     (quick / "train.py").write_text(ARGPARSE + "lr = p.parse_args().lr\nprint(f'val_bpb: {lr:.6f}')\n")
