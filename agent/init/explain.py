@@ -50,10 +50,19 @@ def explain(outcome: Draft) -> list[Because]:
     ]
 
 
+def tunes(outcome: Draft, protocol: Protocol) -> bool:
+    """Return whether the search finds a constant to tune."""
+    return bool(tunable_parameters(_mutable(outcome, protocol), known_constants(protocol)))
+
+
+def _mutable(outcome: Draft, protocol: Protocol) -> dict[str, str]:
+    return {path: text for path, text in outcome.plan.files.items() if protocol.mutable_surface.allows(path)}
+
+
 def notes_on(outcome: Draft, protocol: Protocol, changed: list[str]) -> list[str]:
     plan, notes = outcome.plan, []
-    mutable = {path: text for path, text in plan.files.items() if protocol.mutable_surface.allows(path)}
-    if not tunable_parameters(mutable, known_constants(protocol)):
+    mutable = _mutable(outcome, protocol)
+    if not tunes(outcome, protocol):
         notes.append(
             f"the built-in search found nothing to tune in {', '.join(sorted(mutable)[:3])}: assign tunable values to "
             "names in capitals at module level, as in RATE = 0.1, or let a model edit the code with --model or --agent"

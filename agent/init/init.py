@@ -22,7 +22,7 @@ from agent.format import named
 from agent.init import trial
 from agent.init.discover import Candidate, Files, candidate_named, candidates, is_project, printed, prose, uses_uv
 from agent.init.draft import Draft, Plan, budget_of, limit_of, network_of, secondary, setup_of
-from agent.init.explain import Because, explain, notes_on
+from agent.init.explain import Because, explain, notes_on, tunes
 from agent.init.guess import NUMBER, Found, choose_metric, in_json, in_lines, in_output, meaning, pytest_summary
 from agent.init.surface import Surface, surface
 from agent.protocol.load import fault_of
@@ -89,13 +89,15 @@ def write_protocol(folder: Path, wanted: InitConfig, say: Callable[[str], None])
     changed = [name for name in Checkout(workspace).changes() if Path(name).name != PROTOCOL]
     protocol = _valid(outcome.protocol)
     explanations, notes = explain(outcome), notes_on(outcome, protocol, changed)
+    if others := [each.candidate.command for each in plans if each.candidate.command != outcome.plan.candidate.command]:
+        notes.append(f"also found: {named(others, MOST_TRIED)}; name one with --command")
     write_whole(path, json.dumps(outcome.protocol, indent=2, ensure_ascii=False) + "\n")
     return {
         "path": str(path),
         "protocol": outcome.protocol,
         "explanations": [dataclasses.asdict(because) for because in explanations],
         "notes": notes,
-        "next": _next(wanted, workspace.top, path),
+        "next": _next(wanted, workspace.top, path, searched=tunes(outcome, protocol)),
     }
 
 
@@ -127,9 +129,12 @@ def _plans(folder: Path, files: Files, wanted: InitConfig) -> list[Plan]:
     if wanted.command is not None:
         return [_plan(candidate_named(wanted.command, files), files, wanted)]
     if not (offered := candidates(files, python)):
+        hint = "name the command with --command 'python SCRIPT'"
+        if notebook := next((path for path in files if path.endswith(".ipynb")), None):
+            hint = f"run `jupyter nbconvert --to script {here(folder / notebook)}`, commit the script, and {hint}"
         raise PreconditionError(
             f"no training script, benchmark or tests found among the committed files of {folder}",
-            hint="name the command with --command 'python SCRIPT'",
+            hint=hint,
         )
     first, *others = offered[:MOST_TRIED]
     plans = [_plan(first, files, wanted)]
@@ -327,12 +332,12 @@ def _tracked_and_written(workspace: Workspace, names: list[str]) -> str:
     )
 
 
-def _next(wanted: InitConfig, top: Path, path: Path) -> list[str]:
+def _next(wanted: InitConfig, top: Path, path: Path, *, searched: bool) -> list[str]:
     if not wanted.run:
         return [f"next: {typed('init --force')}"]
     return [
         f"next: {git_here(top)} add {here(path)} && {git_here(top)} commit -m protocol",
-        f"then: {typed('run --tag first --max-experiments 3')}",
+        f"then: {typed('run --tag first --max-experiments 3' + ('' if searched else ' --agent claude'))}",
     ]
 
 

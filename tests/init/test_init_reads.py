@@ -175,6 +175,17 @@ def test_the_next_command_is_tried_where_one_prints_nothing(tmp_path: Path, cli:
     assert hint.startswith("hint: print a line such as")
 
 
+def test_init_names_what_else_it_found_and_who_can_propose(tmp_path: Path, cli: Cli) -> None:
+    files = {"train.py": "print('loss: 1.5')\n", "bench.py": "print('seconds: 2.5')\n"}
+    done = cli(repository(tmp_path / "two", files), "init")
+    assert done.returncode == 0, done.stderr
+    assert "note          also found: python bench.py; name one with --command" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith("run --tag first --max-experiments 3 --agent claude")
+    done = cli(repository(tmp_path / "notebook", {"train.ipynb": "{}"}), "init")
+    assert done.returncode == 3
+    assert "`jupyter nbconvert --to script " in done.stderr
+
+
 def with_submodule(folder: Path) -> Path:
     """A repository whose training imports from a submodule."""
     helper = repository(folder / "helper", {"helper.py": "K = 2\n"})
