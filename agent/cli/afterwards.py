@@ -162,7 +162,7 @@ def compared(
         require(runner.workspace, session, fingerprint(runner.protocol, runner.training_seconds, harness))
         _clear(journal, tag)
         interrupts = Interrupts()
-        stopping = "stopping after this run; press Ctrl-C again to stop at once"
+        stopping = "press Ctrl-C again to stop at once; stopping after this run"
         interrupts.on_first = lambda: journal.show("note", text=stopping)
         interrupts.install()
         try:

@@ -33,7 +33,7 @@ from agent.loop import run_session
 from agent.playbook.entries import read_book
 from agent.proposers.base import Exhausted
 from agent.proposers.choose import ProposerConfig, choose_proposer
-from agent.proposers.search.space import NAME_CONSTANTS, remarks_on, why_nothing
+from agent.proposers.search.space import NAME_CONSTANTS, remarks_on, tunable_parameters, why_nothing
 from agent.protocol.models import Protocol
 from agent.pruning.ladder import require_top
 from agent.report.summary import summarize
@@ -168,7 +168,7 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         remarks = _about_the_search(session, config, at)
         starter = _starter(runner, config)
         if output.dry_run:
-            plan = _plan(session, config.start if start else None, at)
+            plan = _plan(session, config, config.start if start else None, at)
             print(block("\n".join([plan, *where(config.stations), *(starter.plan() if starter else ()), *remarks])))
             return 0
         if execution.setup and is_due(runner.protocol, state_folder(runner.workspace.folder)):
@@ -352,11 +352,11 @@ def guarded(session: Session, loop: Callable[[], None] | None = None) -> int:
 def _finishing(session: Session) -> str:
     pending, flying = session.state.pending, session.state.flight.candidates
     if flying:
-        return f"finishing {counted(len(flying), 'candidate')} under way; press Ctrl-C again to stop at once"
+        return f"press Ctrl-C again to stop at once; finishing {counted(len(flying), 'candidate')} under way"
     if pending is None:
-        return "stopping after this step; press Ctrl-C again to stop at once"
+        return "press Ctrl-C again to stop at once; stopping after this step"
     left = duration(session.runs.remaining_seconds())
-    return f"finishing experiment #{pending.number}, about {left} left; press Ctrl-C again to stop it at once"
+    return f"press Ctrl-C again to stop at once; finishing experiment #{pending.number}, about {left} left"
 
 
 def _about_the_search(session: Session, config: RunConfig, at: str) -> list[str]:
@@ -379,7 +379,7 @@ def _about_the_search(session: Session, config: RunConfig, at: str) -> list[str]
     return found
 
 
-def _plan(session: Session, first: str | None, at: str) -> str:
+def _plan(session: Session, config: RunConfig, first: str | None, at: str) -> str:
     runner, state = session.runner, session.state
     start = f"resume after {counted(len(state.experiments) - 1, 'experiment')}" if state.experiments else "start"
     return "\n".join(
@@ -391,9 +391,20 @@ def _plan(session: Session, first: str | None, at: str) -> str:
             + (f", after a screen with {duration(session.rung)}" if session.rung else ""),
             f"would change {', '.join(runner.workspace.files(at))} and write "
             f"{runner.protocol.provenance.results_log.path}",
+            f"would end {config.limits.within(runner.protocol).words() or 'only when it is stopped'}",
+            _proposer(session, config, at),
             runner.sandbox.says,
         ]
     )
+
+
+def _proposer(session: Session, config: RunConfig, at: str) -> str:
+    """Return the line of the plan about what proposes: `would propose by hybrid (claude), 14 constants to search`."""
+    runner, wanted = session.runner, config.proposer
+    count = len(tunable_parameters(runner.workspace.files(at), known_constants(runner.protocol)))
+    asked = wanted.model or wanted.agent or wanted.agent_cmd
+    searched = f", {counted(count, 'constant')} to search" if session.proposer in ("search", "hybrid") else ""
+    return f"would propose by {session.proposer}{f' ({asked})' if asked else ''}{searched}"
 
 
 def _summarize(session: Session, as_json: bool, page: Path | None) -> None:

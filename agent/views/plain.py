@@ -11,7 +11,7 @@ from agent.format import counted, duration, figure, one_line
 from agent.journal.events import Event
 from agent.journal.state import State, side
 from agent.report.stations import machine_of, work
-from agent.views.text import row, upcoming
+from agent.views.text import instead, row, upcoming
 
 MOST_NAMED = 5
 
@@ -59,13 +59,12 @@ def event_lines(event: Event, state: State) -> list[str]:
             return [f"{data['proposer']} will be retried at {until}: {data['reason']}"]
         case "away":
             until = time.strftime("%H:%M", time.localtime(data["until"])) if data["until"] else "the session ends"
-            return [f"{data['proposer']} unavailable until {until}, using the search: {data['reason']}"]
+            return [f"{data['proposer']} unavailable until {until}, {instead(state)}: {data['reason']}"]
         case "back":
             return [f"{data['proposer']} is available again"]
         case "nothing":
-            return [
-                f"{data['proposer']} had no usable proposal for #{data['number']}, using the search: {data['reason']}"
-            ]
+            what = f"had no usable proposal for #{data['number']}"
+            return [f"{data['proposer']} {what}, {instead(state)}: {data['reason']}"]
         case "unmended":
             return [f"#{data['number']} not repaired by {data['proposer']}: {data['reason']}"]
         case "dropped":

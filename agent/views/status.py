@@ -19,7 +19,7 @@ from agent.report.promotion import promotion_line
 from agent.report.stations import StationStatus, stations_of
 from agent.report.status import status, wait_for_change
 from agent.system.invocation import typed
-from agent.views.text import background, faults, headline, row, station_line, upcoming
+from agent.views.text import background, faults, headline, instead, row, station_line, upcoming
 
 ROWS = 20
 
@@ -38,13 +38,13 @@ def session_status(workspace: Path, tag: str | None, rows: int | None) -> tuple[
     data = {**data, "lines": [row(state, index) for index in range(first, len(state.experiments))]}
     stations = stations_of(state, time.time(), running=data["running_pid"] is not None)
     if not sys.stdout.isatty():
-        return data, _lines(data, stations)
+        return data, _lines(data, stations, instead(state))
     from agent.views.terminal.status_page import status_page  # slow to import
 
     return data, status_page(state, data, rows, _now(data), stations)
 
 
-def _lines(data: dict[str, Any], stations: Sequence[StationStatus]) -> list[str]:
+def _lines(data: dict[str, Any], stations: Sequence[StationStatus], meanwhile: str) -> list[str]:
     rate = f", {data['per_hour']:.1f} an hour" if data["per_hour"] else ""
     counts = f"{data['kept']} kept, {data['discarded']} discarded, {data['crashed']} crashed"
     shown = [
@@ -65,7 +65,7 @@ def _lines(data: dict[str, Any], stations: Sequence[StationStatus]) -> list[str]
     if data["faults"]["runs"]:
         shown.append(f"repeated {faults(data)}")
     if data["away"]:
-        shown.append(f"{data['away']['proposer']} is unavailable, using the search: {data['away']['reason']}")
+        shown.append(f"{data['away']['proposer']} is unavailable, {meanwhile}: {data['away']['reason']}")
     if data["limits"] and (ends := of_note(data["limits"]).words()):
         shown.append(f"ends {ends}")
     return [one_line(line) for line in (*shown, *map(station_line, stations), *_now(data))]

@@ -141,6 +141,13 @@ def background(summary: Mapping[str, Any], *, in_short: bool = False) -> str:
     return ", ".join(said)
 
 
+def instead(state: State) -> str:
+    """Return what the loop does while the model or agent is unavailable."""
+    best = state.incumbent
+    helpless = best is not None and bool(best.commit) and not best.parameters
+    return "waiting, as the search has nothing to change" if helpless else "using the search"
+
+
 def upcoming(prepared: Mapping[str, Any] | None, preparing: Mapping[str, Any] | None) -> str:
     """Describe the next proposal: `ready, by llm: RATE up`, or `being made by llm`; empty if there is none."""
     if prepared is not None:

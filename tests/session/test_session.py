@@ -530,6 +530,9 @@ def test_a_dry_run_changes_nothing(quick: Path, cli: Cli) -> None:
     done = cli(quick, "run", "--tag", "t", "--dry-run")
     assert done.returncode == 0
     assert "would start on branch autoresearch/t" in done.stdout
+    assert "\nwould end only when it is stopped\nwould propose by search, 3 constants to search\n" in done.stdout
+    more = cli(quick, "run", "--tag", "t", "--dry-run", "--max-experiments", "3", "--agent-cmd", "true")
+    assert "\nwould end after 3 experiments\nwould propose by hybrid (true), 3 constants to search\n" in more.stdout
     assert git(quick, "for-each-ref") == before
     assert not journal_path(quick, "t").exists()
 

@@ -27,6 +27,7 @@ from agent.proposers.validate import Seen, why_invalid
 from agent.room.room import Furniture, furnish, make_parts
 from agent.room.sandbox import UNCONFINED, Sandbox, temporary_folder
 from agent.system.files import last_lines, read_end, write_whole
+from agent.system.invocation import here
 
 MOST_CORRECTIONS = 2
 MOST_UNCHANGED = 3  # runs without a change in a row
@@ -106,7 +107,7 @@ class CommandProposer:
                     raise Unavailable(f"the agent {attempt.failure}{_lost(self._dropped)}", lasting=attempt.lasting)
                 if not why:
                     self._checkpoint.forget(context, names)
-                    raise self._no_change()
+                    raise self._no_change(context)
                 continue
             self._unchanged = 0
             draft = files
@@ -119,12 +120,13 @@ class CommandProposer:
             f"no usable proposal from the agent in {1 + MOST_CORRECTIONS} attempts: {why}{_lost(self._dropped)}"
         )
 
-    def _no_change(self) -> NoProposal | Unavailable:
+    def _no_change(self, context: Context) -> NoProposal | Unavailable:
         self._unchanged += 1
         if self._unchanged < MOST_UNCHANGED:
             return NoProposal(f"the agent changed nothing{_lost(self._dropped)}")
+        where = f"its agent.log in {here(context.folder)}" if context.folder else "its agent.log"
         return Unavailable(
-            f"the agent changed nothing {self._unchanged} times in a row{_lost(self._dropped)}; see its agent.log",
+            f"the agent changed nothing {self._unchanged} times in a row{_lost(self._dropped)}; see {where}",
             lasting=True,
         )
 

@@ -15,7 +15,7 @@ from agent.report.summary import summarize
 from agent.views.terminal.chart import best_path
 from agent.views.terminal.ellipsis import LABEL, FirstFitting, clock, line, named, sides
 from agent.views.terminal.progress_panel import Moment
-from agent.views.text import DETERMINISTIC, background, faults
+from agent.views.text import DETERMINISTIC, background, faults, instead
 
 SPARKS, ASCII_SPARKS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
 
@@ -57,7 +57,7 @@ def figure_lines(state: State, moment: Moment, room: int, *, charted: bool) -> l
         lines.append(named("cost", cost(summary["cost"])))
     if state.away:
         until = f" until {clock(state.away['until'])}" if state.away["until"] else ""
-        away = f"{state.away['proposer']} is unavailable{until}, using the search: {one_line(state.away['reason'])}"
+        away = f"{state.away['proposer']} is unavailable{until}, {instead(state)}: {one_line(state.away['reason'])}"
         lines.append(line(away, "bold red"))
     return [*lines, *_background(summary)]
 

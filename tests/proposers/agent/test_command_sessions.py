@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -127,6 +128,7 @@ def test_one_that_does_nothing_and_one_that_hangs_are_seen(quick: Path, cli: Cli
     done = cli(quick, *run, "--max-experiments", "5")
     reason = "using the search: the agent changed nothing 3 times in a row; see its agent.log"
     assert reason in done.stderr
+    assert re.search(r"see its agent\.log in \S*\.autoresearch/sessions/t/experiments/000\d\n", done.stderr)
     assert f"command is unavailable, {reason}" in cli(quick, "status").stdout
     assert len(rows(quick)) == 6
     # The time limit also kills processes that left the agent's session.

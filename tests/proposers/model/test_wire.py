@@ -360,6 +360,7 @@ def test_unreachable_server_is_unavailable() -> None:
             ask(model_at(url))
     assert not isinstance(caught.value, Broken)
     assert not caught.value.lasting
+    assert f"at {url}: Failed to establish a new connection" in str(caught.value).replace("/v1", "")
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

@@ -100,6 +100,17 @@ def test_closing_page_breaks_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
     assert closing_page([f"report    {path}"]) == ["", f"report    {path}"]
 
 
+def test_nothing_is_said_of_a_search_that_has_nothing_to_change(quick: Path, cli: Cli) -> None:
+    builder = JournalBuilder("t")
+    builder.parameters = {}
+    builder.baseline()
+    builder.write("away", proposer="llm", reason="rate limit", until=1_900_000_000.0)
+    builder.write.save(journal_path(quick, "t"))
+    shown = "\n".join([*page(quick, (120, 40)), cli(quick, "status").stdout])
+    assert shown.count("llm is unavailable, waiting, as the search has nothing to change: rate limit") == 2
+    assert "using the search" not in shown
+
+
 def test_page_tells_nothing_of_a_killed_loop_as_present(quick: Path, cli: Cli) -> None:
     builder, until = JournalBuilder("t").baseline().keep(), 1_900_000_000.0
     builder.write("away", proposer="llm", reason="rate limit", until=until)
