@@ -192,16 +192,11 @@ def _beginning(response: requests.Response) -> str:
         return ""
 
 
-def _of_connection(cause: Exception) -> str:
-    """Return the message of an error of urllib3, which begins with the repr of a connection."""
-    return re.sub(r"^\w+\(host=[^)]*\): ", "", str(cause))
-
-
 def _broken_off(model: ModelSpec, error: Exception, silence: float) -> Unavailable:
     """Return the error for a failed connection."""
     cause = getattr(error.args[0] if error.args else None, "reason", None)
     if isinstance(cause, NewConnectionError | ConnectTimeoutError | ProxyError | SSLError):
-        return Unavailable(f"cannot reach {model.label} at {model.url}: {_short(_of_connection(cause), model)}")
+        return Unavailable(f"cannot reach {model.label} at {model.url}: {_short(cause, model)}")
     if isinstance(error, requests.Timeout) or "timed out" in str(error):
         return Broken(f"{model.label} was idle for {silence:g} s")
     if isinstance(error, UNSENT):
