@@ -19,7 +19,7 @@ from agent.execution.allowance import References
 from agent.execution.measure import Edited, Runner, measure
 from agent.execution.process import Observer
 from agent.format import counted, figure
-from agent.journal.experiment import Direction, Run, Value, mean
+from agent.journal.experiment import KNEW, Direction, Run, Value, mean
 from agent.session import faults
 from agent.session.confirm import LARGEST_SEED
 from agent.session.signals import Interrupts
@@ -30,7 +30,10 @@ ALPHA = 0.05
 FAILURES = 2  # of the best with one seed
 LEAST_PAIRS = 2
 # How the errors of runs begin that a slower machine, or one with a smaller disk, may have alone.
-LOCAL = ("timed out: ", "killed: it filled the disk", "voided: it handed over ", "voided: it trained for ")
+LOCAL = (
+    *("timed out: ", "out of memory: ", "killed: it filled the disk"),
+    *("voided: it handed over ", "voided: it trained for "),
+)
 
 Verdict = Literal["replicated", "not replicated", "cannot tell"]
 NAMES = {"a": "baseline", "b": "best"}
@@ -166,7 +169,7 @@ def failed(tried: Sequence[Run]) -> tuple[Verdict, str]:
 
 
 def _is_local(run: Run) -> bool:
-    return run.out_of_memory or bool(run.fault) or (run.error or "").startswith(LOCAL)
+    return run.out_of_memory or bool(run.fault) or (run.error or "").removeprefix(KNEW).startswith(LOCAL)
 
 
 def _new_seed(chance: random.Random, used: set[int | None]) -> int:

@@ -23,6 +23,7 @@ from agent.errors import (
     Pruned,
     Suspended,
     TimedOut,
+    Violation,
 )
 from agent.execution import evaluation, fingerprint, integrity, process
 from agent.execution.allowance import NO_ALLOWANCE, NO_REFERENCES, Allowance, References
@@ -32,7 +33,7 @@ from agent.execution.gpu_fault import described, fault_in
 from agent.execution.kill import Process
 from agent.execution.oom import ran_out
 from agent.execution.process import SHORTEST_SLEEP, UNOBSERVED, Command, Ended, Observer, run_command, seconds_of
-from agent.journal.experiment import Run
+from agent.journal.experiment import KNEW, Run
 from agent.journal.paths import cache_folder, cache_places
 from agent.protocol.extract import Stamp, extract, stamp, told_training
 from agent.protocol.models import Metric, Protocol
@@ -186,7 +187,7 @@ def _measure(
         if slept >= SHORTEST_SLEEP:  # also if the run was given up: a loss of NaN may be that of a card that woke up
             raise Suspended(f"the machine slept for {slept:.0f} s during the run")
         around: dict[str, Any] = {
-            "conditions": attempt.handed_over or conditions(began),
+            "conditions": attempt.handed_over or conditions(began, seconds_of(evaluator.pid) if evaluator else 0.0),
             "log": str(log),
             "seconds": ended.seconds if ended else clock().wall - began.wall,
             "unconfined": runner.sandbox.way is None,
@@ -214,8 +215,9 @@ def _failed(error: ExperimentError, attempt: Attempt, around: Mapping[str, Any])
 
     One that knew its metric is not to be repeated: it could look like a failure of the GPU whenever that was a bad one.
     """
-    if attempt.evaluator is not None and attempt.evaluator.event("answer"):
-        return Run(metric=None, error=f"failed after its metric was known: {error}", **around)
+    known = attempt.evaluator is not None and attempt.evaluator.event("answer")
+    if known and not isinstance(error, Violation | TimedOut):  # these repeat nothing
+        return Run(metric=None, error=f"{KNEW}{error}", **around)
     fault = error.fault if isinstance(error, Faulted) else ""
     return Run(metric=None, error=str(error), fault=fault, out_of_memory=isinstance(error, OutOfMemory), **around)
 

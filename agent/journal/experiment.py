@@ -22,6 +22,8 @@ Value = int | float | bool | str
 CLEAR = 2.0
 # The error of a few sums and differences, as a fraction of the largest number in them.
 ROUNDING = 16 * sys.float_info.epsilon
+# How the error of a run begins that knew its metric before it failed: it is not repeated.
+KNEW = "failed after its metric was known: "
 # How the reason of a voided experiment begins: now, and in the journals of earlier versions.
 VOIDED = re.compile(r"void(?:ed)?: ")
 # How the reason of a candidate begins that did well on an incumbent which another one replaced meanwhile.

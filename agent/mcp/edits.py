@@ -83,7 +83,7 @@ def _like_present(file: Path, text: str) -> str:
     """Return a text with the byte order mark and the line ends of the file that it replaces."""
     content = _present(file)
     with contextlib.suppress(UnicodeDecodeError):
-        return text if content is None else like(decoded(file.name, content), text)
+        return text if content is None else like(decoded(file.name, content), text.replace("\r\n", "\n"))
     return text
 
 

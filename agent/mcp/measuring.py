@@ -16,9 +16,12 @@ from agent.errors import AutoresearchError, PreconditionError, StillRunning, Usa
 from agent.format import block, one_line
 from agent.journal import lock
 from agent.journal.journal import fold, read
-from agent.journal.paths import find_session, journal_path, state_folder
+from agent.journal.paths import find_session, journal_path, require_own_state, state_folder
 from agent.mcp.edits import written
+from agent.protocol.load import load_protocol
 from agent.report.verdict import await_verdict
+from agent.repository.excludes import exclude
+from agent.repository.workspace import Workspace
 from agent.system.background import log_of
 from agent.system.files import read_end
 from agent.views.verdict import experiment_result
@@ -131,7 +134,9 @@ def _starting(folder: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
+    require_own_state(folder)
     state_folder(folder).mkdir(parents=True, exist_ok=True)
+    exclude(Workspace(folder, load_protocol(folder)), [".autoresearch/"])
     lock = FileLock(state_folder(folder) / STARTING)
     try:
         lock.acquire(timeout=0)
@@ -159,9 +164,10 @@ def _require_free(folder: Path) -> None:
             what = f"experiment #{pending.number} of session {holder.tag}" if pending else f"session {holder.tag}"
             # A comparison has no verdict that wait_experiment could wait for.
             wait = "wait for it with wait_experiment" if pending else "call status until nothing runs"
+            stop = "stop" if holder.stops else f"`kill -INT {holder.pid}`"
             raise PreconditionError(
                 f"process {holder.pid} is measuring {what}, and only one process measures at a time",
-                hint=f"{wait}, or end it with stop",
+                hint=f"{wait}, or end it with {stop}",
             )
         time.sleep(POLL_SECONDS)
 

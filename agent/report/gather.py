@@ -65,7 +65,7 @@ def gather(workspace: Workspace, tags: Sequence[str]) -> dict[str, Any]:
 
 def _conditions(session: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fingerprint of a session with its stations, whose numbers are not those of this machine."""
-    names = ", ".join(each["name"] for each in session["stations"])
+    names = ", ".join(sorted(each["name"] for each in session["stations"]))
     return {**session["fingerprint"], "stations": names or "none"}
 
 

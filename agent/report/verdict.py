@@ -112,9 +112,10 @@ def await_verdict(folder: Path, tag: str | None, number: int | None, timeout: fl
     path = journal_path(folder, tag)
     while True:
         holder = lock.holder(state_folder(folder))  # before the journal, which its end writes last
-        # Without limits, the loop compares and measures no experiment.
-        running = holder is not None and holder.tag == tag and holder.limits is not None
         state, edit = fold(path), edits.read(path, number)
+        # Without limits, only `field` measures an experiment; the others compare.
+        measures = holder is not None and (holder.limits is not None or state.pending is not None)
+        running = measures and holder is not None and holder.tag == tag
         done = number < len(state.experiments)
         if done and (edit is None or edit.settled or not running):
             return tag, number

@@ -11,7 +11,7 @@ from agent.format import named
 from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
 from agent.source.encoding import encoded
-from agent.system.invocation import here, typed
+from agent.system.invocation import git_here, here, typed
 from agent.system.names import PLAYBOOK, PROTOCOL
 
 
@@ -36,10 +36,11 @@ def require_free(workspace: Workspace, branch: str, refs: str, own: Collection[s
         found, kind = same(ref), ref.removeprefix("refs/heads/")
         if found == same(full):
             # Git deletes no branch that it is on.
-            leave = "git switch main && " if Checkout(workspace).branch == kind else ""
+            git = git_here(workspace.top)
+            leave = f"{git} switch --detach && " if Checkout(workspace).branch == kind else ""
             raise PreconditionError(
                 f"the branch {kind} exists, but no session here belongs to it",
-                hint=f"choose another --tag, or delete the branch with `{leave}git branch -D {kind}`",
+                hint=f"choose another --tag, or delete the branch with `{leave}{git} branch -D {kind}`",
             )
         if same(full).startswith(f"{found}/") or found.startswith(f"{same(full)}/"):
             raise PreconditionError(

@@ -23,6 +23,8 @@ SYSTEM = {
     "linux": ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/sys"),
     "darwin": ("/usr", "/bin", "/sbin", "/etc", "/opt", "/nix", "/System", "/Library", "/Applications", "/private/etc"),
 }
+# Those that no user installs to, and that have very many folders.
+SYSTEM_ALONE = ("/usr", "/nix", "/gnu", "/Library")
 # Nodes of /dev: those that any program may need, and those of GPUs.
 NODES = ("null", "zero", "urandom")
 GPU_NODES = ("nvidia*", "dri", "kfd", "dxg")
@@ -162,7 +164,7 @@ def texts(shown: Iterable[Path]) -> list[Path]:
     found = list[Path]()
     for place in shown:
         found += [place] if place.name in TEXT_PACKAGES else []
-        for packages in _of_system(place) if str(place) in SYSTEM[sys.platform] else _packages(place):
+        for packages in _of_system(place) if str(place) in SYSTEM_ALONE else _packages(place):
             found += [packages / name for name in TEXT_PACKAGES if (packages / name).exists()]
     return found
 
@@ -194,7 +196,7 @@ def _packages(place: Path) -> list[Path]:
 
 @functools.cache
 def _of_system(place: Path) -> list[Path]:
-    """Do the same once for a folder of the system: no user installs to it, and it has very many folders."""
+    """Do the same once for a folder of SYSTEM_ALONE."""
     return _packages(place)
 
 

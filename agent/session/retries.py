@@ -7,7 +7,7 @@ from typing import Literal
 
 from agent.execution.gpu_fault import described
 from agent.execution.oom import smaller_batch
-from agent.journal.experiment import Proposal, Value
+from agent.journal.experiment import KNEW, Proposal, Value
 from agent.journal.pending import Pending
 from agent.journal.state import EDIT
 from agent.proposers.search.space import tunable_parameters
@@ -32,6 +32,8 @@ def owed(pending: Pending, safety: Safety) -> Literal["run", "revision", "repair
     last = pending.runs[-1]
     # After a success, a failure is not repaired: the candidate is judged as a program that does not always run.
     if last.pruned is not None or any(run.error is None for run in pending.runs):
+        return None
+    if last.voided or (last.error or "").startswith(KNEW):  # it could fail until its metric is a good one
         return None
     if last.out_of_memory or last.fault:
         smaller = pending.revisions - pending.repairs

@@ -276,11 +276,13 @@ def test_calls_of_two_clients_do_not_mix_their_edits(quick: Path) -> None:
     assert (quick / "train.py").read_text() == QUICK
 
 
-def test_blocks_edit_the_text_that_comes_with_them(quick: Path) -> None:
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_blocks_edit_the_text_that_comes_with_them(quick: Path, ends: str) -> None:
     """The text gets the byte order mark and the line ends of the file."""
     (quick / "train.py").write_bytes(b"\xef\xbb\xbf" + QUICK.replace("\n", "\r\n").encode())
     commit_all(quick, "from Windows")
-    with written(quick, None, {"train.py": QUICK.replace("RATE = 0.1", "RATE = 0.3")}, WORSE_BLOCK):
+    text = QUICK.replace("RATE = 0.1", "RATE = 0.3").replace("\n", ends)
+    with written(quick, None, {"train.py": text}, WORSE_BLOCK):
         found = (quick / "train.py").read_bytes()
     edited = QUICK.replace("RATE = 0.1", "RATE = 0.3").replace("DEPTH = 4", "DEPTH = 1")
     assert found == b"\xef\xbb\xbf" + edited.replace("\n", "\r\n").encode()

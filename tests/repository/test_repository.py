@@ -103,7 +103,7 @@ def test_a_tag_called_like_a_branch_is_in_nobody_s_way(quick: Path, cli: Cli, na
     [
         (("branch", "autoresearch"), "git branch -m autoresearch NAME"),
         (("branch", "autoresearch/t"), "`git branch -D autoresearch/t"),
-        (("switch", "--quiet", "-c", "autoresearch/t"), "`git switch main && git branch -D autoresearch/t`"),
+        (("switch", "--quiet", "-c", "autoresearch/t"), "`git switch --detach && git branch -D autoresearch/t`"),
         (("branch", "autoresearch/t/more"), "git branch -m autoresearch/t/more NAME"),
         (("update-ref", "refs/autoresearch", "HEAD"), "while refs/autoresearch exists"),
         (("update-ref", "refs/autoresearch/t", "HEAD"), "while refs/autoresearch/t exists"),

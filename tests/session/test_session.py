@@ -376,8 +376,10 @@ exec {shutil.which("git")} "$@"
 
 def test_ctrl_c_during_setup_ends_its_processes(quick: Path) -> None:
     set_protocol(quick, environment={"setupCommands": ["echo here; sleep 60 & wait"]})
+    # Whatever starts the tests may ignore SIGINT, as a shell does for what it starts in the background.
+    heeding = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     loop = subprocess.Popen(
-        [sys.executable, "-P", "-m", "agent", "run", "--tag", "t"],
+        [sys.executable, "-P", "-c", f"{heeding}runpy.run_module('agent', run_name='__main__')", "run", "--tag", "t"],
         cwd=quick,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

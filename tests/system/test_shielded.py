@@ -23,6 +23,7 @@ def pressing(script: str, before: str = "") -> subprocess.CompletedProcess[str]:
     """Run a shell script shielded, in a process that leads a group of its own, and return the end of that process."""
     code = (
         "import os, signal, sys\nfrom agent.system.shielded import run_shielded\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell ignores it in the background
         f"{before}\n"
         f"tool = ['/bin/sh', '-c', {script!r}, 'sh', str(os.getpgrp())]\n"
         "print(run_shielded(tool, said=b'go\\n').stdout.decode(), end='')\n"

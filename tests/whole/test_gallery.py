@@ -15,7 +15,10 @@ from agent.errors import PreconditionError
 from agent.execution.allowance import NO_REFERENCES, References
 from agent.execution.measure import Runner, measure
 from agent.journal.experiment import Experiment, Run, Verdict
+from agent.journal.pending import Pending
+from agent.protocol.models import Safety
 from agent.session.references import of_commit
+from agent.session.retries import owed
 from tests.common.training import run_script, script
 from tests.common.workspaces import ROOT, git
 
@@ -423,6 +426,8 @@ def test_a_failure_after_its_metric_repeats_nothing(runner: Runner, failure: str
     result = run_script(runner, "end", f"raise {failure}")
     assert "after its metric was known" in (result.error or "")
     assert (result.metric, result.fault, result.out_of_memory) == (None, "", False)
+    pending = Pending(1, "llm", "", "", {}, "", (), 0.0, runs=(result,))
+    assert owed(pending, Safety.model_validate({"crashStatus": "retry", "oomPolicy": "reduce_batch"})) is None
     result = run_script(runner, "late", f"raise {failure}")
     assert result.fault or result.out_of_memory
 

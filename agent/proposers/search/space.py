@@ -24,7 +24,7 @@ from agent.source.training_budget import limits_of, timed_names, why_budget
 RANGE = re.compile(r"(\S+?)\s*\.\.\s*(\S+)(\s+log)?")
 # A recipe that changes one of these is not better: it gets another seed, another test set, or merely other output.
 NEVER = re.compile(
-    r"(^|_)(SEED|RANDOM_STATE|RNG|EVAL|(TEST|VAL)_(SIZE|FRACTION|RATIO)|FOLDS|N_JOBS|WORKERS|VERBOSE|LOG|PRINT|VERSION"
+    r"(^|_)(SEED|RANDOM_STATE|RNG|EVAL|(TEST|VAL|VALID|VALIDATION)_(SIZE|FRACTION|RATIO)|FOLDS|N_JOBS|WORKERS|VERBOSE|LOG|PRINT|VERSION"
     r"|PATH|DIR)(_|$)|(^|_)SPLITS?(_SIZE|_FRACTION|_RATIO)?$"  # but not SPLIT_HEADS
 )
 FRACTION = re.compile(r"RATIO|FRAC|BETA|DROPOUT|DECAY|MOMENTUM")
