@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import PreconditionError, UsageError
-from agent.system.hosts import is_loopback
+from agent.system.hosts import PORT, is_loopback
 from agent.system.invocation import here, typed
 
 if TYPE_CHECKING:
     from distributed.security import Security
 
-PORT = 8786
 CA, CERTIFICATE, KEY = "ca.pem", "certificate.pem", "key.pem"
 DAYS = 3650  # a fleet whose certificates expire at night is worth less than one whose certificates are replaced by hand
 ADDRESS = re.compile(r"(?:(?P<scheme>[a-z]+)://)?(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?/?")

@@ -114,8 +114,8 @@ def await_verdict(folder: Path, tag: str | None, number: int | None, timeout: fl
         holder = lock.holder(state_folder(folder))  # before the journal, which its end writes last
         state, edit = fold(path), edits.read(path, number)
         # Without limits, only `field` measures an experiment; the others compare.
-        measures = holder is not None and (holder.limits is not None or state.pending is not None)
-        running = measures and holder is not None and holder.tag == tag
+        may_measure = state.pending is not None or (holder is not None and holder.limits is not None)
+        running = holder is not None and holder.tag == tag and may_measure
         done = number < len(state.experiments)
         if done and (edit is None or edit.settled or not running):
             return tag, number

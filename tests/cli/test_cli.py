@@ -73,7 +73,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     assert 0 < min(seconds) < 0.3
     code = (
         "import sys, agent.cli; "
-        "print([m for m in ('mlx', 'optuna', 'git', 'pydantic', 'numpy', 'rich.live') if m in sys.modules])"
+        "print([m for m in ('mlx', 'optuna', 'git', 'pydantic', 'numpy', 'ssl', 'rich.live') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"

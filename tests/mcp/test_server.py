@@ -154,12 +154,16 @@ def test_status_says_why_a_confirmation_failed(quick: Path, tmp_path: Path, cli:
     talk(quick, talking)
 
 
+def keep_and_fail_to_confirm(folder: Path, cli: Cli) -> None:
+    edit(folder, *BETTER)
+    assert cli(folder, "try", "--tag", "t").returncode == 0
+    envelope = {"data": None, "errors": ["no luck"], "hints": []}
+    (state_folder(folder) / "sessions/t/confirm.json").write_text(json.dumps(envelope))
+
+
 @pytest.mark.quick
 def test_confirmation_makes_up_for_one_that_failed_before(quick: Path, cli: Cli) -> None:
-    edit(quick, *BETTER)
-    assert cli(quick, "try", "--tag", "t").returncode == 0
-    envelope = {"data": None, "errors": ["no luck"], "hints": []}
-    (state_folder(quick) / "sessions/t/confirm.json").write_text(json.dumps(envelope))
+    keep_and_fail_to_confirm(quick, cli)
     assert measuring.confirmation_error(quick, "t") == "no luck"
     assert cli(quick, "confirm", "--runs", "2").returncode == 0
     assert measuring.confirmation_error(quick, "t") is None
@@ -167,10 +171,7 @@ def test_confirmation_makes_up_for_one_that_failed_before(quick: Path, cli: Cli)
 
 @pytest.mark.quick
 def test_later_keep_makes_a_failed_confirmation_one_of_another_best(quick: Path, cli: Cli) -> None:
-    edit(quick, *BETTER)
-    assert cli(quick, "try", "--tag", "t").returncode == 0
-    envelope = {"data": None, "errors": ["no luck"], "hints": []}
-    (state_folder(quick) / "sessions/t/confirm.json").write_text(json.dumps(envelope))
+    keep_and_fail_to_confirm(quick, cli)
     edit(quick, "DEPTH = 4", "DEPTH = 3")
     assert cli(quick, "try", "--tag", "t").returncode == 0
     assert measuring.confirmation_error(quick, "t") == "no luck"  # after a discard

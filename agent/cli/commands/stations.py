@@ -11,7 +11,7 @@ import typer
 from agent.cli.command import command
 from agent.cli.options import ConnectionFlags
 from agent.cli.program import PREPARE, Options
-from agent.fleet.security import PORT
+from agent.system.hosts import PORT
 
 
 @command(PREPARE)
