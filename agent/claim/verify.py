@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
 import secrets
 import sys
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,11 +29,9 @@ from agent.format import counted, one_line
 from agent.journal.experiment import mean
 from agent.journal.paths import state_folder
 from agent.repository.outputs import require_no_part_of_session
-from agent.repository.workspace import Workspace
-from agent.room.room import ENVIRONMENT, untracked_files
 from agent.room.sandbox import Mode
 from agent.session.context import known_constants
-from agent.session.opening import open_runner, prepared
+from agent.session.opening import cloned, open_runner, prepared, showing
 from agent.session.signals import Interrupts
 from agent.system.files import remove_tree, write_whole
 from agent.system.invocation import version
@@ -79,7 +74,7 @@ def verify(folder: Path, claim: Path, config: VerifyConfig) -> dict[str, Any]:
         interrupts = Interrupts()
         interrupts.on_first = lambda: say("stopping")
         interrupts.install()
-        with _cloned(opened) as runner:
+        with cloned(dataclasses.replace(opened, say=say), "verify") as runner:
             found = _replicated(evidence, opened, runner, interrupts, config)
         about = fingerprint(opened.protocol, opened.training_seconds, "")
     attestation = _attestation(evidence, found, about, opened)
@@ -109,9 +104,7 @@ def _replicated(
         steps = min((run.num_steps for run in claim.runs.b if run.num_steps), default=None)
         remove_tree(logs)
         with prepared(runner, setup=False) as ready, kept_awake():
-            source = opened.workspace
-            seen = dataclasses.replace(untracked_files(source), source=source.top)
-            ready = dataclasses.replace(ready, untracked=seen)
+            ready = showing(opened.workspace, ready)
             setting = Setting(ready, commits, known, seeds, steps, logs, interrupts, say)
             try:
                 _tell_holdout(claim, ready)
@@ -129,17 +122,6 @@ def _tell_holdout(claim: Claim, runner: Runner) -> None:
         say("the claim has a holdout and this machine has none, so the result cannot be `replicated`")
     elif holdout_id(claim.snapshot.id if claim.snapshot else None) != claim.holdout:
         say("the holdout here is another one than the claim's; the gain must show on it as well")
-
-
-@contextlib.contextmanager
-def _cloned(opened: Runner) -> Iterator[Runner]:
-    """Clone HEAD into a temporary folder, for what is a stranger's, and yield a runner for it."""
-    with tempfile.TemporaryDirectory(prefix="autoresearch-verify-", ignore_cleanup_errors=True) as name:
-        copy = Workspace(opened.workspace.folder, opened.protocol).clone(Path(name).resolve() / "clone")
-        environment = opened.workspace.folder / ENVIRONMENT
-        if environment.exists():  # the evaluator uses its interpreter
-            (copy.folder / ENVIRONMENT).symlink_to(environment.resolve())
-        yield dataclasses.replace(opened, workspace=copy, linked=False, say=say)
 
 
 def _require_confined(runner: Runner, mode: Mode) -> None:

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,12 +28,10 @@ from agent.format import counted, duration, figure, one_line
 from agent.journal.experiment import Run, Value
 from agent.journal.paths import state_folder
 from agent.proposers.search.space import Dimension, Space, space_of
-from agent.repository.workspace import Workspace
-from agent.room.room import ENVIRONMENT, untracked_files
 from agent.room.sandbox import Mode
 from agent.session import faults
 from agent.session.context import known_constants
-from agent.session.opening import open_runner, prepared
+from agent.session.opening import cloned, open_runner, prepared, showing
 from agent.source.constants import constants
 from agent.system.invocation import typed, version
 
@@ -76,26 +73,18 @@ def measure_machine(folder: Path, minutes: float, sandbox: Mode, setup: bool) ->
         stop = Stop(60 * minutes)
         stop.on_first = lambda: say("stopping; the figures so far follow")
         stop.install()
-        with cloned(opened) as runner, kept_awake():
+        with _ready(opened) as runner, kept_awake():
             field = Field(runner, stop, minutes)
             code = field.measure()
             return field.data, code
 
 
 @contextlib.contextmanager
-def cloned(opened: Runner) -> Iterator[Runner]:
-    """Clone HEAD into a temporary folder, and yield a runner for it that shows the user's untracked files to runs."""
-    source = Workspace(opened.workspace.folder, with_figures(opened.protocol))
-    with tempfile.TemporaryDirectory(prefix="autoresearch-field-", ignore_cleanup_errors=True) as name:
-        copy = source.clone(Path(name).resolve() / "clone")
-        environment = source.folder / ENVIRONMENT
-        if environment.exists():  # the evaluator uses its interpreter
-            (copy.folder / ENVIRONMENT).symlink_to(environment.resolve())
-        runner = dataclasses.replace(
-            opened, protocol=source.protocol, workspace=copy, patient=True, linked=False, say=say
-        )
-        with prepared(runner, setup=False) as ready:
-            yield dataclasses.replace(ready, untracked=dataclasses.replace(untracked_files(source), source=source.top))
+def _ready(opened: Runner) -> Iterator[Runner]:
+    """Yield a runner for a clone of HEAD that shows the user's untracked files to runs."""
+    reading_figures = dataclasses.replace(opened, protocol=with_figures(opened.protocol), patient=True, say=say)
+    with cloned(reading_figures, "field") as runner, prepared(runner, setup=False) as ready:
+        yield showing(opened.workspace, ready)
 
 
 class Field:

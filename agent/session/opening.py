@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -106,6 +107,27 @@ def prepared(
             record = fingerprint.snapshot(protocol)
             harness = evaluation.Harness(inside / harness_folder, script, snapshot, record, untraced, apart)
         yield dataclasses.replace(runner, untracked=untracked, harness=harness)
+
+
+@contextlib.contextmanager
+def cloned(runner: Runner, purpose: str) -> Iterator[Runner]:
+    """Clone HEAD into a temporary folder, and yield a runner for it that is not linked to the user's folders.
+
+    Args:
+        purpose: a word for the folder's name.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"autoresearch-{purpose}-", ignore_cleanup_errors=True) as name:
+        source = runner.workspace.folder
+        copy = Workspace(source, runner.protocol).clone(Path(name).resolve() / "clone")
+        environment = source / room.ENVIRONMENT
+        if environment.exists():  # the evaluator uses its interpreter
+            (copy.folder / room.ENVIRONMENT).symlink_to(environment.resolve())
+        yield dataclasses.replace(runner, workspace=copy, linked=False)
+
+
+def showing(source: Workspace, runner: Runner) -> Runner:
+    """Return the runner of a clone, whose runs see the untracked files of the workspace that was cloned."""
+    return dataclasses.replace(runner, untracked=dataclasses.replace(room.untracked_files(source), source=source.top))
 
 
 def require_startable(
