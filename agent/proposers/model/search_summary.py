@@ -6,10 +6,12 @@ Good points are the best quarter of all measured points.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from agent.format import figure
-from agent.journal.experiment import Experiment, Value
+from agent.journal.experiment import Direction, Experiment, Value
 from agent.proposers.base import Context
+from agent.proposers.search.alignment import renamed
 
 BEST = 5
 GOOD_SHARE = 0.25
@@ -19,9 +21,10 @@ MOST_VALUES = 4
 
 def best_points(context: Context) -> list[str]:
     """Return lines like `#12 0.993210: RATE 0.3, DEPTH 7`, best first: the constants that differ from the baseline."""
-    base = context.history[0].parameters if context.history else {}
+    history = _history(context)
+    base = history[0].parameters if history else {}
     lines = []
-    for experiment in _ranked(context)[:BEST]:
+    for experiment in _ranked(context.direction, history)[:BEST]:
         moved = [f"{key} {value}" for key, value in experiment.parameters.items() if base.get(key) != value]
         what = ", ".join(moved) or "the baseline's constants"
         assert experiment.metric is not None
@@ -34,13 +37,14 @@ def constant_ranges(context: Context) -> list[str]:
 
     `RATE now 0.3: the best 4 of 15 have 0.25..0.31, the rest 0.1..0.9; crashed at 2.0, 3.1`
     """
-    ranked = _ranked(context)
+    history = _history(context)
+    ranked = _ranked(context.direction, history)
     count = max(FEWEST_GOOD, round(GOOD_SHARE * len(ranked)))
     good, rest = ranked[:count], ranked[count:]
-    crashed = [e for e in context.history if e.verdict.status == "crash"]
+    crashed = [e for e in history if e.verdict.status == "crash"]
     lines = []
     for key, now in context.incumbent.parameters.items():
-        tried = {value for e in context.history if (value := e.parameters.get(key)) is not None}
+        tried = {value for e in history if (value := e.parameters.get(key)) is not None}
         if len(tried) < 2:
             continue
         parts = [f"the best {len(good)} of {len(ranked)} have {_values(good, key)}"]
@@ -54,10 +58,16 @@ def constant_ranges(context: Context) -> list[str]:
     return [line for _, line in sorted(lines, key=lambda each: -each[0])]
 
 
-def _ranked(context: Context) -> list[Experiment]:
+def _history(context: Context) -> list[Experiment]:
+    """Return the experiments with the keys that the incumbent's constants have."""
+    keys = context.incumbent.parameters
+    return [replace(each, parameters=renamed(keys, each.parameters)) for each in context.history]
+
+
+def _ranked(direction: Direction, history: Sequence[Experiment]) -> list[Experiment]:
     """Return the measured experiments, best first."""
-    sign = 1 if context.direction == "minimize" else -1
-    measured = [(sign * e.metric, e) for e in context.history if e.metric is not None]
+    sign = 1 if direction == "minimize" else -1
+    measured = [(sign * e.metric, e) for e in history if e.metric is not None]
     return [e for _, e in sorted(measured, key=lambda each: each[0])]
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from agent.journal.experiment import Direction, Experiment, Value
+from agent.proposers.search.alignment import aligned
 from agent.proposers.search.candidates import groups
 from agent.proposers.search.space import LARGEST, Dimension, Space
 from agent.proposers.search.training_set import training_set
@@ -73,6 +74,7 @@ def importances(known: Space | None, history: Sequence[Experiment], direction: D
         direction: which way the metric is better.
     """
     space = known if known is not None else observed(history)
+    history = aligned(space, history)
     values = {d.key: Counter(e.parameters[d.key] for e in history if d.key in e.parameters) for d in space.dimensions}
     varied = sorted((d for d in space.dimensions if len(values[d.key]) > 1), key=lambda d: -len(values[d.key]))
     varied = varied[:MOST_CONSTANTS]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from agent.journal.experiment import Experiment, Proposal, Value, digest
 from agent.proposers.base import Context, Exhausted
 from agent.proposers.earlier import Earlier
 from agent.proposers.search import near_misses, parallel, transfer, turns
+from agent.proposers.search.alignment import aligned, completed, renamed
 from agent.proposers.search.candidates import draw_candidates, groups, point, points
 from agent.proposers.search.space import NAME_CONSTANTS, Space, space_of, why_nothing
 from agent.proposers.search.steps import ATTEMPTS, steps
@@ -68,6 +70,7 @@ class SearchProposer:
         space = space_of(context.files, context.constants)
         if (nothing := why_nothing(context.files, context.constants)) is not None:
             raise Exhausted(f"{nothing}; {NAME_CONSTANTS}")
+        context = _aligned(space, context)
         rng = random.Random(f"{context.seed}:{context.number}")
         earlier = transfer.on_this_scale(context.earlier, context.history)
         seen |= transfer.beaten(earlier, value_of(context.incumbent), context.direction)
@@ -87,6 +90,17 @@ class SearchProposer:
             f"the search found no new candidate in {2 * ATTEMPTS} draws; widen the ranges, or start another session "
             "with --tag"
         )
+
+
+def _aligned(space: Space, context: Context) -> Context:
+    """Return the context with the constants of its experiments by the keys of the space."""
+    keys = [dimension.key for dimension in space.dimensions]
+    return replace(
+        context,
+        history=aligned(space, context.history),
+        flight=tuple(replace(each, parameters=renamed(keys, each.parameters)) for each in context.flight),
+        earlier=tuple(replace(each, parameters=renamed(keys, each.parameters)) for each in context.earlier),
+    )
 
 
 def _kept_elsewhere(
@@ -145,7 +159,7 @@ def _model(space: Space, context: Context, earlier: Sequence[Earlier]) -> tuple[
             values.append(value)
     own = len(values)
     doubts = [1.0] * own
-    for each in earlier:
+    for each in completed(space, earlier, context.history):
         with contextlib.suppress(KeyError, TypeError):  # it lacks a constant of the current space
             rows.append(point(space, each.parameters))
             values.append(each.metric if each.metric is None or context.direction == "minimize" else -each.metric)

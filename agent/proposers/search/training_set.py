@@ -32,7 +32,10 @@ def measured(
 ) -> tuple[list[list[float]], list[float | None]]:
     """Return the points of the experiments and their values, None for a failure; smaller values are better.
 
-    Experiments that lack a constant of the current space are left out.
+    Experiments that lack a constant of the space are left out.
+
+    Args:
+        history: aligned with the space (`alignment.aligned`).
     """
     rows, values = [], []
     for experiment in history:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from agent.errors import AutoresearchError
 from agent.format import plain
 from agent.journal.experiment import Direction, Value
 from agent.journal.state import State
+from agent.proposers.search.alignment import renamed
 from agent.proposers.search.importance import Importance, importances
 from agent.proposers.search.space import Space, space_of
 from agent.pruning.curves import Point, point
@@ -61,8 +63,11 @@ def _session(
     session: Session, workspace: Workspace, state: State, every: Sequence[CloseUp], points: int
 ) -> dict[str, Any]:
     direction: Direction = "minimize" if session["direction"] == "minimize" else "maximize"
-    ranked = importances(_space(workspace, state), state.experiments, direction)
+    space = _space(workspace, state)
+    ranked = importances(space, state.experiments, direction)
     names = [each.dimension.key for each in ranked]
+    keys = names if space is None else [dimension.key for dimension in space.dimensions]
+    every = [replace(each, parameters=renamed(keys, each.parameters)) for each in every]
     return {
         "tag": session["tag"],
         "metric": session["metric"],

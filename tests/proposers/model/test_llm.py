@@ -265,6 +265,15 @@ def test_all_that_programs_wrote_is_marked() -> None:
     assert "\x1b" not in text
 
 
+def test_constants_of_a_second_file_do_not_make_the_others_new() -> None:
+    base, better = (experiment(n, parameters={"RATE": rate}) for n, rate in ((0, 0.1), (1, 0.3)))
+    keep = experiment(2, parameters={"train.py:RATE": 0.1, "model.py:DEPTH": 4})
+    text = briefing(dataclasses.replace(context(), history=(base, better, keep), incumbent=keep, number=3))
+    assert "train.py:RATE now 0.1: the best" in text
+    assert "train.py:RATE 0.3" in text
+    assert "train.py:RATE 0.1" not in text  # of the baseline
+
+
 def test_candidates_being_measured_are_told_if_any() -> None:
     about = context()
     assert "Being measured now" not in briefing(about)

@@ -11,6 +11,7 @@ import pytest
 
 from agent.journal.experiment import Experiment, Run, Value, Verdict
 from agent.proposers.search.importance import MOST_CONSTANTS, Importance, importances, observed
+from agent.proposers.search.space import space_of
 
 NAMES = ("A", "B", "C", "D", "E", "F")
 
@@ -143,6 +144,16 @@ def test_odd_histories_do_not_fail() -> None:
     assert [each.dimension.name for each in importances(None, missing, "minimize")] == ["A"]
     many = [experiment(n, {f"C{i}": (n * i) % 7 for i in range(200)}, float(n)) for n in range(20)]
     assert len(importances(None, many, "minimize")) == MOST_CONSTANTS
+
+
+def test_experiments_before_a_new_constant_count() -> None:
+    history, _ = session(uneven, 40, 3)
+    files = {"train.py": "".join(f"{name} = 0.9  # search: 0..1\n" for name in NAMES), "model.py": "DEPTH = 4\n"}
+    space = space_of(files, {})
+    keep = experiment(40, {f"train.py:{name}": 0.9 for name in NAMES} | {"model.py:DEPTH": 4}, 9.0, kept=True)
+    found = importances(space, [*history, keep], "minimize")
+    assert {each.dimension.key for each in found} == {f"train.py:{name}" for name in NAMES}
+    assert found[0].share is not None
 
 
 def test_values_that_were_tried_give_the_space() -> None:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from agent.journal.experiment import Direction, Experiment, Proposal, Run, Value, Verdict, digest
 from agent.journal.state import gain
 from agent.proposers.base import Context, Exhausted
+from agent.proposers.search.alignment import aligned
 from agent.proposers.search.candidates import draw_candidates, point
 from agent.proposers.search.gaussian_process import fit, improvement
 from agent.proposers.search.search import SearchProposer
@@ -230,6 +232,49 @@ def test_strange_experiments_are_no_obstacle() -> None:
     ]
     context = Context(25, 3, {"train.py": SOURCE}, incumbent, (*history, *strange), "minimize", KNOWN)
     assert SearchProposer().ask(context).files
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "added",
+    [
+        {"train.py": SOURCE + "MOMENTUM = 0.9  # search: 0.5..0.99\n"},
+        {"train.py": SOURCE, "model.py": "MOMENTUM = 0.9  # search: 0.5..0.99\n"},
+    ],
+)
+def test_experiments_before_a_new_constant_stay_evidence(added: dict[str, str]) -> None:
+    history = session(SearchProposer(), 20, 3)
+    last = next(e for e in reversed(history) if e.verdict.status == "keep")
+    (train,) = space_of({"train.py": SOURCE}, KNOWN).apply(last.parameters).values()
+    files = {path: train + text.removeprefix(SOURCE) if path == "train.py" else text for path, text in added.items()}
+    keep = dataclasses.replace(
+        last, number=21, digest=digest(files), parameters=tunable_parameters(files, KNOWN), verdict=Verdict("keep", "")
+    )
+    asked = SearchProposer().ask(Context(22, 3, files, keep, (*history, keep), "minimize", KNOWN))
+    assert asked.reasoning == "best direction of those never tried, by a model of 22 experiments"
+    assert "MOMENTUM" in asked.description  # all others were moved both ways before the keep
+
+
+@pytest.mark.quick
+def test_candidates_that_removed_a_constant_are_no_evidence_about_it() -> None:
+    files = {"train.py": "RATE = 0.1\nDEPTH = 4\n"}
+    space = space_of(files, {})
+
+    def experiment(number: int, status: Literal["keep", "discard"], **parameters: Value) -> Experiment:
+        return Experiment(number, "", "", "", f"{number}", parameters, (Run(1.0, 1.0),), Verdict(status, ""))
+
+    history = [
+        experiment(0, "keep", RATE=0.1),
+        experiment(1, "discard", RATE=0.2),
+        experiment(2, "discard", RATE=0.1, DEPTH=9),
+        experiment(3, "keep", RATE=0.1, DEPTH=4),
+        experiment(4, "discard", RATE=0.1),
+        experiment(5, "discard", **{"train.py:RATE": 0.3, "other.py:RATE": 1.0, "train.py:DEPTH": 4}),
+    ]
+    found = [each.parameters for each in aligned(space, history)]
+    assert found[:4] == [{"RATE": 0.1, "DEPTH": 4}, {"RATE": 0.2, "DEPTH": 4}, history[2].parameters, {**found[0]}]
+    assert found[4] == {"RATE": 0.1}
+    assert found[5] == {"train.py:RATE": 0.3, "other.py:RATE": 1.0, "DEPTH": 4}
 
 
 @pytest.mark.quick
