@@ -30,12 +30,14 @@ class Change:
         file: the file itself, also if `part.path` is a link to it.
         before: its text; None if it does not exist.
         after: its text afterward; None if it is deleted.
+        shared: the other agents that read this file, because a path of theirs or this one is a link.
     """
 
     part: Part
     file: Path
     before: str | None
     after: str | None
+    shared: tuple[Agent, ...] = ()
 
     @property
     def action(self) -> Action:
@@ -61,7 +63,9 @@ def plan(folder: Path, parts: Sequence[Part], *, remove: bool = False) -> list[C
                 f"{part.path} {fault}",
                 hint=f"fix the file and run the same command again, or {by_hand}",
             ) from None
-        found.append(Change(part, file, before, after))
+        if after is None and before is not None and _is_linked(folder / part.path, file):
+            after = ""  # without the file, a link of the user would lead to nothing
+        found.append(Change(part, file, before, after, _others(folder, part, file)))
     return found
 
 
@@ -76,9 +80,6 @@ def apply(folder: Path, changes: Sequence[Change]) -> None:
             raise PreconditionError(f"{each.part.path} has changed in the meantime", hint="run the same command again")
     for each in changes:
         if each.action == "none":
-            continue
-        if each.after is None and (folder / each.part.path).is_symlink():
-            write_whole(each.file, "")  # without the file, the user's link would lead to nothing
             continue
         if each.after is None:
             each.file.unlink()
@@ -142,6 +143,26 @@ def _read(folder: Path, part: Part) -> tuple[Path, str | None]:
         raise PreconditionError(f"{part.path} is not UTF-8 text", hint="convert it to UTF-8") from None
     except OSError as error:
         raise PreconditionError(f"cannot read {part.path}: {reason(error)}") from None
+
+
+def _is_linked(path: Path, file: Path) -> bool:
+    """Return whether a path is a link to a file, or another one is in the folder of the file."""
+    if path.is_symlink():
+        return True
+    with contextlib.suppress(OSError, RuntimeError):
+        return any(each.is_symlink() and each.resolve() == file for each in file.parent.iterdir())
+    return False
+
+
+def _others(folder: Path, part: Part, file: Path) -> tuple[Agent, ...]:
+    """Return the agents that read another path of the workspace which is the same file."""
+    found = []
+    for agent in AGENTS:
+        paths = {each.path for each in agent.parts(NAME)} - {part.path}
+        with contextlib.suppress(OSError, RuntimeError):
+            if any((folder / path).resolve() == file for path in paths):
+                found.append(agent)
+    return tuple(found)
 
 
 def _state(folder: Path, part: Part) -> str:

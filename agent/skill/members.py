@@ -123,7 +123,7 @@ def _inserted(text: str, start: int, found: list[Place], close: int, key: str, v
 
     Many parameters because the object was read by the caller already.
     """
-    line = _line_end(text)
+    line = line_end(text)
     if not found:
         member = f"{line}{INDENT * depth}{key}: {_dumped(value, text, depth)}{line}{INDENT * (depth - 1)}"
         return text[: start + 1] + member + text[close:]
@@ -137,10 +137,11 @@ def _inserted(text: str, start: int, found: list[Place], close: int, key: str, v
 
 
 def _dumped(value: Any, text: str, depth: int) -> str:
-    return json.dumps(value, indent=INDENT).replace("\n", f"{_line_end(text)}{INDENT * depth}")
+    return json.dumps(value, indent=INDENT).replace("\n", f"{line_end(text)}{INDENT * depth}")
 
 
-def _line_end(text: str) -> str:
+def line_end(text: str) -> str:
+    """Return the line end that a text has."""
     return "\r\n" if "\r\n" in text else "\n"
 
 

@@ -61,9 +61,9 @@ class Whole(Part):
     mark: str
 
     def put(self, text: str | None) -> str:
-        if text is not None and self.mark not in text:
+        if text and self.mark not in text:
             raise Unfit("was not written by this program")
-        return self.text
+        return self.text.replace("\n", members.line_end(text or ""))
 
     def take(self, text: str) -> str | None:
         return None if self.mark in text else text
@@ -78,7 +78,7 @@ class Section(Part):
     end: str
 
     def put(self, text: str | None) -> str:
-        line = "\r\n" if text and "\r\n" in text else "\n"
+        line = members.line_end(text or "")
         section = line.join([self.begin, *self.text.rstrip("\n").splitlines(), self.end])
         if not text:
             return section + line

@@ -89,6 +89,16 @@ def test_install_needs_yes_without_a_terminal(quick: Path, cli: Cli) -> None:
     assert git(quick, "status", "--porcelain") == ""
 
 
+def test_agents_that_share_a_file_are_named(quick: Path, cli: Cli) -> None:
+    (quick / "AGENTS.md").write_text("# Mine\n")
+    (quick / "GEMINI.md").symlink_to("AGENTS.md")
+    done = cli(quick, "skill", "gemini", "--install", "--yes", "--no-mcp")
+    assert "note: Codex reads the same file as GEMINI.md, through a link\n" in done.stderr
+    done = cli(quick, "skill", "gemini", "--remove", "--yes")
+    assert done.stdout == "changed GEMINI.md\n"
+    assert "through a link: `autoresearch skill codex --install` restores its part\n" in done.stderr
+
+
 @pytest.mark.parametrize(("said", "code"), [("n\n", 1), ("y\n", 0)])
 def test_install_asks_on_a_terminal(quick: Path, said: str, code: int) -> None:
     exit_code, shown = on_terminal(quick, said, "skill", "claude", "--install", "--mcp")

@@ -169,6 +169,49 @@ def test_links_are_followed_inside_the_workspace_only(tmp_path: Path) -> None:
         (folder / path).unlink()
 
 
+def test_file_that_a_link_leads_to_is_emptied_and_names_its_other_agents(tmp_path: Path) -> None:
+    codex, gemini = find_agent("codex"), find_agent("gemini")
+    install(tmp_path, codex)
+    (tmp_path / "GEMINI.md").symlink_to("AGENTS.md")
+    assert install(tmp_path, gemini) == ["none", "create"]
+    guide, _ = plan(tmp_path, gemini.parts("autoresearch"), remove=True)
+    assert (guide.action, guide.shared) == ("change", (codex,))
+    assert remove(tmp_path, gemini) == ["change", "delete"]
+    assert (tmp_path / "AGENTS.md").read_text() == ""
+    assert install(tmp_path, codex) == ["change", "none"]
+    assert remove(tmp_path, codex) == ["change", "delete"]  # GEMINI.md would lead to nothing
+    assert install(tmp_path, gemini) == ["change", "create"]
+    remove(tmp_path, gemini)
+    (tmp_path / "GEMINI.md").unlink()
+    (tmp_path / "AGENTS.md").unlink()
+    install(tmp_path, codex)
+    assert [each.shared for each in plan(tmp_path, codex.parts("autoresearch"), remove=True)] == [(), ()]
+
+
+@pytest.mark.parametrize("agent", AGENTS, ids=lambda each: each.name)
+def test_windows_line_ends_stay(tmp_path: Path, agent: Agent) -> None:
+    install(tmp_path, agent)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    for path in files:
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert install(tmp_path, agent) == ["none", "none"]
+    assert install(tmp_path, agent, "uv run autoresearch") == ["change", "change"]
+    assert all(path.read_bytes().count(b"\r\n") == path.read_bytes().count(b"\n") for path in files)
+    remove(tmp_path, agent)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_linked_file_of_its_own_is_installed_again(tmp_path: Path) -> None:
+    claude, path = find_agent("claude"), tmp_path / ".claude/skills/autoresearch/SKILL.md"
+    path.parent.mkdir(parents=True)
+    (tmp_path / "SKILL.md").write_text("")
+    path.symlink_to(tmp_path / "SKILL.md")
+    for _ in range(2):
+        assert install(tmp_path, claude)[0] == "change"
+        assert remove(tmp_path, claude)[0] == "change"
+    assert path.is_symlink()
+
+
 def test_entries_start_the_server(tmp_path: Path) -> None:
     for agent in AGENTS:
         install(tmp_path, agent, "uv run autoresearch")

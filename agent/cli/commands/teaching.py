@@ -111,6 +111,7 @@ def _carry_out(folder: Path, agent: Agent, mcp: bool | None, *, remove: bool, ye
     notes = [] if remove else _missing_extra(mcp)
     notes += [f"a candidate may change {path}: add it to forbiddenGlobs" for path in open_to_candidates]
     todo = [each for each in changes if each.action != "none"]
+    notes += [_shared(each, agent, remove=remove) for each in todo for agent in each.shared]
     if todo and not yes:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             flag = "--remove" if remove else "--install"
@@ -144,6 +145,12 @@ def _line(change: Change, *, done: bool = False) -> str:
     """Return what happens to a file, or happened: "create .mcp.json"."""
     action = "leave" if change.action == "none" else change.action
     return f"{f'{action}d' if done else action} {change.part.path}"
+
+
+def _shared(change: Change, other: Agent, *, remove: bool) -> str:
+    """Say that another agent reads the file, too, and how it gets the part again."""
+    said = f"{other.title} reads the same file as {change.part.path}, through a link"
+    return f"{said}: `{typed(f'skill {other.name} --install')}` restores its part" if remove else said
 
 
 def _tell(lines: list[str], notes: list[str], would: str = "") -> None:
