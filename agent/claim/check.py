@@ -15,6 +15,7 @@ from agent.errors import AutoresearchError, NoMetric, PreconditionError
 from agent.execution.evaluation import TOLERANCE
 from agent.format import figure, printed
 from agent.journal.experiment import Value
+from agent.protocol.changes import clause_of
 from agent.protocol.extract import extract
 from agent.protocol.models import Protocol
 from agent.repository.bundle import fetch_bundle, new_content
@@ -92,8 +93,9 @@ def _require_gain(claim: Claim) -> None:
 def require_own_rules(evidence: Evidence, workspace: Workspace) -> None:
     """Raise PreconditionError if the claim has another protocol than the workspace, which decides what is run."""
     if evidence.protocol.digest != workspace.protocol.digest:
+        differing = clause_of(evidence.protocol, workspace.protocol)
         raise PreconditionError(
-            f"the claim was measured under another {PROTOCOL} than that of {workspace.folder}",
+            f"the claim was measured under another {PROTOCOL} than that of {workspace.folder}{differing}",
             hint="check out the commit that its session began with, then run the same command again",
         )
 

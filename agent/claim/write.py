@@ -37,6 +37,7 @@ from agent.journal.experiment import Run, succeeded
 from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path, own_log
 from agent.journal.state import State
+from agent.protocol.changes import clause_of, protocol_of
 from agent.protocol.load import fault_of, load_protocol
 from agent.protocol.models import Protocol
 from agent.repository.bundle import write_bundle
@@ -72,7 +73,7 @@ def write_claim(folder: Path, tag: str | None, out: Path | None) -> list[str]:
     protocol = load_protocol(folder)
     workspace = Workspace(folder, protocol)
     confirmed = _confirmation(state, tag)
-    _require_same_protocol(state, protocol, tag)
+    _require_same_protocol(state, workspace, tag)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".claim-") as name:
         part = Path(name) / "claim"
@@ -166,11 +167,12 @@ def _confirmation(state: State, tag: str) -> Mapping[str, Any]:
     return found
 
 
-def _require_same_protocol(state: State, protocol: Protocol, tag: str) -> None:
+def _require_same_protocol(state: State, workspace: Workspace, tag: str) -> None:
     assert state.session is not None
-    if state.session["fingerprint"].get("protocol") != protocol.digest:
+    if state.session["fingerprint"].get("protocol") != workspace.protocol.digest:
+        old = protocol_of(workspace.show(state.session["base"], PROTOCOL))
         raise PreconditionError(
-            f"protocol.json has changed since session {tag}",
+            f"{PROTOCOL} has changed since session {tag}{clause_of(old, workspace.protocol)}",
             hint=f"switch to its branch with `git switch {state.session['branch']}`, then run the same command again",
         )
 

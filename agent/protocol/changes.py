@@ -33,6 +33,12 @@ def changes(before: Protocol, now: Protocol) -> list[str]:
     return [*shown, *more]
 
 
+def clause_of(before: Protocol | None, now: Protocol | None) -> str:
+    """Return what follows "protocol.json has changed": ": " and the fields that differ; empty if that is unknown."""
+    found = changes(before, now) if before is not None and now is not None else []
+    return f": {'; '.join(found)}" if found else ""
+
+
 def _fields(part: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in part.items():
         if isinstance(value, Mapping):

@@ -22,6 +22,7 @@ from agent.journal import edits, lock, results
 from agent.journal.journal import Journal, fold
 from agent.journal.paths import candidate_ref, find_session, journal_path, require_own_state, state_folder
 from agent.proposers.search.space import tunable_parameters
+from agent.protocol.changes import clause_of, protocol_of
 from agent.protocol.load import load_protocol, require_runnable
 from agent.repository.checkout import Checkout
 from agent.repository.excludes import exclude
@@ -184,9 +185,10 @@ def start_of(workspace: Workspace, tag: str) -> str:
             f"git no longer has {state.head[:12]}, the last commit of session {tag}",
             hint="restore its branch, or start without --from",
         )
-    if workspace.show(state.head, PROTOCOL) != workspace.show(workspace.head, PROTOCOL):
+    texts = [workspace.show(commit, PROTOCOL) for commit in (state.head, workspace.head)]
+    if texts[0] != texts[1]:
         raise PreconditionError(
-            f"{PROTOCOL} has changed since session {tag}",
+            f"{PROTOCOL} has changed since session {tag}{clause_of(*map(protocol_of, texts))}",
             hint=f"check out {state.session['branch']} first, or start without --from",
         )
     return state.head

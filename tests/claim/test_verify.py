@@ -192,6 +192,7 @@ def test_another_protocol_is_refused(reader: Path, claim: Path, cli: Cli) -> Non
     done = cli(reader, "verify", str(claim))
     assert done.returncode == 3
     assert "the claim was measured under another protocol.json" in done.stderr
+    assert ": execution.hardTimeoutSeconds: 60.0 -> 61.0\n" in done.stderr
 
 
 def test_gain_that_is_not_there_is_not_replicated(author: Path, reader: Path, claim: Path, cli: Cli) -> None:

@@ -111,6 +111,16 @@ def test_attestations_stay_with_their_claim(published: Path, claim: Path, cli: C
     assert (claim / "attestations" / "a.json").exists()
 
 
+def test_changed_fields_of_the_protocol_are_named(published: Path, cli: Cli, tmp_path: Path) -> None:
+    author = shutil.copytree(published / "author", tmp_path / "author")
+    text = (author / "protocol.json").read_text()
+    (author / "protocol.json").write_text(text.replace('"hardTimeoutSeconds": 60', '"hardTimeoutSeconds": 61'))
+    done = cli(author, "claim", "--out", str(tmp_path / "claim"))
+    assert done.returncode == 3
+    assert "error: protocol.json has changed since session t: " in done.stderr
+    assert ": execution.hardTimeoutSeconds: 60.0 -> 61.0\n" in done.stderr
+
+
 def test_long_text_is_cut(quick: Path) -> None:
     text = (quick / "train.py").read_text()
     found = []

@@ -193,7 +193,9 @@ def test_impossible_starts_are_refused(night: Path) -> None:
     assert "session u has already started" in run(night, "u", "--from", "t", code=2)
     git(night, "checkout", "--quiet", "main")
     set_protocol(night, miningLoop={"maxTrials": 100})
-    assert "protocol.json has changed since session t" in run(night, "v", "--from", "t", code=3)
+    refused = run(night, "v", "--from", "t", code=3)
+    assert "protocol.json has changed since session t" in refused
+    assert re.search(r"since session t: miningLoop\.maxTrials: \S+ -> 100\n", refused)
 
 
 def test_start_needs_a_baseline(quick: Path) -> None:

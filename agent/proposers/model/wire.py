@@ -30,7 +30,7 @@ from urllib3.exceptions import (
 from agent.format import plain
 from agent.proposers.base import Unavailable
 from agent.proposers.model import bounded_http
-from agent.proposers.model.servers import ModelSpec, headers_of
+from agent.proposers.model.servers import OWN_KEY, OWN_SERVER, ModelSpec, headers_of, key_variable_of
 
 LONGEST_ANSWER_SECONDS = 900.0
 LONGEST_RETRY_SECONDS = 3600.0
@@ -156,7 +156,7 @@ def _refusal(model: ModelSpec, response: requests.Response) -> Unavailable:
     said = _beginning(response)
     what = f"{model.label} answered {code}: {_short(_message(said) or response.reason or '(nothing)', model)}"
     if code in (401, 403):
-        return Unavailable(f"{what}; check the API key", lasting=True)
+        return Unavailable(f"{what}; {_about_key(model)}", lasting=True)
     wait = _wanted_wait(response.headers, said)
     temporary = code in (408, 409, 425, 429) or code >= 500
     # Errors of per-minute limits mention quotas and billing too, but only they give a time to wait.
@@ -167,6 +167,14 @@ def _refusal(model: ModelSpec, response: requests.Response) -> Unavailable:
     if temporary:
         return Unavailable(what, wait)
     return Unavailable(what, lasting=True)
+
+
+def _about_key(model: ModelSpec) -> str:
+    """Say what to do about the key that a server rejected or missed."""
+    variable = key_variable_of(model.scheme)
+    if not variable:  # this scheme sends no key, whatever is exported
+        return f"`{model.scheme}:` sends no key: export {OWN_KEY}=... and use --model '{OWN_SERVER}'"
+    return "check the API key" if model.key else f"export {variable}=..., because no API key was sent"
 
 
 def _wanted_wait(headers: Mapping[str, str], said: str) -> float | None:

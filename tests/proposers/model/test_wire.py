@@ -227,6 +227,28 @@ def test_refusals(behaviour: Callable[[Any], None], lasting: bool, retry_after: 
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("code", [401, 403])
+@pytest.mark.parametrize(
+    ("scheme", "key", "advice"),
+    [
+        ("openai", KEY, "check the API key"),
+        ("http", KEY, "check the API key"),
+        ("http", "", "export AUTORESEARCH_MODEL_KEY=..., because no API key was sent"),
+        (
+            "ollama",
+            "",
+            "`ollama:` sends no key: export AUTORESEARCH_MODEL_KEY=... and use --model 'http://HOST:PORT/v1",
+        ),
+        ("mlx", "", "`mlx:` sends no key: "),
+    ],
+)
+def test_refused_key_is_one_that_was_sent(code: int, scheme: str, key: str, advice: str) -> None:
+    with model_server(lambda _: status(code)) as server, pytest.raises(Unavailable) as caught:
+        ask(ModelSpec(scheme, "scripted", "openai", server.url, key))
+    assert f"answered {code}: " in str(caught.value)
+    assert f"; {advice}" in str(caught.value)
+
+
 def begins_refusal(handler: Any, **headers: str) -> None:
     handler.send_response(503)
     for name, value in {"Retry-After": "7", **headers}.items():
