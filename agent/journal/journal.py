@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import threading
@@ -33,6 +34,7 @@ LARGEST_COST = 1e9  # tokens or dollars
 REPAIR = "repair {} manually, since the program never rewrites a journal, or start a session with another --tag"
 # Raised by a line that is not an event, or by an event that cannot follow those before it.
 NO_EVENT = (ValueError, KeyError, AttributeError, TypeError, IndexError, AssertionError, OverflowError)
+UNREADABLE = (*NO_EVENT, RecursionError, MemoryError)
 APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 View = Callable[[Event, State], None]
@@ -121,6 +123,28 @@ def fold(path: Path) -> State:
     Raises:
         AutoresearchError: its journal is damaged.
     """
+    return _folded(path).state
+
+
+def read_and_fold(path: Path) -> tuple[list[Event], State]:
+    """Return the events of a journal and the state after them; raise as `read` and `fold` do.
+
+    Most of the time goes into folding, which is not repeated here either.
+    """
+    place = _folded(path)
+    events = list[Event]()
+    worst: Mapping[str, float] = {}
+    for number, line in enumerate(itertools.islice(_lines(path, 0), place.lines), start=1):
+        try:
+            event, worst = _event(line, worst)
+        except UNREADABLE:  # another program has just rewritten it
+            raise _no_event(path, number) from None
+        events.append(event)
+    return events, place.state
+
+
+def _folded(path: Path) -> _Place:
+    """Return the place at the end of a journal, and remember it; raise as `fold` does."""
     place = _KNOWN.pop(path, None)
     if place is None or not _begins_with(path, place):
         place = _Place()
@@ -132,18 +156,7 @@ def fold(path: Path) -> State:
     if len(_KNOWN) > MOST_KNOWN:
         with contextlib.suppress(KeyError):  # another thread was faster
             del _KNOWN[next(iter(_KNOWN))]
-    return place.state
-
-
-def read_and_fold(path: Path) -> tuple[list[Event], State]:
-    """Return the events of a journal and the state after them; raise as `read` and `fold` do."""
-    events, place = list[Event](), _Place()
-    for event, after in _places(path, place):
-        events.append(event)
-        place = after
-    if not place.whole:
-        raise damaged(path, KeyError("base"))
-    return events, place.state
+    return place
 
 
 def damaged(path: Path, error: Exception) -> AutoresearchError:
@@ -180,19 +193,26 @@ def _places(path: Path, place: _Place) -> Iterator[tuple[Event, _Place]]:
     for line in _lines(path, place.size):
         number = place.lines + 1
         try:
-            data = json.loads(line)
-            event, worst = _sound(Event(data.pop("event"), data.pop("at"), data), place.worst)
+            event, worst = _event(line, place.worst)
             if fault_of(event) is not None:
                 raise ValueError
             whole = place.whole and not (event.kind == "session" and "base" not in event.data)
             state = step(place.state, event) if whole else place.state
-        except (*NO_EVENT, RecursionError, MemoryError):
-            raise AutoresearchError(
-                f"line {number} of {path} is not an event", hint=REPAIR.format("that line")
-            ) from None
+        except UNREADABLE:
+            raise _no_event(path, number) from None
         digest.update(line)
         place = _Place(number, place.size + len(line), digest, state, worst, whole)
         yield event, place
+
+
+def _event(line: bytes, worst: Mapping[str, float]) -> tuple[Event, Mapping[str, float]]:
+    """Return the event of a line, and the most that the call in progress can cost; raise one of UNREADABLE."""
+    data = json.loads(line)
+    return _sound(Event(data.pop("event"), data.pop("at"), data), worst)
+
+
+def _no_event(path: Path, number: int) -> AutoresearchError:
+    return AutoresearchError(f"line {number} of {path} is not an event", hint=REPAIR.format("that line"))
 
 
 def _begins_with(path: Path, place: _Place) -> bool:

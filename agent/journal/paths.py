@@ -205,13 +205,15 @@ def own_log(workspace: Path, log: str, artifact: str | None = None) -> Path:
     """
     path, state = Path(log), state_folder(workspace)
     try:
-        if artifact and path.parent.resolve() == (workspace / artifact).parent.resolve():
+        folder, top = path.parent.resolve(), state.resolve()
+        if artifact and folder == (workspace / artifact).parent.resolve():
             if path.name.startswith(Path(artifact).stem):
                 return path
-        elif not path.parent.resolve().is_relative_to(state.resolve()):
+        elif not folder.is_relative_to(top):
             # The workspace was moved or copied: use the same log in this one.
             path = state / log.rpartition(f"/{STATE}/")[2]
-        if f"/{STATE}/" in log and path.parent.resolve().is_relative_to(state.resolve()):
+            folder = path.parent.resolve()
+        if f"/{STATE}/" in log and folder.is_relative_to(top):
             return path
     except (OSError, RuntimeError, ValueError):
         pass
@@ -243,8 +245,10 @@ def is_overwritten(workspace: Path, artifact: str | None, run: Run) -> bool:
     if not artifact or not run.log:
         return False
     log, first = Path(run.log), workspace / artifact
+    if not log.name.startswith(first.stem):
+        return False
     try:
-        if log.parent.resolve() != first.parent.resolve() or not log.name.startswith(first.stem):
+        if log.parent.resolve() != first.parent.resolve():
             return False
         known = json.loads(read_bounded(first.with_name(BASELINE), LARGEST_BASELINE))["runs"]
         same = [(run.log, run.seconds, run.metric) == (each["log"], each["seconds"], each["metric"]) for each in known]

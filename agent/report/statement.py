@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.decision.anytime import ALPHA, AUTOCORRELATION, Interval, interval, interval_at_equal_steps, share
 from agent.decision.estimate import unbiased
-from agent.decision.noise import noise_of, repeated
+from agent.decision.noise import pooled, repeated
 from agent.decision.schedule import counted as counting
 from agent.decision.sequential_test import most_false_keeps
 from agent.execution.conditions import undisturbed
@@ -37,8 +37,8 @@ def statement(state: State) -> dict[str, Any] | None:
     if session is None or state.baseline is None:
         return None
     state = on_reference(state)
-    groups = repeated(state.experiments)
-    keeps = [_keep(state, number, keep, groups) for number, keep in enumerate(_kept(state), start=1)]
+    kept, known = _kept(state), _Known.of(state)
+    keeps = [_keep(state, number, keep, known) for number, keep in enumerate(kept, start=1)]
     bounded = [each for each in keeps if each["low"] is not None]
     best = next((each for each in bounded if each is keeps[-1] and each["low"] > 0), None)
     experiments = len(state.experiments) - 1
@@ -107,30 +107,44 @@ def bound_of(state: State, experiment: Experiment) -> dict[str, Any] | None:
     state = on_reference(state)
     experiment = next((each for each in state.experiments if each.number == experiment.number), experiment)
     number = next((k for k, keep in enumerate(_kept(state), start=1) if keep.number == experiment.number), None)
-    return _keep(state, number, experiment, repeated(state.experiments)) if number is not None else None
+    return _keep(state, number, experiment, _Known.of(state)) if number is not None else None
 
 
 def _kept(state: State) -> list[Experiment]:
     return [experiment for experiment in state.experiments[1:] if experiment.verdict.status == "keep"]
 
 
-def _keep(state: State, number: int, keep: Experiment, groups: Sequence[Sequence[Run]]) -> dict[str, Any]:
-    """Return the bound on the gain of the `number`-th keep over the baseline.
+@dataclass(frozen=True)
+class _Known:
+    """What all keeps have in common, computed once, because a long session has hundreds of them.
 
-    Args:
+    Attributes:
         groups: all groups of repeated runs.
+        exact: equal programs give equal numbers.
     """
-    base, runs = _sides(state, keep)
+
+    groups: Sequence[Sequence[Run]]
+    exact: bool
+
+    @classmethod
+    def of(cls, state: State) -> _Known:
+        groups = repeated(state.experiments)
+        return cls(groups, pooled(list(map(metrics, groups)), scale=0.0).exact)
+
+
+def _keep(state: State, number: int, keep: Experiment, known: _Known) -> dict[str, Any]:
+    """Return the bound on the gain of the `number`-th keep over the baseline."""
+    base, runs = _sides(state, keep, exact=known.exact)
     own = {id(run) for each in (state.experiments[0], keep) for run in (*each.runs, *each.heldout_runs)}
     # The first runs of candidates are left out, because they are lucky by selection.
-    others = [group for group in groups if not any(id(run) in own for run in group)]
+    others = [group for group in known.groups if not any(id(run) in own for run in group)]
     found = _interval(state, (number, keep), base, runs, others) if base and runs else None
     low = found.low if found is not None and math.isfinite(found.low) else None
     gain = found.gain if found is not None else None
     return {"number": keep.number, "gain": gain, "low": low, "runs": len(runs), "baseline_runs": len(base)}
 
 
-def _sides(state: State, keep: Experiment) -> tuple[list[Run], list[Run]]:
+def _sides(state: State, keep: Experiment, *, exact: bool) -> tuple[list[Run], list[Run]]:
     """Return the runs of the baseline and the held-out runs of a keep, as far as they are comparable.
 
     Selection runs are left out whatever the gain, unless runs are deterministic: then nothing is chosen by luck. The
@@ -140,7 +154,7 @@ def _sides(state: State, keep: Experiment) -> tuple[list[Run], list[Run]]:
     baseline = state.baseline
     assert baseline is not None
     base = unbiased(baseline)
-    if noise_of(state.experiments).exact:
+    if exact:
         return base, undisturbed(succeeded((*keep.runs, *keep.heldout_runs)))
     earlier = (each for each in _kept(state) if each.number < keep.number)
     if any(run.rebased for each in earlier for run in each.heldout_runs):

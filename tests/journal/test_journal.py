@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cProfile
 import timeit
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,9 @@ import pytest
 from agent.errors import AutoresearchError
 from agent.format import one_line
 from agent.journal.experiment import Experiment, Run, Verdict
-from agent.journal.journal import Journal, fold, read
+from agent.journal.journal import Journal, fold, read, read_and_fold
 from agent.journal.results import render
-from agent.journal.state import State
+from agent.journal.state import State, step
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
 from tests.common.journals import JournalBuilder
@@ -160,6 +161,21 @@ def test_journal_that_was_read_is_not_parsed_again(tmp_path: Path) -> None:
     path = session(tmp_path, 1500)
     first, again = (timeit.timeit(lambda: fold(path), number=1) for _ in range(2))
     assert again < first / 4
+
+
+def test_events_of_a_journal_that_was_read_are_not_folded_again(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    JournalBuilder("t").baseline().mixed(50).save(path)
+    first, state = read_and_fold(path)
+    assert first == list(read(path))
+    profile = cProfile.Profile()
+    assert profile.runcall(read_and_fold, path) == (first, state)
+    assert not [entry for entry in profile.getstats() if entry.code is step.__code__]
+    with path.open("a") as file:
+        file.write('{"event": "note", "at": 1.0, "text": "new"}\n{"event": "torn')
+    again, _ = read_and_fold(path)
+    assert again == list(read(path))
+    assert len(again) == len(first) + 1
 
 
 def test_comparison_that_an_ablation_displaced_goes_on_with_its_runs(tmp_path: Path) -> None:

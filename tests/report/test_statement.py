@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import cProfile
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from agent.decision.anytime import AUTOCORRELATION, Interval, interval, interval_at_equal_steps, share
+from agent.decision.estimate import groups_of
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Evidence, Experiment, Run, Verdict
 from agent.journal.state import State
@@ -49,6 +51,18 @@ def test_nothing_is_said_before_the_baseline_and_little_after_it() -> None:
     assert line(kept(0, BASE), discarded(1, [2.1])) == (
         "at any time: nothing was kept; at most 0.3 false keeps expected among 1 experiment"
     )
+
+
+def test_cost_grows_with_the_session_and_not_with_its_square() -> None:
+    """It is made anew for each view of a session, which may have thousands of experiments and hundreds of keeps."""
+
+    def calls(count: int) -> int:
+        night = state(kept(0, BASE), *(kept(number, GOOD, heldout=GOOD) for number in range(1, count)))
+        profile = cProfile.Profile()
+        profile.runcall(statement, night)
+        return sum(entry.callcount for entry in profile.getstats() if entry.code is groups_of.__code__)
+
+    assert calls(40) <= 40
 
 
 def test_missing_runs_are_named() -> None:

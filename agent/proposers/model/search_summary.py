@@ -51,7 +51,8 @@ def constant_ranges(context: Context) -> list[str]:
         if rest:
             parts[0] += f", the rest {_values(rest, key)}"
         # A crash is evidence against values that were never measured, not against all values of the candidate.
-        failed = [e for e in crashed if e.parameters.get(key) not in (None, *_measured_values(ranked, key))]
+        survived = {None, *_measured_values(ranked, key)}
+        failed = [e for e in crashed if e.parameters.get(key) not in survived]
         if failed:
             parts.append(f"crashed at {_values(failed, key)}")
         lines.append((len(tried), f"{key} now {now}: {'; '.join(parts)}"))
