@@ -5,7 +5,8 @@ even if the loop was killed in between. If the incumbent has changed since, the 
 does not apply to that, it is thrown away. The search never works ahead: it is instant, and learns from every result.
 
 The thread runs nothing of a candidate, because that would disturb the run in progress. Whether a proposal can be
-imported is checked when it is used; if not, its author is asked to fix it.
+imported is checked when it is used; if not, its author is asked to fix it. Stations, which would all wait for that,
+measure it as it is: the crash is a row, of which its author learns.
 """
 
 from __future__ import annotations
@@ -197,7 +198,7 @@ class AheadProposer:
         """Return the proposal that was made ahead, or None if there is none that applies.
 
         Args:
-            fixes: ask its author to fix one that cannot be imported, which may take minutes.
+            fixes: check that it can be imported, and ask its author to fix it if not, which may take minutes.
         """
         said = self._journal.state.prepared
         if said is None:
@@ -213,7 +214,7 @@ class AheadProposer:
         """Return the proposal as a change of the incumbent.
 
         Raises:
-            Outdated: it does not apply to it, is nothing new any more, or cannot be imported.
+            Outdated: it does not apply to it, is nothing new any more, or its author could not fix it.
             UsageError: a search comment of it is malformed.
         """
         files, more = proposal.files, ""
@@ -226,9 +227,7 @@ class AheadProposer:
         whole = {**context.files, **files}
         if same := self._seen.earlier(whole, context):
             raise Outdated(f"it is the same program as {same}")
-        if fault := context.workspace.check(whole):
-            if not fixes:
-                raise Outdated(fault)
+        if fixes and (fault := context.workspace.check(whole)):
             whole |= self._fixed(whole, fault, context)
         return replace(
             proposal,

@@ -367,6 +367,18 @@ def test_no_station_waits_for_a_model_that_thinks(quick: Path, cli: Cli, tmp_pat
     assert len(between) >= 3
 
 
+def test_proposal_that_cannot_be_imported_becomes_a_row(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    """Thrown away, it would be proposed and paid again, because its author never learned of it."""
+    agent = in_turn(tmp_path, "s/^import sys/import sys, no_such_module/", "s/^WIDTH = 64/WIDTH = 32/")
+    done = cli(quick, "run", "--tag", "t", *FLAGS, *agent, "--ahead", "--max-experiments", "2")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert sorted(row["status"] for row in rows(quick)) == ["crash", "discard", "keep"]
+    reasons = [each.verdict.reason for each in fold(journal_path(quick, "t")).experiments]
+    assert any("No module named 'no_such_module'" in reason for reason in reasons)
+    assert not events(quick, "outdated")
+
+
 def test_session_waits_for_a_model_once_the_search_has_nothing_left(quick: Path, cli: Cli, tmp_path: Path) -> None:
     text = (quick / "train.py").read_text().replace("# search: 0.001..10 log", "# search: off")
     text = text.replace("# search: 8..512", "# search: off").replace("# search: 1..16", "# search: 4..5")
