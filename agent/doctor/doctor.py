@@ -7,12 +7,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
 from agent.doctor import machine, reach, smoke
 from agent.doctor.check import Check
 from agent.errors import AutoresearchError, PreconditionError, in_one_line
 from agent.execution.fingerprint import backend, installed
+from agent.execution.kill import Process
 from agent.format import counted
 from agent.journal import lock, results
 from agent.journal.journal import Journal, drop_torn_line
@@ -171,12 +170,8 @@ def _session(workspace: Workspace, protocol: Protocol, tag: str) -> Iterator[Che
 
 def _process(state: State, tag: str, repair: str) -> Iterator[Check]:
     started = state.pending.started if state.pending else None
-    if started is not None:
-        with contextlib.suppress(psutil.Error):
-            if abs(psutil.Process(started["pid"]).create_time() - started["born"]) < 1:
-                yield Check(
-                    f"{tag}: run", "warning", f"process {started['pid']} is still running without its loop", repair
-                )
+    if started is not None and Process.of(started).found():
+        yield Check(f"{tag}: run", "warning", f"process {started['pid']} is still running without its loop", repair)
     resume = typed(f"run --tag {tag}")
     if flying := state.flight.candidates:
         where = f"{counted(len(flying), 'candidate')} without a row, {counted(len(state.flight.leases), 'run')}"

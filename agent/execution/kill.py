@@ -11,10 +11,11 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -27,19 +28,48 @@ MARK = "AUTORESEARCH_RUN"
 
 @dataclass(frozen=True)
 class Process:
-    """A unique identification of a process: pids are reused, but not with the same start time."""
+    """A unique identification of a process: pids are reused, but not with the same start.
+
+    Attributes:
+        born: when it started, Unix time in seconds. Setting the clock moves it on Linux.
+        start: when it started, as boot and clock ticks, which nothing moves; "" on other systems.
+    """
 
     pid: int
     born: float
+    start: str = ""
+
+    @staticmethod
+    def of(event: Mapping[str, Any]) -> Process:
+        """Return the process that an event of a journal names. Earlier versions wrote no `start`."""
+        return Process(event["pid"], event["born"], event.get("start", ""))
+
+    def found(self) -> psutil.Process | None:
+        """Return the process if it exists, also as a zombie."""
+        try:
+            process = psutil.Process(self.pid)
+            same = start_of(self.pid) == self.start if self.start else abs(process.create_time() - self.born) < 1
+        except psutil.Error:
+            return None
+        return process if same else None
+
+
+def start_of(pid: int) -> str:
+    """Return when a process started, as boot and clock ticks; "" if it is gone or the system is not Linux."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # proc_pid_stat(5): `starttime` is field 22. The name of the program, field 2, may contain spaces and brackets.
+        ticks = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return ""
+    return f"{boot}/{ticks}"
 
 
 def end_orphan(process: Process) -> bool:
     """Kill the process tree of a command that outlived its loop. Return whether it was still running."""
     try:
-        leader = psutil.Process(process.pid)
-        if abs(leader.create_time() - process.born) > 1:
-            return False
-        mark = leader.environ().get(MARK, "")
+        leader = process.found()
+        mark = leader.environ().get(MARK, "") if leader else ""
     except psutil.Error:
         return False
     if not mark:

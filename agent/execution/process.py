@@ -16,7 +16,7 @@ from typing import BinaryIO
 import psutil
 
 from agent.errors import AutoresearchError
-from agent.execution.kill import MARK, Process, end_all, kin, watchdog
+from agent.execution.kill import MARK, Process, end_all, kin, start_of, watchdog
 
 LARGEST_LOG = 64 * 2**20
 LEAST_FREE = 16 * 2**20
@@ -140,7 +140,7 @@ def run_command(command: Command, observer: Observer = UNOBSERVED, *, wall: Call
             _give_way(process.pid)
             _giving_way[mark] = process.pid
         with watchdog(process.pid, mark):
-            observer.started(Process(process.pid, _born(process)))
+            observer.started(Process(process.pid, _born(process), start_of(process.pid)))
             while stopped is None:
                 try:
                     returncode = process.wait(timeout=POLL_SECONDS)

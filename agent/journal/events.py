@@ -22,7 +22,7 @@ In the order in which they occur in an experiment:
     proposed   {number, proposer, description, reasoning, parameters, digest, files, expected}; {playbook}: the title of
                the entry of the playbook that it tries; {parts}: the numbers of the near misses that it makes together
     committed  {number, commit}                          the candidate has a commit; nothing else has changed
-    started    {number, run, pid, born, log, expected}   its command runs; {of} as in `measured`
+    started    {number, run, pid, born, start, log, expected}   its command runs; {of} as in `measured`
     faulted    {number, run, fault, reason, seconds, pause}   the GPU failed: the run does not count, and is repeated
                after a pause; {of} as in `measured`
     measured   {number, run, and the fields of Run}; a reused baseline adds {reused}; a run of the incumbent
@@ -45,7 +45,7 @@ Between experiments:
     comparing  {commits, files, count, seeds, rung}      held-out runs of several commits begin: label -> commit;
                seeds: that of each run of a commit, empty if they use the recipe's own; rung: only for `promote`
                (`agent.journal.comparison`)
-    running    {label, run, pid, born, log, expected}    one of these runs starts
+    running    {label, run, pid, born, start, log, expected}    one of these runs starts
     faulted    {label, run, fault, reason, seconds, pause}   as in an experiment
     compared   {label, run, and the fields of Run}       `agent.decision.schedule` decides which of them count
     confirmed  {a, b, means, runs, gain, low, high, noise, verdict, why, seeds, spread, holdout, cost}   the result of
@@ -224,8 +224,8 @@ _SCREEN: dict[str, Check] = {
     "then": _one_of("", "discard", "control", "on"), "reason": _text,
 }  # fmt: skip
 _STARTED: dict[str, Check] = {
-    "number": _count, "run": _count, "of": _count, "label": _text, "pid": _count, "born": _number, "log": _text,
-    "expected": _seconds, "rung": _seconds,
+    "number": _count, "run": _count, "of": _count, "label": _text, "pid": _count, "born": _number, "start": _text,
+    "log": _text, "expected": _seconds, "rung": _seconds,
 }  # fmt: skip
 _CANDIDATE: dict[str, Check] = {
     "number": _count, "proposer": _text, "description": _text, "reasoning": _text, "parameters": _map(_scalar),

@@ -166,8 +166,8 @@ def _run(bench: Workbench, label: str, folder: Path, *, may_fail: bool) -> Run:
     recipe = Edited(commit, _changed_by(bench, commit, seed))
 
     def started(process: Process) -> None:
-        about: dict[str, Any] = {"pid": process.pid, "born": process.born, "log": str(log), "expected": due}
-        journal.append("running", label=label, run=number, **about)
+        about: dict[str, Any] = {"label": label, "run": number, "log": str(log), "expected": due}
+        journal.append("running", pid=process.pid, born=process.born, start=process.start, **about)
 
     observer = Observer(started, lambda _: bench.interrupts.raise_if_immediate())
     while True:

@@ -179,7 +179,7 @@ def end_orphaned_run(state: State) -> list[str]:
     started = (state.pending.started if state.pending else None) or (
         state.comparison.started if state.comparison else None
     )
-    if started and end_orphan(Process(started["pid"], started["born"])):
+    if started and end_orphan(Process.of(started)):
         return [f"killed the orphaned run with pid {started['pid']}"]
     return []
 

@@ -274,6 +274,7 @@ class Runs:
                 number=self._pending.number,
                 pid=process.pid,
                 born=process.born,
+                start=process.start,
                 log=str(log),
                 sandbox=self._runner.sandbox.says,
                 **about,

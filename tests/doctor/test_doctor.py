@@ -22,7 +22,7 @@ from filelock import FileLock
 from agent.doctor import reach
 from agent.doctor.machine import UV_INSTALLER
 from agent.execution.fingerprint import backend
-from agent.execution.kill import MARK
+from agent.execution.kill import MARK, start_of
 from agent.journal.paths import journal_path
 from agent.proposers.agent.presets import PRESETS
 from agent.proposers.choose import ProposerConfig
@@ -148,7 +148,8 @@ def test_repair_ends_orphan(quick: Path, program: Cli) -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={**os.environ, MARK: "x"}) as run:
         threading.Thread(target=run.wait, daemon=True).start()  # as init does with orphans
         lines = journal_path(quick, "t").read_text().splitlines()[: started + 1]
-        event = {**json.loads(lines[-1]), "pid": run.pid, "born": psutil.Process(run.pid).create_time()}
+        born = psutil.Process(run.pid).create_time() + 3600  # before somebody set the clock
+        event = {**json.loads(lines[-1]), "pid": run.pid, "born": born, "start": start_of(run.pid)}
         journal_path(quick, "t").write_text("\n".join([*lines[:-1], json.dumps(event)]) + "\n")
         git(quick, "update-ref", "refs/heads/autoresearch/t", before)
         git(quick, "checkout", "--quiet", before, "--", ".")

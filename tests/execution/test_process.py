@@ -18,7 +18,7 @@ import pytest
 from agent.errors import AutoresearchError, Crashed, ExperimentError, Interrupted, Pruned, Suspended
 from agent.execution import kill, process
 from agent.execution.conditions import clock
-from agent.execution.kill import MARK, Process, end_orphan
+from agent.execution.kill import MARK, Process, end_orphan, start_of
 from agent.execution.measure import Runner, measure
 from agent.execution.process import Command, Ended, Observer, run_command
 from agent.protocol.load import load_protocol
@@ -151,6 +151,20 @@ def test_orphan_is_identified_by_pid_and_birth() -> None:
     assert not end_orphan(Process(left.pid, born - 100))
     assert left.poll() is None
     assert end_orphan(Process(left.pid, born))
+    assert gone(left.pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems record the start by the wall clock")
+def test_orphan_is_identified_whatever_the_clock_was_set_to() -> None:
+    left = subprocess.Popen(["sleep", "600"], start_new_session=True, env={**os.environ, MARK: "m"})
+    born, start = psutil.Process(left.pid).create_time(), start_of(left.pid)
+    while MARK not in psutil.Process(left.pid).environ():  # a moment after its start it has none yet
+        assert left.poll() is None
+    boot, ticks = start.split("/")
+    for other in (f"{boot}/{int(ticks) - 500}", f"another-boot/{ticks}"):
+        assert not end_orphan(Process(left.pid, born, other)), "the clock was set so that another run seems to be it"
+    assert left.poll() is None
+    assert end_orphan(Process(left.pid, born + 3600, start))
     assert gone(left.pid)
 
 
