@@ -6,18 +6,20 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from agent.doctor import memory, power
 from agent.doctor.check import GB, Check
 from agent.errors import AutoresearchError, in_one_line
 from agent.execution import awake, fingerprint
 from agent.execution.measure import LEAST_ROOM
-from agent.journal.paths import home_folder
+from agent.journal.paths import home_folder, layers_folder
 from agent.protocol.models import Protocol
 from agent.repository.git import FALLBACK_IDENTITY
 from agent.repository.workspace import Workspace
-from agent.room.sandbox import choose_sandbox
+from agent.room.sandbox import choose_sandbox, layers_kept
 from agent.system.ask import ask
 
 # A night writes little, but a full disk ends it: uv, data and logs share the disk.
@@ -147,8 +149,22 @@ def _awake() -> Check:
 
 def _sandbox(protocol: Protocol) -> Check:
     found = choose_sandbox("auto", protocol.environment.constraints)
+    says = found.says.removeprefix("sandbox: ") + (_layers() if found.layers else "")
     if not found.missing:
-        return Check("sandbox", "ok", found.says.removeprefix("sandbox: "))
+        return Check("sandbox", "ok", says)
     installable = sys.platform == "linux" and any("install bubblewrap" in each for each in found.missing)
     remedy = "sudo apt-get install bubblewrap" if installable and not shutil.which("bwrap") else None
-    return Check("sandbox", "warning", found.says.removeprefix("sandbox: "), remedy)
+    return Check("sandbox", "warning", says, remedy)
+
+
+def _layers() -> str:
+    """Return where the writes of runs to untracked folders are, if it is not the folder for temporary files."""
+    usual, spare = Path(tempfile.gettempdir()).resolve(), layers_folder()
+    match layers_kept():
+        case "nowhere":
+            return "; untracked folders are read-only"
+        case "memory":
+            return f"; writes to untracked folders are kept in memory: neither {usual} nor {spare} supports overlayfs"
+        case folder if folder != usual:
+            return f"; writes to untracked folders are kept in {folder}: {usual} does not support overlayfs"
+    return ""

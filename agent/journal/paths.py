@@ -79,6 +79,17 @@ def stations_folder() -> Path:
     return cache.parent / f"{cache.name}-stations"
 
 
+def layers_folder() -> Path | None:
+    """Return the folder for the writes of rooms that the folder for temporary files cannot hold; None without a home.
+
+    It stands beside the cache, which other rooms see.
+    """
+    with contextlib.suppress(PreconditionError):
+        cache = Path(os.path.realpath(cache_folder()))
+        return cache.parent / f"{cache.name}-layers"
+    return None
+
+
 def state_folder(workspace: Path) -> Path:
     return workspace / STATE
 

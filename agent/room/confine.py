@@ -13,11 +13,11 @@ means no:
     inner        another program has made the room's own root already (bubblewrap)
     binds        [source, target, kind, layer] for a room with its own root, parents first. The room then has its own
                  namespaces for mounts, processes and shared memory. kind: "ro", "rw", or "cow", which is writable but
-                 stores the writes in `layer`, a folder in `scratch`
+                 stores the writes in `layer`, a folder in one of `scratch`
     links        [target, path] of symbolic links in that root
     hidden       paths in that root that appear empty
     root         an empty folder on which that root is mounted
-    scratch      an empty folder for the layers
+    scratch      folders for the layers, of which the first that can hold one is used
     read, write  paths that Landlock allows to read, and to read and write, in a room without its own root
     listed       folders whose names Landlock allows to list, with those in them
     no_network   an empty network namespace if the room has namespaces, else no TCP
@@ -136,7 +136,9 @@ def build_root(spec: dict[str, Any], users: bool) -> None:
     _mount("tmpfs", root, "tmpfs", NO_SETUID | NO_DEVICES, "mode=755")
     for source, target, kind, layer in spec["binds"]:
         place = _place(root, target, os.path.isdir(source))
-        if kind == "cow" and _overlay(source, place, f"{spec['scratch']}/{layer}", f"{root}/.scratch/{layer}", users):
+        # The last one is in memory.
+        layers = [f"{each}/{layer}" for each in (*spec["scratch"], f"{root}/.scratch")]
+        if kind == "cow" and _overlay(source, place, layers, users):
             continue
         _mount(source, place, None, BIND_ALL)
         limits = SET_NO_SETUID | (0 if target.startswith("/dev") else SET_NO_DEVICES)
@@ -167,29 +169,35 @@ def _place(root: str, target: str, folder: bool) -> str:
     return place
 
 
-def _overlay(source: str, place: str, scratch: str, in_memory: str, users: bool) -> bool:
-    """Mount `source` with its writes kept in `scratch`, or in memory if that file system does not support it.
+def _overlay(source: str, place: str, layers: Sequence[str], users: bool) -> bool:
+    """Mount `source` with its writes kept in the first of `layers` whose file system supports it.
 
     Returns whether it succeeded.
     """
     lower = os.open(source, os.O_PATH | os.O_DIRECTORY)
     try:
-        for base in (scratch, in_memory):
-            upper, work = f"{base}/upper", f"{base}/work"
-            for folder in (upper, work):
-                os.makedirs(folder, exist_ok=True)
-            os.chmod(upper, os.stat(source).st_mode & 0o7777)
-            options = f"lowerdir=/proc/self/fd/{lower},upperdir={upper},workdir={work}"
+        for layer in layers:
+            upper, work = f"{layer}/upper", f"{layer}/work"
             try:
+                for folder in (upper, work):
+                    os.makedirs(folder, exist_ok=True)
+                os.chmod(upper, os.stat(source).st_mode & 0o7777)
+                options = f"lowerdir=/proc/self/fd/{lower},upperdir={upper},workdir={work}"
                 _mount("overlay", place, "overlay", NO_SETUID | NO_DEVICES, options + (",userxattr" if users else ""))
                 return True
             except OSError:
-                pass
-    except OSError:
-        pass
+                _remove_empty(upper, work, layer)  # who looks for the writes looks where an upper folder is
     finally:
         os.close(lower)
     return False
+
+
+def _remove_empty(*folders: str) -> None:
+    for folder in folders:
+        try:
+            os.rmdir(folder)
+        except OSError:
+            pass
 
 
 def _hide(root: str, path: str) -> None:

@@ -86,8 +86,9 @@ class Room:
         """
         inside = Path(os.path.normpath(self.inside / path))
         for each in self.layout.shown:
-            layer = self.layout.folder / "scratch" / each.layer / "upper"
-            if each.kind == "cow" and inside.is_relative_to(each.target) and layer.is_dir():
+            layers = (place / each.layer / "upper" for place in self.layout.scratch)
+            layer = next((layer for layer in layers if layer.is_dir()), None)
+            if each.kind == "cow" and inside.is_relative_to(each.target) and layer:
                 return layer / inside.relative_to(each.target)
         return self.workspace / path
 

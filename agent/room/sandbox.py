@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agent.errors import PreconditionError
+from agent.journal.paths import layers_folder
 from agent.protocol.models import Constraints
 from agent.room import confine
 from agent.room.places import TEXT_PACKAGES, devices, split
@@ -50,7 +51,7 @@ class Shown:
 
     @property
     def layer(self) -> str:
-        """The folder in the room's `scratch` that holds the writes to a "cow" folder."""
+        """The folder in one of the room's `scratch` that holds the writes to a "cow" folder."""
         return hashlib.sha256(os.fsencode(self.target)).hexdigest()[:12]
 
 
@@ -68,6 +69,12 @@ class Layout:
     shown: tuple[Shown, ...]
     read: tuple[Path, ...]
     hidden: tuple[Path, ...]
+
+    @property
+    def scratch(self) -> list[Path]:
+        """The folders for the writes to "cow" folders. A later one is used if no earlier one can hold them."""
+        spare = layers_folder()
+        return [self.folder / "scratch", *([spare / self.folder.name] if spare else [])]
 
 
 @dataclass(frozen=True)
@@ -192,21 +199,36 @@ def available(network: bool, platform: str = sys.platform) -> Way | None:
 def works(way: Way, network: bool) -> bool:
     """Return whether a mechanism works here, by running a command with it. The result is cached."""
     with temporary_folder(Path("/no workspace") / str(os.getpid())) as folder:
-        for name in ("root", "scratch", "tree", "data"):
-            (folder / name).mkdir()
-        shown = (Shown(folder / "tree", folder / "tree", "rw"), Shown(folder / "data", folder / "tree" / "data", "cow"))
-        base = [
-            Path(each) for each in ("/usr", "/bin", "/lib", "/lib64", "/etc", "/System", "/Library", "/nix", "/gnu")
-        ]
-        # This interpreter is started in the room, so its environment must be visible there.
-        own = [Path(sys.prefix), Path(sys.base_prefix)]
-        programs = dict.fromkeys([*own, *(each.resolve() for each in own), *base])
-        layout = Layout(folder, shown, tuple(each for each in programs if each.exists()), ())
-        try:
-            command = Sandbox(way, network).enter(["true"], layout, folder / "tree")
-            return run_shielded(command, timeout=10).returncode == 0
-        except (OSError, subprocess.TimeoutExpired):
-            return False
+        return _succeeds(Sandbox(way, network), ["true"], folder) is not None
+
+
+def layers_kept() -> Path | Literal["memory", "nowhere"]:
+    """Return where namespaces keep the writes of a run to untracked folders, by running a command that writes there."""
+    with temporary_folder(Path("/no workspace") / str(os.getpid())) as folder:
+        layout = _succeeds(Sandbox("namespaces"), ["touch", "data/probe"], folder)
+        if layout is None:
+            return "nowhere"
+        names = [each.layer for each in layout.shown if each.kind == "cow"]
+        places = zip((folder.parent, layers_folder() or folder.parent), layout.scratch, strict=False)
+        used = (kept for kept, place in places for name in names if (place / name / "upper" / "probe").exists())
+        return next(used, None) or "memory"
+
+
+def _succeeds(box: Sandbox, command: Sequence[str], folder: Path) -> Layout | None:
+    """Run a command in a small room, and return what the room shows if the command succeeds."""
+    for name in ("root", "scratch", "tree", "data"):
+        (folder / name).mkdir()
+    shown = (Shown(folder / "tree", folder / "tree", "rw"), Shown(folder / "data", folder / "tree" / "data", "cow"))
+    base = [Path(each) for each in ("/usr", "/bin", "/lib", "/lib64", "/etc", "/System", "/Library", "/nix", "/gnu")]
+    # This interpreter is started in the room, so its environment must be visible there.
+    own = [Path(sys.prefix), Path(sys.base_prefix)]
+    programs = dict.fromkeys([*own, *(each.resolve() for each in own), *base])
+    layout = Layout(folder, shown, tuple(each for each in programs if each.exists()), ())
+    try:
+        done = run_shielded(box.enter(command, layout, folder / "tree"), timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return layout if done.returncode == 0 else None
 
 
 @contextmanager
@@ -216,14 +238,18 @@ def temporary_folder(workspace: Path) -> Iterator[Path]:
     Leftover folders of a killed loop are removed first, which is safe as there is only one loop per workspace.
     """
     prefix = f"autoresearch-{hashlib.sha256(os.fsencode(workspace)).hexdigest()[:12]}-"
-    with contextlib.suppress(OSError):  # the folder for temporary files may be writable but not readable
-        for left in [entry.path for entry in os.scandir(tempfile.gettempdir()) if entry.name.startswith(prefix)]:
-            remove_tree(Path(left))
+    spare = layers_folder()
+    for place in (Path(tempfile.gettempdir()), *([spare] if spare else [])):
+        with contextlib.suppress(OSError):  # it may be writable but not readable, or not exist
+            for left in [entry.path for entry in os.scandir(place) if entry.name.startswith(prefix)]:
+                remove_tree(Path(left))
     folder = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
     try:
         yield folder
     finally:
         remove_tree(folder)
+        if spare:
+            remove_tree(spare / folder.name)
 
 
 def program(name: str) -> str:
@@ -261,7 +287,7 @@ def _with_root(layout: Layout) -> dict[str, Any]:
         "links": links,
         "hidden": [str(place) for place in layout.hidden],
         "root": str(layout.folder / "root"),
-        "scratch": str(layout.folder / "scratch"),
+        "scratch": [str(place) for place in layout.scratch],
     }
 
 

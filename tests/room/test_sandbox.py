@@ -354,6 +354,44 @@ def test_a_killed_loop_leaves_no_temporary_folders(tmp_path: Path, monkeypatch: 
     assert len(list(tmp_path.iterdir())) == 1
 
 
+# Runs as the first program of a mount namespace, with a folder for temporary files like those of containers.
+IN_CONTAINER = """
+import os, pathlib, subprocess, sys, tempfile
+from agent.room.room import Furniture, UntrackedFiles, opened
+from agent.room.sandbox import Sandbox, layers_kept
+from agent.protocol.load import load_protocol
+from agent.repository.workspace import Workspace
+
+here, top, root = map(pathlib.Path, sys.argv[1:])
+for name in ("lower", "upper", "work", "tmp"):
+    (here / name).mkdir()
+layers = f"lowerdir={here}/lower,upperdir={here}/upper,workdir={here}/work"
+subprocess.run(["mount", "-t", "overlay", "none", here / "tmp", "-o", layers], check=True)
+tempfile.tempdir = str(here / "tmp")
+print(layers_kept())
+workspace = Workspace(top, load_protocol(root))
+shown = Furniture(command=sys.executable, untracked=UntrackedFiles(("data",)))
+with opened(Sandbox("namespaces"), workspace, workspace.head, shown) as room:
+    subprocess.run(room.arguments("echo written > data/new.txt"), env=room.environment, check=True)
+    print(room.written("data/new.txt").read_text().strip())
+print([*map(str, pathlib.Path(os.environ["AUTORESEARCH_CACHE"] + "-layers").iterdir())])
+"""
+
+
+@pytest.mark.skipif(
+    not sandbox.works("namespaces", True) or os.getuid() != 0, reason="only root may mount an overlay to imitate one"
+)
+def test_writes_are_kept_beside_the_cache_where_no_temporary_file_system_holds_them(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "container").mkdir()
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    words = [sys.executable, "-c", IN_CONTAINER, str(tmp_path / "container"), str(workspace.top), str(ROOT)]
+    done = subprocess.run(["unshare", "--mount", *words], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout.splitlines() == [str(tmp_path / "cache-layers"), "written", "[]"], done.stderr
+    assert not (workspace.top / "data" / "new.txt").exists()
+
+
 def test_what_may_hold_keys_is_not_lent(workspace: Workspace) -> None:
     for name in (".env.local", "server.pem", ".netrc", "run.log"):
         (workspace.top / name).write_text("secret")
