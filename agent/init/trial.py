@@ -84,7 +84,7 @@ def stage_of(workspace: Workspace, protocol: Protocol, sandbox: Sandbox) -> Iter
     with temporary_folder(workspace.folder / "init") as base:
         make_parts(base)
         workspace.export(base / "tree", workspace.head)
-        contents = _furniture(UntrackedFiles(names))
+        contents = _furniture(dataclasses.replace(untracked, names=names))
         place = furnish(sandbox, base, base / "tree", workspace.top, workspace.folder, contents)
         yield Stage(runner, place, _stamps(place.workspace))
 

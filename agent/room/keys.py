@@ -101,9 +101,33 @@ def keys_in(folder: Path) -> Iterator[Path]:
         entries = [*itertools.islice(folder.iterdir(), MOST_ENTRIES)] if folder.is_dir() else []
     except OSError:
         return
-    # The data of git-annex are in its .git.
-    own = OWN_FOLDERS if not (folder / ".git" / "annex").exists() else set()
-    yield from (each for each in entries if each.name in KEY_PLACES | own or is_key(each, nested=True))
+    own = {*own_folders(folder)}
+    yield from (each for each in entries if each.name in KEY_PLACES or each in own or is_key(each, nested=True))
+
+
+def own_folders(folder: Path, depth: int = 0) -> Iterator[Path]:
+    """Yield the folders of git and of this program in a folder, and so many levels further down.
+
+    The data of git-annex are in its .git, which is none.
+    """
+    try:
+        entries = os.scandir(folder) if not folder.is_symlink() else ()
+        inner = [Path(each.path) for each in entries if each.is_dir(follow_symlinks=False)]
+    except OSError:
+        return
+    for each in inner:
+        if each.name in OWN_FOLDERS and not (each / "annex").exists():
+            yield each
+        elif depth:
+            yield from own_folders(each, depth - 1)
+
+
+def can_be_split(folder: Path) -> bool:
+    """Return whether a folder that a link leads to has few enough entries to allow each of them alone."""
+    try:
+        return len([*itertools.islice(os.scandir(folder), MOST_ENTRIES + 1)]) <= MOST_ENTRIES
+    except OSError:
+        return False
 
 
 def lead_of(path: Path) -> Path | None:

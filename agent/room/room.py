@@ -21,7 +21,17 @@ from agent.format import one_line
 from agent.journal.paths import home_folder, stations_folder
 from agent.repository.workspace import Workspace
 from agent.room import variables
-from agent.room.keys import KEPT_BACK, KEY_PLACES, is_key, is_private, keys_in, lead_of, leading_out
+from agent.room.keys import (
+    KEPT_BACK,
+    KEY_PLACES,
+    can_be_split,
+    is_key,
+    is_private,
+    keys_in,
+    lead_of,
+    leading_out,
+    own_folders,
+)
 from agent.room.places import places, texts
 from agent.room.sandbox import Kind, Layout, Sandbox, Shown, program, temporary_folder
 from agent.source.encoding import encoded
@@ -100,12 +110,14 @@ class UntrackedFiles:
     Attributes:
         names: those that a run is shown.
         kept_back: those that it is not shown, because they may hold keys.
+        inner: folders of git and of this program in `names`, which are not shown either.
         links: tracked links to what may hold keys. A sandbox lets them lead nowhere.
         source: the folder that contains them, if it is not the repository: a clone has only the tracked files.
     """
 
     names: tuple[str, ...] = ()
     kept_back: tuple[str, ...] = ()
+    inner: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
     source: Path | None = None
 
@@ -144,7 +156,7 @@ class Furniture:
 
 def untracked_files(workspace: Workspace) -> UntrackedFiles:
     """Return the untracked files, folders and submodules that a run may need, as they are in the checkout now."""
-    names, kept_back = [], []
+    names, kept_back, inner = [], [], []
     every = (*workspace.untracked(), *workspace.submodules())
     for name, is_whole in (part for each in every for part in _parts(workspace.top, each)):
         parts, place = PurePosixPath(name).parts, workspace.top / name
@@ -156,9 +168,11 @@ def untracked_files(workspace: Workspace) -> UntrackedFiles:
             kept_back.append(name)
         else:
             names.append(name)
+            found = own_folders(place, DEEPEST - 1) if not _is_installed(place) else ()
+            inner += [each.relative_to(workspace.top).as_posix() for each in found]
     links = [name for name, lead in leading_out(workspace.top) if is_private(lead, workspace.top)]
     links = [name for name in dict.fromkeys(links) if name not in kept_back]
-    return UntrackedFiles(tuple(names), tuple(kept_back), tuple(links))
+    return UntrackedFiles(tuple(names), tuple(kept_back), tuple(inner), tuple(links))
 
 
 def _parts(top: Path, name: str) -> Iterator[tuple[str, bool]]:
@@ -262,9 +276,10 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
     leads: list[Path] = []
     checkout, names = furniture.untracked.source or top, furniture.untracked.names
     closed = furniture.evaluated or furniture.kind == "agent"
-    packed = texts(checkout / name for name in names) if closed else []
+    inner = texts(checkout / name for name in names) if closed else []
+    inner += [checkout / name for name in furniture.untracked.inner]
     for name in itertools.chain.from_iterable(
-        _but(checkout, each, [*furniture.hidden, *packed], whole=sandbox.has_root) for each in names
+        _but(checkout, each, [*furniture.hidden, *inner], whole=sandbox.has_root) for each in names
     ):
         shown += _share(sandbox, checkout, name, tree / name, top / name, leads)
     for name, content in furniture.cache.items():
@@ -276,24 +291,25 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
             shown.append(_show(sandbox, content, target, Path("/cache") / name, "ro"))
     leads += [lead for _, lead in leading_out(tree)]
     leads = [lead for lead in leads if not (is_private(lead, top) or _is_in(lead, furniture.hidden))]
-    # Landlock can only allow: a folder in which something is hidden could not even be listed.
-    keys = [key for lead in leads for key in keys_in(lead)] if sandbox.way != "Landlock" else []
-    more, secret = [*furniture.read, *leads], [*furniture.hidden, *keys, *_of_stations(top)]
+    # Landlock can only allow, so that every other entry of a folder with keys needs a rule.
+    keys = {lead: [*keys_in(lead)] for lead in leads if sandbox.way != "Landlock" or can_be_split(lead)}
+    listed = tuple(lead for lead, found in keys.items() if found)
+    more = [*furniture.read, *leads]
+    secret = [*furniture.hidden, *itertools.chain.from_iterable(keys.values()), *_of_stations(top)]
     found = places(workspace, furniture.command, more, secret, installing=furniture.kind == "setup")
     apart = (place for place in furniture.hidden if place.is_relative_to(tree) or place.is_relative_to(top))
     hidden = [*found.hidden, *(place for place in apart if place.exists())]
     if furniture.evaluated:
         shown.append(Shown(base / "evaluator", Path("/evaluator"), "ro"))
-    if closed:
-        own = [top / place.relative_to(checkout) for place in packed] if sandbox.has_root else packed
-        hidden += [*texts(found.read), *own]
+    hidden += [top / place.relative_to(checkout) for place in inner] if sandbox.has_root else inner
+    hidden += texts(found.read) if closed else []
     shown += [Shown(place, place, "rw") for place in furniture.write]
     # Nothing of the machine may cover the copy.
     read = tuple(place for place in found.read if not (sandbox.has_root and place.is_relative_to(top)))
     if not sandbox.has_root:
         _link_tools(base / "home", home, (*read, *furniture.write))
     inside = workspace if sandbox.has_root else tree / workspace.relative_to(top)
-    layout = Layout(base, tuple(shown), read, tuple(dict.fromkeys(hidden)))
+    layout = Layout(base, tuple(shown), read, tuple(dict.fromkeys(hidden)), listed)
     room = Room(layout, tree / workspace.relative_to(top), inside, {}, sandbox)
     return replace(room, environment=_environment(room, furniture))
 

@@ -63,12 +63,14 @@ class Layout:
         folder: the room's own folder, which contains the empty folders `root` and `scratch`.
         read: paths of the machine, shown read-only at the same path.
         hidden: paths within all others that are not shown.
+        listed: folders with something hidden whose other contents can be listed also under Landlock.
     """
 
     folder: Path
     shown: tuple[Shown, ...]
     read: tuple[Path, ...]
     hidden: tuple[Path, ...]
+    listed: tuple[Path, ...] = ()
 
     @property
     def scratch(self) -> list[Path]:
@@ -326,10 +328,11 @@ def _rules(layout: Layout) -> dict[str, Any]:
     """
     read = [*layout.read, *(each.source for each in layout.shown if each.kind != "rw"), Path("/proc")]
     write = [each.source for each in layout.shown if each.kind == "rw"]
+    packages = (place.parent for place in layout.hidden if place.name in TEXT_PACKAGES)
     return {
         "read": [str(place) for place in split(read, layout.hidden)],
         "write": [str(place) for place in (*write, *devices())],
-        "listed": [*dict.fromkeys(str(place.parent) for place in layout.hidden if place.name in TEXT_PACKAGES)],
+        "listed": [*dict.fromkeys(map(str, (*packages, *layout.listed)))],
     }
 
 
