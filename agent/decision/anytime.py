@@ -72,10 +72,10 @@ def interval(
     if all(min(group) == max(group) for group in groups):
         width = 0.0 if degrees >= SURELY_EQUAL else math.inf
         return Interval(by, by - width, by + width)
-    residual = sum((value - middle) ** 2 for group in groups for middle in [mean(group)] for value in group)
+    residual = math.hypot(*_apart(groups))
     expected = sum(len(group) * (1 - variance_of_mean(len(group), correlation)) for group in groups)
     doubt = variance_of_mean(len(a), correlation) + variance_of_mean(len(b), correlation)
-    return _around(by, residual / expected, degrees, doubt, alpha)
+    return _around(by, residual / math.sqrt(expected), degrees, doubt, alpha)
 
 
 def interval_at_equal_steps(
@@ -93,18 +93,25 @@ def interval_at_equal_steps(
     """
     groups = [group for group in (a, b, *others) if group]
     counted = all(run.secondary.get(STEPS, 0.0) > 0 for group in groups for run in group)
-    xx, xy, yy = (sum(parts) for parts in zip(*map(squares, groups), strict=True)) if counted else (0.0, 0.0, 0.0)
     values = [metrics(group) for group in groups]
+    unit = max(map(abs, _apart(values))) or 1.0
+    parts = zip(*(squares(group, unit) for group in groups), strict=True) if counted else ((0.0,), (0.0,), (0.0,))
+    xx, xy, yy = map(sum, parts)
     if not xx or all(min(each) == max(each) for each in values):
         return interval(metrics(a), metrics(b), direction, alpha, values[2:], AUTOCORRELATION)
     slope, degrees = xy / xx, sum(len(each) - 1 for each in values) - 1
     variance = max(0.0, yy - slope * xy) / degrees if degrees > 0 else 0.0
     distance = _mean_log_steps(b) - _mean_log_steps(a)
-    by = gain(mean(values[0]) + slope * distance, mean(values[1]), direction)
+    by = gain(mean(values[0]) + slope * unit * distance, mean(values[1]), direction)
     if not variance:
         return Interval(by, -math.inf, math.inf)
     doubt = distance**2 * (1 / xx + (SLOPE_NOISE * slope) ** 2 / variance)
-    return _around(by, variance, degrees, 1 / len(a) + 1 / len(b) + doubt, alpha)
+    return _around(by, math.sqrt(variance) * unit, degrees, 1 / len(a) + 1 / len(b) + doubt, alpha)
+
+
+def _apart(groups: Sequence[Sequence[float]]) -> list[float]:
+    """Return how far each value is from the mean of its group."""
+    return [value - middle for group in groups for middle in [mean(group)] for value in group]
 
 
 def variance_of_mean(runs: int, correlation: float) -> float:
@@ -119,14 +126,14 @@ def variance_of_mean(runs: int, correlation: float) -> float:
     return (1 + correlation) / rest / runs - 2 * correlation * (1 - correlation**runs) / (runs * rest) ** 2
 
 
-def _around(by: float, variance: float, degrees: int, doubt: float, alpha: float) -> Interval:
+def _around(by: float, sd: float, degrees: int, doubt: float, alpha: float) -> Interval:
     """Return the interval around a gain.
 
     Args:
-        variance: of one run.
+        sd: standard deviation of one run.
         doubt: the variance of the gain, in units of that of one run.
     """
-    width = critical(1 / doubt, degrees, alpha) * math.sqrt(variance * doubt)
+    width = critical(1 / doubt, degrees, alpha) * sd * math.sqrt(doubt)
     return Interval(by, by - width, by + width)
 
 

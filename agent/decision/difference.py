@@ -60,12 +60,12 @@ def difference(
     scale = max(scale, *map(abs, (*a, *b)))
     means = [mean(each) for each in (a, b)]
     by = gain(means[0], means[1], direction)
-    squares = sum((value - middle) ** 2 for each, middle in zip((a, b), means, strict=True) for value in each)
+    apart = [value - middle for each, middle in zip((a, b), means, strict=True) for value in each]
     if session.sd == 0 and all(min(each) == max(each) for each in (a, b)):
         return _rounded(Difference(by, by, by, 0.0), scale)
     known = 0.0 if math.isinf(session.degrees) else session.degrees
     degrees = len(a) + len(b) - 2 + known
-    noise = math.sqrt((squares + (known * session.sd**2 if known else 0.0)) / max(degrees, 1.0))
+    noise = math.hypot(*apart, math.sqrt(known) * session.sd if known else 0.0) / math.sqrt(max(degrees, 1.0))
     always = anytime.interval(a, b, direction) if looks else None
     if always is not None and math.isfinite(always.low):
         return _rounded(Difference(by, always.low, always.high, noise), scale)
@@ -86,7 +86,7 @@ def paired(gains: Sequence[float], session: Noise = NO_NOISE, looks: int = 0, sc
         scale: the size of the numbers whose rounding the gains have.
     """
     by, degrees = mean(gains), len(gains) - 1
-    sd = math.sqrt(sum((gain - by) ** 2 for gain in gains) / degrees)
+    sd = math.hypot(*(gain - by for gain in gains)) / math.sqrt(degrees)
     if beyond_rounding(sd, scale) == 0.0:
         if not session.sd > 0:  # equal programs give equal numbers, or nothing was repeated
             return _rounded(Difference(by, by, by, 0.0), scale)
@@ -134,4 +134,4 @@ def spread(run: float, session: Noise, prior: float) -> Spread:
     """
     if session.degrees <= prior:
         return Spread(run, None, None)
-    return Spread(run, session.sd, math.sqrt(max(0.0, run**2 - session.sd**2)))
+    return Spread(run, session.sd, math.sqrt(max(0.0, run - session.sd)) * math.sqrt(run + session.sd))

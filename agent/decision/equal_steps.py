@@ -72,26 +72,27 @@ def slope_of(
     runs = [run for group in groups for run in group]
     if not all(run.secondary.get(STEPS, 0.0) > 0 for run in (*runs, *compared)) or not runs or not raw.sd:
         return None
-    xx, xy, yy = (sum(parts) for parts in zip(*(squares(group) for group in groups), strict=True))
+    xx, xy, yy = (sum(parts) for parts in zip(*(squares(group, raw.sd) for group in groups), strict=True))
     repetitions = len(runs) - len(groups)
     if repetitions < FEWEST or xx == 0 or (xy > 0) == (direction == "minimize"):
         return None
     # The prior that `raw` contains has no steps, so its part of the variance stays unchanged.
-    guessed = max(0.0, raw.sd**2 * raw.degrees - yy)
+    guessed = max(0.0, raw.degrees - yy)
     degrees = raw.degrees - 1
-    sd = math.sqrt(max(0.0, yy - xy * xy / xx + guessed) / degrees)
-    return Slope(xy / xx, xx, raw, Noise(sd, degrees)) if 0 < sd < raw.sd else None
+    sd = raw.sd * math.sqrt(max(0.0, yy - xy * xy / xx + guessed) / degrees)
+    return Slope(xy / xx * raw.sd, xx, raw, Noise(sd, degrees)) if 0 < sd < raw.sd else None
 
 
-def squares(group: Sequence[Run]) -> tuple[float, float, float]:
-    """Return the centered sums of squares and products of x = log steps and y = metric: xx, xy, yy."""
-    xs, ys = _logs(group), metrics(group)
-    x, y = mean(xs), mean(ys)
-    return (
-        sum((a - x) ** 2 for a in xs),
-        sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)),
-        sum((b - y) ** 2 for b in ys),
-    )
+def squares(group: Sequence[Run], unit: float = 1.0) -> tuple[float, float, float]:
+    """Return the centered sums of squares and products of x = log steps and y = metric: xx, xy, yy.
+
+    Args:
+        unit: of y; squares of large or small metrics are infinite or 0.
+    """
+    logs, values = _logs(group), metrics(group)
+    x, y = mean(logs), mean(values)
+    xs, ys = [a - x for a in logs], [(b - y) / unit for b in values]
+    return sum(a * a for a in xs), sum(a * b for a, b in zip(xs, ys, strict=True)), sum(b * b for b in ys)
 
 
 def _logs(runs: Sequence[Run]) -> list[float]:

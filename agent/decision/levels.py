@@ -80,10 +80,10 @@ class Records:
             return {}
         found = {}
         for station, groups in own.items():
-            squares = sum((value - mean(group)) ** 2 for group in groups for value in group)
+            apart = [value - middle for group in groups for middle in [mean(group)] for value in group]
             degrees = sum(len(group) - 1 for group in groups)
-            variance = (squares + SHRINKAGE * common.sd**2) / (degrees + SHRINKAGE)
-            found[station] = Noise(math.sqrt(variance), min(degrees + SHRINKAGE, common.degrees), common.unsure)
+            sd = math.hypot(*apart, math.sqrt(SHRINKAGE) * common.sd) / math.sqrt(degrees + SHRINKAGE)
+            found[station] = Noise(sd, min(degrees + SHRINKAGE, common.degrees), common.unsure)
         return found
 
     @cached_property
@@ -153,7 +153,7 @@ def levels_of(records: Records) -> Levels:
 
     names = _connected(records)
     cells = [found for cell in records.cells if len(found := _cells(cell, names)) > 1]
-    variance = {name: records.noise_on(name).sd ** 2 or 1.0 for name in names}
+    variance = {name: records.noise_on(name).variance or 1.0 for name in names}
     others = names[1:]
     if not others:
         return Levels(dict.fromkeys(names, 0.0), [[0.0]])
@@ -171,7 +171,7 @@ def levels_of(records: Records) -> Levels:
             matrix[place[name]][place[name]] += weights[name]
             for other in cell:
                 if other in place:
-                    matrix[place[name]][place[other]] -= weights[name] * weights[other] / total
+                    matrix[place[name]][place[other]] -= weights[name] * (weights[other] / total)
     inverse: list[list[float]] = np.linalg.inv(matrix).tolist()  # positive definite, since all are connected
     values = {names[0]: 0.0} | {
         name: math.fsum(a * b for a, b in zip(row, right, strict=True))
@@ -224,7 +224,7 @@ def _excess(
         total = sum(weights.values())
         mean = sum(weights[name] * (value - values[name]) for name, (_, value) in cell.items()) / total
         squares += sum(weights[name] * (value - values[name] - mean) ** 2 for name, (_, value) in cell.items())
-        weight += total - sum(each * each for each in weights.values()) / total
+        weight += total - sum(each * (each / total) for each in weights.values())
         count += len(cell) - 1
     degrees = count - (len(values) - 1)
     if degrees <= 0:

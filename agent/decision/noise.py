@@ -15,6 +15,7 @@ from agent.journal.experiment import Experiment, Run, by_station, metrics, succe
 # noise differs so much between machines that a guess may be ten times too large, which would cost most of the power.
 PRIOR = 0.001
 PRIOR_DEGREES = 0.1
+LEAST_VARIANCE = 1e-290
 SURELY_EQUAL = 2  # repetitions with equal numbers that prove determinism
 
 
@@ -35,6 +36,12 @@ class Noise:
     @property
     def exact(self) -> bool:
         return math.isinf(self.degrees)
+
+    @property
+    def variance(self) -> float:
+        """The square of `sd`, 0 if it is too small to be divided by: metrics may be as small as 1e-300."""
+        found = self.sd * self.sd
+        return found if found > LEAST_VARIANCE else 0.0
 
     @property
     def known(self) -> float | None:
@@ -61,7 +68,8 @@ def pooled(groups: Sequence[Sequence[float]], scale: float) -> Noise:
         groups: metrics of equal programs, one group per program.
         scale: typical size of the metric, for the prior.
     """
-    squares = sum(sum((value - sum(group) / len(group)) ** 2 for value in group) for group in groups)
+    # Not their squares, which are infinite or 0 for large or small metrics.
+    apart = [value - middle for group in groups for middle in [math.fsum(group) / len(group)] for value in group]
     degrees = sum(len(group) - 1 for group in groups)
     # Compare the numbers themselves: the mean of equal numbers may differ from them in the last digit.
     equal = all(min(group) == max(group) for group in groups)
@@ -70,7 +78,7 @@ def pooled(groups: Sequence[Sequence[float]], scale: float) -> Noise:
         return Noise(0.0, math.inf)
     prior = PRIOR * abs(scale)
     total = degrees + PRIOR_DEGREES
-    sd = math.sqrt((squares + PRIOR_DEGREES * prior * prior) / total)
+    sd = math.hypot(*apart, math.sqrt(PRIOR_DEGREES) * prior) / math.sqrt(total)
     return Noise(sd, total, unsure=equal and (degrees > 0 or prior == 0.0))
 
 

@@ -55,7 +55,7 @@ class Pooled:
         mean = incumbent - self.gain if direction == "minimize" else incumbent + self.gain
         error, sd = math.sqrt(self.variance), self.noise.sd
         plain = 1 / self.runs + 1 / self.incumbent_runs
-        more = self.variance / sd**2 - plain if sd else 0.0
+        more = (error / sd) ** 2 - plain if sd else 0.0
         doubt = max(0.0, more) if self.adjusted or more > 1e-9 * plain else None
         sigmas = self.gain / error if error else None
         how = "confirmed" if self.runs > 1 or self.noise.exact else "one run"
@@ -93,7 +93,7 @@ def within(
         counts[name] = 1 / len(own) + 1 / len(other)
     shrink = slope.noise.sd / slope.raw.sd if slope else 1.0
     noises = {name: records.noise_on(name) for name in names}
-    own_variance = {name: counts[name] * (shrink * noises[name].sd) ** 2 for name in names}
+    own_variance = {name: counts[name] * shrink**2 * noises[name].variance for name in names}
     between = 2 * interaction(records.levels, *_excess(gains, own_variance)) if len(records.present) > 1 else 0.0
     shares = _shares({name: own_variance[name] + between for name in names})
     by = math.fsum(shares[name] * gains[name] for name in names)
@@ -102,7 +102,7 @@ def within(
     variance = sum(parts.values()) + between * sum(share**2 for share in shares.values())
     if slope:
         log_steps = math.fsum(shares[name] * slope.distance(incumbent[name], candidate[name]) for name in names)
-        variance += slope.variance_at(log_steps) * noise.sd**2
+        variance += slope.variance_at(log_steps) * noise.variance
     return Pooled(
         by,
         variance,
@@ -127,7 +127,7 @@ def predicted(candidate: Sides, incumbent: Sides, records: Records, direction: D
     values, variance, contrast = [], 0.0, dict.fromkeys(known.values, 0.0)
     parts, units = {}, {}
     for sign, side in zip((1, -1), sides, strict=True):
-        noises = {name: records.noise_on(name).sd ** 2 / len(runs) for name, runs in side.items()}
+        noises = {name: records.noise_on(name).variance / len(runs) for name, runs in side.items()}
         shares = _shares({name: noise + between for name, noise in noises.items()})
         values.append(math.fsum(shares[n] * (mean(metrics(runs)) - known.values[n]) for n, runs in side.items()))
         for name, share in shares.items():
@@ -149,7 +149,7 @@ def value_on_reference(runs: Sides, records: Records) -> float | None:
     known = {name: own for name, own in runs.items() if own and name in levels}
     if not known:
         return None
-    shares = _shares({name: records.noise_on(name).sd ** 2 / len(own) for name, own in known.items()})
+    shares = _shares({name: records.noise_on(name).variance / len(own) for name, own in known.items()})
     return math.fsum(shares[name] * (mean(metrics(own)) - levels[name]) for name, own in known.items())
 
 
@@ -172,7 +172,7 @@ def _excess(gains: Mapping[str, float], variances: Mapping[str, float]) -> tuple
     mean = sum(weights[name] * each for name, each in gains.items()) / total
     squares = sum(weights[name] * (each - mean) ** 2 for name, each in gains.items())
     # Each difference has the interaction of two programs.
-    return squares - (len(gains) - 1), 2 * (total - sum(each * each for each in weights.values()) / total)
+    return squares - (len(gains) - 1), 2 * (total - sum(each * (each / total) for each in weights.values()))
 
 
 def _shares(variances: Mapping[str, float]) -> dict[str, float]:
@@ -198,5 +198,5 @@ def _noise(
     common, total = slope.noise if slope else records.noise, sum(parts.values())
     if not total:
         return common
-    spread = sum(parts[key] ** 2 / noises[key].degrees for key in parts)
-    return Noise(math.sqrt(total / sum(units.values())), min(common.degrees, total**2 / spread), common.unsure)
+    spread = sum((part / total) ** 2 / noises[key].degrees for key, part in parts.items())
+    return Noise(math.sqrt(total / sum(units.values())), min(common.degrees, 1 / spread), common.unsure)

@@ -36,7 +36,7 @@ from agent.decision.sequential_test import (
     strictly_better,
 )
 from agent.execution.conditions import swaps_more
-from agent.journal.experiment import Evidence, Run, Verdict, by_station, mean, metrics, succeeded
+from agent.journal.experiment import ROUNDING, Evidence, Run, Verdict, by_station, mean, metrics, succeeded
 
 # A keep needs runs on so many stations, if the session has them, until its programs have shown that they agree.
 FEWEST_STATIONS = 2
@@ -214,9 +214,11 @@ class _Case:
 
     @cached_property
     def best(self) -> Pooled | None:
-        """The more precise of both estimates."""
-        found = [each for each in (self.within, self.predicted) if each is not None]
-        return min(found, key=lambda each: each.variance, default=None)
+        """The more precise of both estimates; the measured one if only rounding tells them apart."""
+        measured, model = self.within, self.predicted
+        if measured is None or model is None:
+            return measured or model
+        return model if model.variance < measured.variance * (1 - ROUNDING) else measured
 
     @cached_property
     def free(self) -> frozenset[str]:

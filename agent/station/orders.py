@@ -10,6 +10,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, TypeVar, cast, get_args
 
 from agent.journal.experiment import Fault, Run
+from agent.protocol.extract import LARGEST_VALUE
 from agent.room.sandbox import Mode
 from agent.system.names import fault_of_own, fault_of_path
 
@@ -180,6 +181,14 @@ def _number(value: object) -> float:
     return float(value)
 
 
+def _measured(value: object) -> float:
+    """Check a metric, or a forecast of it, as `extract` bounds that of a run on this machine."""
+    found = _number(value)
+    if abs(found) > LARGEST_VALUE:
+        raise Invalid("is too large to compare")
+    return found
+
+
 def _seconds(value: object) -> float:
     seconds = _number(value)
     if not abs(seconds) <= MOST_SECONDS:
@@ -228,7 +237,7 @@ def _one_of(*words: str) -> Callable[[object], Any]:
 def _numbers(value: object) -> dict[str, float]:
     if not isinstance(value, Mapping) or len(value) > MOST_ENTRIES:
         raise Invalid("is not an object of numbers")
-    return {text(key, 200): _number(each) for key, each in value.items()}
+    return {text(key, 200): _measured(each) for key, each in value.items()}
 
 
 def _files(value: object) -> dict[str, str]:
@@ -281,7 +290,7 @@ def _listed(value: Any) -> Any:
 
 
 _RUN: dict[str, Callable[[Any], Any]] = {
-    "metric": _optional(_number),
+    "metric": _optional(_measured),
     "seconds": _duration,
     "secondary": _numbers,
     "error": _optional(text),
@@ -289,7 +298,7 @@ _RUN: dict[str, Callable[[Any], Any]] = {
     "conditions": _numbers,
     "log": text,
     "pruned": _optional(_number),
-    "estimate": _optional(_number),
+    "estimate": _optional(_measured),
     "rebased": _flag,
     "source": _one_of(*SOURCES),
     "untimed": _optional(_seconds),
@@ -298,7 +307,7 @@ _RUN: dict[str, Callable[[Any], Any]] = {
     "fault": _one_of(*get_args(Fault)),
     "trained": _optional(_seconds),
     "seed": _optional(_seed),
-    "holdout": _optional(_number),
+    "holdout": _optional(_measured),
     "station": text,
 }
 _ANSWER: dict[str, Callable[[Any], Any]] = {

@@ -185,3 +185,19 @@ def interval_of_student(a: list[float], b: list[float], others: list[list[float]
     degrees = sum(len(group) - 1 for group in groups)
     squares = sum((x - sum(group) / len(group)) ** 2 for group in groups for x in group)
     return quantile(0.95, degrees) * math.sqrt(squares / degrees * (1 / len(a) + 1 / len(b)))
+
+
+@pytest.mark.parametrize("unit", [2.0**-970, 2.0**-530, 2.0**330, 2.0**970])
+def test_interval_scales_with_the_unit_of_the_metric(unit: float) -> None:
+    rng = random.Random(3)
+    steps = [rng.uniform(80, 120) for _ in range(16)]
+    values = [(5.0 if index < 8 else 1.0) - 0.3 * math.log(n) + rng.gauss(0, 0.1) for index, n in enumerate(steps)]
+    plain, scaled = (
+        [Run(value * each, 10.0, {"num_steps": n}) for value, n in zip(values, steps, strict=True)]
+        for each in (1.0, unit)
+    )
+    for how in (interval_at_equal_steps, lambda a, b, to: interval(metrics(a), metrics(b), to)):
+        usual, found = how(plain[:8], plain[8:], "minimize"), how(scaled[:8], scaled[8:], "minimize")
+        ends = (usual.gain, usual.low, usual.high)
+        assert (found.gain / unit, found.low / unit, found.high / unit) == pytest.approx(ends)
+        assert all(map(math.isfinite, ends))

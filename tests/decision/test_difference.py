@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import astuple
 
 import pytest
 
-from agent.decision.difference import difference, paired, spread
+from agent.decision.difference import Difference, difference, paired, spread
 from agent.decision.noise import PRIOR_DEGREES, Noise
 
 
@@ -30,6 +31,19 @@ def test_noise_of_the_session_adds_degrees_of_freedom() -> None:
 def test_equal_numbers_need_no_interval() -> None:
     found = difference([2.0, 2.0], [1.0, 1.0], "minimize", Noise(0.0, math.inf))
     assert (found.low, found.high, found.noise) == (1.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("unit", [2.0**-970, 2.0**-530, 2.0**330, 2.0**970])
+@pytest.mark.parametrize("looks", [0, 2])
+def test_difference_scales_with_the_unit_of_the_metric(unit: float, looks: int) -> None:
+    def both(unit: float) -> list[Difference]:
+        a, b, noise = [2.0 * unit, 2.25 * unit, 2.125 * unit], [unit, 1.5 * unit, 1.75 * unit], Noise(0.25 * unit, 4.0)
+        return [difference(a, b, "minimize", noise, looks), paired(b, noise, looks, 2 * unit)]
+
+    for plain, scaled in zip(both(1.0), both(unit), strict=True):
+        assert [each / unit for each in astuple(scaled)] == pytest.approx(astuple(plain))
+    parts = spread(5.0 * unit, Noise(3.0 * unit, 9.0), PRIOR_DEGREES)
+    assert (parts.seed or 0.0) / unit == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.9])

@@ -12,7 +12,7 @@ import pytest
 
 from agent.decision.decide import Comparison, DecisionConfig, judge
 from agent.decision.equal_steps import SLOPE_NOISE, slope_of
-from agent.decision.noise import noise_of, pooled
+from agent.decision.noise import Noise, noise_of, pooled
 from agent.journal.experiment import Experiment, Run, Verdict
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path
@@ -33,6 +33,21 @@ def runs(level: float, steps: Sequence[float], seed: int = 0) -> list[Run]:
 
 GROUPS = [runs(1.8, (40, 36, 42, 34), 1), runs(1.7, (80, 88, 72), 2), runs(1.9, (20, 21), 3)]
 RAW = pooled([[run.metric or 0.0 for run in group] for group in GROUPS], 1.8)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("unit", [2.0**-970, 2.0**-530, 2.0**330, 2.0**970])
+def test_slope_scales_with_the_unit_of_the_metric(unit: float) -> None:
+    groups = [[Run((run.metric or 0.0) * unit, 10.0, run.secondary) for run in group] for group in GROUPS]
+    plain, scaled = slope_of(GROUPS, (), RAW, "minimize"), slope_of(groups, (), pooled_in(groups, unit), "minimize")
+    assert plain is not None
+    assert scaled is not None
+    assert (scaled.per_log / unit, scaled.noise.sd / unit) == pytest.approx((plain.per_log, plain.noise.sd))
+    assert scaled.variance_at(0.2) == pytest.approx(plain.variance_at(0.2))
+
+
+def pooled_in(groups: Sequence[Sequence[Run]], unit: float) -> Noise:
+    return pooled([[run.metric or 0.0 for run in group] for group in groups], 1.8 * unit)
 
 
 @pytest.mark.quick

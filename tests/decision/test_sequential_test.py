@@ -50,6 +50,29 @@ def test_number_of_any_size_is_judged() -> None:
     assert status([1e200], direction="maximize") == "keep"
 
 
+@pytest.mark.parametrize("unit", [2.0**-970, 2.0**-530, 2.0**330, 2.0**970, -(2.0**330)])
+@pytest.mark.parametrize("noise", [0.0, 0.001, 1.0])
+@pytest.mark.parametrize("kind", ["confirm", "greedy"])
+def test_verdict_is_the_same_in_any_unit_of_the_metric(unit: float, noise: float, kind: verdict.Kind) -> None:
+    """Squares of the metric, in which noise is estimated, are 0 or infinite in some of them."""
+    rng, statuses = random.Random(0), set[str]()
+    for level in (10.0, -10.0, 0.0) * 8:
+        runs = [[level + rng.gauss(0, noise) for _ in range(rng.randint(1, 4))] for _ in range(3)]
+        runs[2] = [value + rng.choice([-3, 0, 0, 3]) * noise for value in runs[2]]
+        found = [_judged_in(each, runs, kind) for each in (1.0, unit)]
+        assert found[0] == found[1], (runs, found)
+        statuses.add(found[0])
+    assert len(statuses) > (2 if noise and kind == "confirm" else 0)
+
+
+def _judged_in(unit: float, runs: Sequence[Sequence[float]], kind: verdict.Kind) -> str:
+    own, after, candidate = ([unit * value for value in each] for each in runs)
+    compared = case(kept(0, own, heldout=after), [Run(value, 10.0) for value in candidate])
+    compared = replace(compared, direction="minimize" if unit > 0 else "maximize")
+    found = judge(compared, DecisionConfig(kind))
+    return found if isinstance(found, str) else found.status
+
+
 def test_unclear_cases_alternate_repeated_runs() -> None:
     assert status([7.5]) == "candidate"
     assert status([7.5, 8.5]) == "candidate"
