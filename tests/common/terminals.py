@@ -36,10 +36,10 @@ def in_window(folder: Path, sizes: Sequence[Size], *args: str, **variables: str)
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(folder)
-        for name in ("COLUMNS", "LINES"):  # they would hide the size of the terminal
-            os.environ.pop(name, None)
-        os.environ |= {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **variables}
-        os.execv(sys.executable, [sys.executable, "-m", "agent", *args])
+        # These would hide the size of the terminal. readline sets them where `os.environ` does not see it.
+        env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        env |= {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **variables}
+        os.execve(sys.executable, [sys.executable, "-m", "agent", *args], env)
     _resize(terminal, size)
     written = b""
     try:
