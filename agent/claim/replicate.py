@@ -22,6 +22,7 @@ from agent.format import counted, figure
 from agent.journal.experiment import KNEW, Direction, Run, Value, mean
 from agent.session import faults
 from agent.session.confirm import LARGEST_SEED
+from agent.session.references import BASELINE
 from agent.session.signals import Interrupts
 from agent.source.seed import with_seed
 from agent.system.invocation import here
@@ -254,8 +255,7 @@ def _awake(setting: Setting, found: Found, label: str, seed: int | None, log: Pa
     """Run one side, again if the machine sleeps, and score its model on the holdout."""
     recipe = _with_seed(setting, setting.commits[label], seed)
     observer = Observer(tick=lambda _: raise_if_asked(setting.interrupts, len(found.pairs)))
-    runs = tuple(found.runs)
-    references = References(runs, runs) if label == "a" else References(_as_slow(runs, setting.steps), runs, runs)
+    references = references_of(label, found.runs, setting.steps)
     while True:
         try:
             run = measure(setting.runner, recipe, log, observer, references)
@@ -263,6 +263,19 @@ def _awake(setting: Setting, found: Found, label: str, seed: int | None, log: Pa
             setting.say(f"{NAMES[label]} is repeated: {pause}")
             continue
         return holdout.scored(setting.runner, run, log)
+
+
+def references_of(label: str, baseline: Sequence[Run], steps: float | None) -> References:
+    """Return the reference of a side: the runs of the baseline on this machine.
+
+    Args:
+        label: `a` or `b`.
+        baseline: its runs.
+        steps: see `_as_slow`.
+    """
+    runs = tuple(baseline)
+    own, other = (runs, ()) if label == "a" else (_as_slow(runs, steps), runs)
+    return References(own, runs, other, side=BASELINE)
 
 
 def _as_slow(runs: Sequence[Run], steps: float | None) -> tuple[Run, ...]:

@@ -6,8 +6,10 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from agent.errors import PreconditionError
+from agent.execution.allowance import INCUMBENT
 from agent.execution.fingerprint import snapshot
 from agent.format import named
 from agent.journal.experiment import Experiment, Run
@@ -17,6 +19,7 @@ from agent.repository.refs import root_of
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import Mode
 from agent.session.context import known_constants
+from agent.session.references import side_of
 from agent.session.session import Session
 from agent.source.seed import with_seed
 from agent.station.orders import Answer, Leased, Order, digest_of
@@ -92,7 +95,6 @@ class Orders:
         workspace = runner.workspace
         holds = self._holds.get(lease.station, set())
         bundle = None if lease.commit in holds else write_order_bundle(workspace, lease.commit, sorted(holds))
-        own, baseline, other = self._references(lease)
         assert state.session is not None
         holdout = lease.label is not None
         return Order(
@@ -112,9 +114,7 @@ class Orders:
             untraced=runner.harness.untraced if runner.harness else False,
             holdout=holdout,
             holdout_command=state.flags.get("holdout") if holdout else None,
-            own=own,
-            baseline=baseline,
-            other=other,
+            **self._references(lease),
             settled=self._settled(),
         )
 
@@ -141,15 +141,24 @@ class Orders:
         files, known = self._session.runs.files(lease.commit), known_constants(self._session.runner.protocol)
         return dict(with_seed(files, known, lease.seed))
 
-    def _references(self, lease: Lease) -> tuple[tuple[Leased, ...], tuple[Leased, ...], tuple[Leased, ...]]:
-        """Return the runs on the same station with which a run is compared (`agent.session.references`)."""
+    def _references(self, lease: Lease) -> dict[str, Any]:
+        """Return the runs on the same station with which a run is compared, as fields of `Order`.
+
+        They are those of `agent.session.references`.
+        """
         kept = [each for each in self._session.state.experiments if each.verdict.status == "keep"]
         if not kept:
-            return (), (), ()
+            return {}
         own = self._kept(kept, lease)
         before = [own] if lease.candidate is not None else [each for each in kept if each.number < own.number]
-        other = self._leased(before[-1].number, lease.station) if before else ()
-        return self._leased(own.number, lease.station), self._leased(BASELINE, lease.station), other
+        # A candidate may have begun before the latest was kept, and a comparison names its sides otherwise.
+        latest = lease.label is None and own is kept[-1]
+        return {
+            "own": self._leased(own.number, lease.station),
+            "baseline": self._leased(BASELINE, lease.station),
+            "other": self._leased(before[-1].number, lease.station) if before else (),
+            "side": INCUMBENT if latest else side_of(kept, own),
+        }
 
     def _kept(self, kept: list[Experiment], lease: Lease) -> Experiment:
         candidate = self._session.state.flight.candidates.get(lease.candidate) if lease.candidate is not None else None

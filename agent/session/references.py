@@ -32,9 +32,19 @@ def of_commit(experiments: Sequence[Experiment], commit: str) -> References:
     if known is None:
         first, best = _runs(experiments[0]), _runs(kept[-1])
         return References((*best, *first), first, best, side=SLOWER)
-    side = BASELINE if known.number == 0 else BEST if known is kept[-1] else f"#{known.number}"
     before = [experiment for experiment in kept if experiment.number < known.number]
-    return References(_runs(known), _runs(experiments[0]), _runs(before[-1]) if before else (), side=side)
+    other = _runs(before[-1]) if before else ()
+    return References(_runs(known), _runs(experiments[0]), other, side=side_of(kept, known))
+
+
+def side_of(kept: Sequence[Experiment], known: Experiment) -> str:
+    """Return the name in sentences of a kept experiment whose own runs are the reference.
+
+    Args:
+        kept: the kept experiments, in order.
+        known: one of them.
+    """
+    return BASELINE if known.number == 0 else BEST if known is kept[-1] else f"#{known.number}"
 
 
 def at_rung(state: State, rung: Rung, commit: str) -> References:

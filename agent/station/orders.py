@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, TypeVar, cast, get_args
 
+from agent.execution.allowance import INCUMBENT
 from agent.journal.experiment import Fault, Run
 from agent.protocol.extract import LARGEST_VALUE
 from agent.room.sandbox import Mode
 from agent.system.names import fault_of_own, fault_of_path
 
 LARGEST_LOG = 2**20  # bytes of an answer's log: its end
-LONGEST_TEXT = 4000  # characters
+LONGEST_TEXT, LONGEST_SIDE = 4000, 100  # characters
 MOST_ENTRIES = 1000  # of a mapping or a sequence
 MOST_SETTLED = 100_000
 LARGEST_NUMBER, MOST_SECONDS = 1e300, 1e9  # as in a journal (`agent.journal.events`)
@@ -64,6 +65,7 @@ class Order:
         holdout: score the model on the holdout.
         holdout_command: prints the metric on the holdout after the run; None for none.
         own: runs of the same commit as `allowance.References.own`; `baseline` and `other` likewise.
+        side: name of the program that `own` are runs of, for the sentences of the run.
         settled: leases of this session whose answers are in the decider's journal.
     """
 
@@ -86,6 +88,7 @@ class Order:
     own: tuple[Leased, ...] = ()
     baseline: tuple[Leased, ...] = ()
     other: tuple[Leased, ...] = ()
+    side: str = INCUMBENT
     settled: tuple[str, ...] = ()
 
     @property
@@ -339,5 +342,6 @@ _ORDER: dict[str, Callable[[Any], Any]] = {
     "own": _leased,
     "baseline": _leased,
     "other": _leased,
+    "side": lambda value: text(value, LONGEST_SIDE),
     "settled": _settled,
 }

@@ -93,7 +93,8 @@ def _measured(here: Station, order: Order, place: Path, watch: Callable[[float],
     ):
         _require_snapshot(here, order, ready)
         runner = replace(ready, keeps_models=order.holdout, holdout_command=order.holdout_command)
-        references = References(*(_at_home(here, order, runs) for runs in (order.own, order.baseline, order.other)))
+        earlier = (_at_home(here, order, runs) for runs in (order.own, order.baseline, order.other))
+        references = References(*earlier, side=order.side)
         run = measure(runner, Edited(order.commit, order.files), log, Observer(tick=watch), references)
         if order.holdout:
             run = holdout.scored(runner, run, log, lambda: watch(run.seconds))

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
-from agent.claim.replicate import failed
+from agent.claim.replicate import failed, references_of
+from agent.errors import Violation
+from agent.execution.allowance import Allowance
 from agent.journal.experiment import Run
 from agent.protocol.load import load_protocol
 from tests.common import claims, schemas
@@ -260,6 +262,13 @@ def test_failures_that_may_be_those_of_the_machine(run: Run, verdict: str) -> No
     crash = Run(None, 1.0, error="crashed: exit code 1")
     assert failed([crash, run])[0] == failed([run, crash])[0] == verdict
     assert failed([crash, crash])[0] == "not replicated"
+
+
+def test_late_run_is_compared_with_the_baseline_by_name() -> None:
+    runs = [Run(2.0, 300.0, {"num_steps": 100.0}, untimed=40.0, overrun=1.0)]
+    for label in ("a", "b"):
+        with pytest.raises(Violation, match=r"; the baseline took 1\.0 s more"):
+            Allowance.of(300.0, references_of(label, runs, 90.0)).require_trained(320.0)
 
 
 def test_best_that_ignores_the_seed_is_refused(author: Path, reader: Path, claim: Path, cli: Cli) -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -426,6 +426,35 @@ def test_verdict_is_by_the_runs_that_there_are_and_not_by_their_number(quick: Pa
         found = verdicts.of(session.state.flight.candidates[close])
     assert found is not None
     assert found.status == "discard"
+
+
+def test_orders_name_the_program_that_a_run_is_compared_with(quick: Path) -> None:
+    head = git(quick, "rev-parse", "HEAD")
+    (quick / "train.py").write_text((quick / "train.py").read_text().replace("RATE = 0.1", "RATE = 0.2"))
+    commit_all(quick, "rate")
+    made = StationsBuilder("studio", base=head)
+    made.run("studio", 1.5, of=0).record(None, "keep")
+    better, old = (made.propose(commit=git(quick, "rev-parse", "HEAD")) for _ in range(2))
+    made.run("studio", 1.4, candidate=better).record(better, "keep")
+    new = made.propose(1)
+    made.write.save(journal_path(quick, "t"))
+    whose: list[tuple[dict[str, int | str], str]] = [
+        ({"candidate": new}, "the incumbent"),
+        ({"of": 1}, "the incumbent"),
+        ({"candidate": old}, "the baseline"),
+        ({"of": 0}, "the baseline"),
+        ({"label": "a"}, "the baseline"),
+        ({"label": "b"}, "the best"),
+    ]
+    with open_runner(quick, "t", None, "off") as runner, closing(Journal(journal_path(quick, "t"))) as journal:
+        proposer = choose_proposer(ProposerConfig(), journal, runner.workspace, runner.sandbox)
+        orders = Orders(Session(runner, journal, proposer, session_config(RunConfig("t"), runner.protocol)))
+        orders.begin()
+        commits = [each.commit for each in journal.state.experiments]
+        for about, side in whose:
+            commit = commits[0] if about.get("label") == "a" else commits[1]
+            sent = orders.order(Lease("9", "studio", commit, "9.log", 10.0, **cast(dict[str, Any], about)))
+            assert (about, sent.side) == (about, side)
 
 
 def test_failed_run_of_the_incumbent_replaces_no_earlier_ones() -> None:

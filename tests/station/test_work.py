@@ -16,6 +16,7 @@ import pytest
 
 from agent.errors import Interrupted
 from agent.execution.measure import Runner
+from agent.journal.experiment import Run
 from agent.journal.paths import stations_folder
 from agent.protocol.load import load_protocol
 from agent.repository.bundle import write_order_bundle
@@ -379,6 +380,19 @@ def test_model_is_attested_and_scored_on_the_holdout(
     assert second.run is not None
     assert second.run.source == "attested"
     assert {path.name for path in kept.iterdir()} == {"run.losses.npy"}
+
+
+def test_voided_run_names_the_program_that_the_order_compares_it_with(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert runner.harness is not None
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    folder, quick_one = runner.workspace.folder, Run(2.0, 1.0, {"num_steps": 1e6}, untimed=0.1, overrun=0.0)
+    set_train(folder, script("late", "time.sleep(1.2)"))
+    known = {"snapshot": runner.harness.record["id"], "training_seconds": 0.3, "setup": False}
+    found = measured(order(folder, "r1", **known, own=(Leased(quick_one),), side="the best"))
+    assert found.run is not None
+    assert "; the best takes 0.1 s more" in (found.run.error or ""), found.run.error
 
 
 def test_cancel_counts_after_a_thousand_that_ended_nothing() -> None:
