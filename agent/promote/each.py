@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from agent.session.ablate import BEST, Unit, commit_variant, entry_of, label_of,
 from agent.session.confirm import Pairs
 from agent.session.context import known_constants
 from agent.session.workbench import Workbench
-from agent.source.values import changed_values
+from agent.source.values import Place, changed_values
 
 ALONE, UNDONE, SET = "cannot be taken out alone", "undone by a later change", "set by you"
 BASELINE, REST = "baseline", "rest"
@@ -151,8 +151,7 @@ def gain_at_rung(bench: Workbench, changes: Sequence[Change]) -> float | None:
     kept = [each for each in state.experiments[1:] if each.verdict.status == "keep"]
     if not _set_by_user(bench, kept):
         return gain_in_session(state)
-    left = {keep.number for change in changes for keep in change.unit.keeps}
-    return _gain_of(bench, [each for each in kept if each.number in left])
+    return _gain_of_units(bench, [change.unit for change in changes])
 
 
 def gain_of_rest(bench: Workbench, taken: Sequence[Unit], every: Sequence[Unit]) -> float | None:
@@ -162,8 +161,28 @@ def gain_of_rest(bench: Workbench, taken: Sequence[Unit], every: Sequence[Unit])
         None if that is unknown, or a keep stays only in part.
     """
     gone = {keep.number for unit in taken for keep in unit.keeps}
-    staying = {keep.number: keep for unit in every if unit not in taken for keep in unit.keeps}
-    return None if gone & staying.keys() else _gain_of(bench, [*staying.values()])
+    staying = [unit for unit in every if unit not in taken]
+    in_part = any(keep.number in gone for unit in staying for keep in unit.keeps)
+    return None if in_part else _gain_of_units(bench, staying)
+
+
+def _gain_of_units(bench: Workbench, units: Sequence[Unit]) -> float | None:
+    """Return what these changes gained in the session, without those of which nothing is left in the best.
+
+    Returns:
+        None if that is unknown. So it is if a keep that stays also made or undid a part of what is not left: its gain
+        is the sum of both.
+    """
+    runner, state = bench.runner, bench.journal.state
+    assert state.incumbent is not None
+    texts = runner.workspace.files(state.incumbent.commit)
+    undone = [unit for unit in units if without(runner, state, texts, [unit]) == texts]
+    staying = {keep.number: keep for unit in units if unit not in undone for keep in unit.keeps}
+    touched = {keep.number: {*places} for keep, places in _changed(bench)}
+    lost = {place for unit in undone for keep in unit.keeps for place in touched[keep.number]}
+    if any(keep.number in staying for unit in undone for keep in unit.keeps):
+        return None
+    return None if any(lost & touched[number] for number in staying) else _gain_of(bench, [*staying.values()])
 
 
 def _gain_of(bench: Workbench, keeps: Sequence[Experiment]) -> float | None:
@@ -178,11 +197,15 @@ def _gain_of(bench: Workbench, keeps: Sequence[Experiment]) -> float | None:
 
 def _set_by_user(bench: Workbench, keeps: Sequence[Experiment]) -> list[str]:
     """Return the constants that these keeps changed and the rung sets."""
-    workspace, state, rung = bench.runner.workspace, bench.journal.state, bench.rung
+    rung = bench.rung
     assert rung is not None
-    known, found = known_constants(bench.runner.protocol), dict[str, None]()
-    for before, after in itertools.pairwise(each for each in state.experiments if each.verdict.status == "keep"):
-        if after in keeps:
-            places = changed_values(workspace.files(before.commit), workspace.files(after.commit), known)
-            found |= dict.fromkeys(name for _, name in places if name in rung.values)
-    return list(found)
+    names = [name for keep, places in _changed(bench) if keep in keeps for _, name in places]
+    return [*dict.fromkeys(name for name in names if name in rung.values)]
+
+
+def _changed(bench: Workbench) -> Iterator[tuple[Experiment, Collection[Place]]]:
+    """Yield each keep after the baseline with the constants that it changed."""
+    workspace, known = bench.runner.workspace, known_constants(bench.runner.protocol)
+    kept = (each for each in bench.journal.state.experiments if each.verdict.status == "keep")
+    for before, after in itertools.pairwise(kept):
+        yield after, changed_values(workspace.files(before.commit), workspace.files(after.commit), known)

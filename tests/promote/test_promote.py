@@ -495,3 +495,21 @@ def test_gain_of_what_is_taken_out_is_no_measure_of_the_rest(night: Path) -> Non
         # Of a keep that stays in part, nobody knows what that part gained.
         both = replace(units[2], keeps=(*units[1].keeps, *units[2].keeps))
         assert gain_of_rest(bench, units[:2], [*units[:2], both]) is None
+
+
+def test_gain_of_what_was_undone_is_no_measure_of_the_rest(quick: Path, cli: Cli) -> None:
+    """The rate gained 0.05, and its way back 0.03 with the larger width: nothing of it is left in the best."""
+    clash = "loss -= (0.05 if WIDTH == 64 else -0.03) * (RATE == 0.3)"
+    recipe = RECIPE.replace("loss -= 0.2 * (RATE == 0.3)", clash)
+    (quick / "train.py").write_text(recipe)
+    commit_all(quick, "recipe")
+    rate, width, decay = CHANGES
+    keep_in_turn(quick, cli, rate, width, "s/^RATE = 0.3/RATE = 0.1/", decay)
+    with open_runner(quick, "t", 900.0, "off") as runner, closing(Journal(journal_path(quick, "t"))) as journal:
+        bench = climb(Workbench(runner, journal, Interrupts()), ())
+        units = [change.unit for change in changes_of(bench)]
+        assert [[keep.number for keep in unit.keeps] for unit in units] == [[2], [4], [1], [3]]
+        assert gain_of_rest(bench, units[:1], units) == pytest.approx(0.05 / 2, abs=0.004)
+        # A keep that stays and changed the rate as well gained both together.
+        both = replace(units[1], keeps=(*units[1].keeps, *units[3].keeps))
+        assert gain_of_rest(bench, units[:1], [units[0], both, units[2]]) is None
