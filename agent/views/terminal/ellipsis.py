@@ -1,7 +1,9 @@
-"""Parts of the live screen that stay one line high: text that is too long ends in an ellipsis."""
+"""Parts of the live screen, most of which stay one line high: text that is too long ends in an ellipsis."""
 
 from __future__ import annotations
 
+import re
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from rich.text import Text
 from agent.format import flat
 
 LABEL = 10  # columns
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,13 @@ class FirstFitting:
 
 def line(text: str, style: str = "") -> Text:
     return Text(flat(text), style=style, no_wrap=True, overflow="ellipsis")
+
+
+def wrapped(text: str, width: int, style: str = "") -> list[Text]:
+    """Return the text on as many lines as it needs. A command between backquotes stays on one line if it fits."""
+    whole = re.sub(r"`[^`]*`", lambda command: command[0].replace(" ", NO_BREAK), flat(text))
+    found = textwrap.wrap(whole, max(1, width), break_on_hyphens=False)
+    return [Text(each.replace(NO_BREAK, " "), style=style) for each in found]
 
 
 def named(name: str, *parts: str | tuple[str, str]) -> Text:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from agent.journal.state import State
 from agent.views.terminal.chart import LOSS_LINES, best_path, charts, loss_chart
-from agent.views.terminal.ellipsis import gap, line
+from agent.views.terminal.ellipsis import gap, line, wrapped
 from agent.views.terminal.figures import figure_lines
 from agent.views.terminal.progress_panel import Moment, progress_panel
 from agent.views.terminal.rows import rows_table
@@ -30,7 +30,7 @@ ROWS_BELOW, STATIONS = 6, 0.42
 
 
 def screen(state: State, moment: Moment, width: int, height: int) -> RenderableType:
-    """Lay out the screen. Long lines end in an ellipsis, and the rows take the lines that are left.
+    """Lay out the screen. Long lines but the hint end in an ellipsis, and the rows take the lines that are left.
 
     From CHARTED columns on, charts stand beside the figures; from WIDE columns on, the rows do, and the best below.
 
@@ -42,7 +42,7 @@ def screen(state: State, moment: Moment, width: int, height: int) -> RenderableT
     """
     bottom: list[RenderableType] = [
         *([line(moment.message, "bold")] if moment.message else []),
-        *([line(moment.hint, "dim")] if moment.hint else []),
+        *wrapped(moment.hint, width, "dim"),  # its end names what stops the loop
     ]
     bottom = [Text(), *bottom] if bottom and height >= CALM else bottom
     height -= len(bottom)

@@ -16,6 +16,7 @@ from agent.report.holdout import holdout_line
 from agent.report.promotion import promotion_line
 from agent.report.stations import StationStatus
 from agent.views.color import labelled
+from agent.views.terminal.ellipsis import wrapped
 from agent.views.terminal.figures import figure_lines
 from agent.views.terminal.progress_panel import Moment
 from agent.views.terminal.rows import rows_table
@@ -55,7 +56,7 @@ def status_page(
         figures += labelled("bound", data["statement"]["line"], width)
     if data["ladder"]:
         figures += labelled("ladder", data["ladder"]["line"], width)
-    end: list[RenderableType] = [Text(one_line(line)) for line in now]
+    end: list[RenderableType] = [part for line in now for part in wrapped(one_line(line), width)]
     if stations:
         end = [*stations_table(stations, width, max(LEAST_STATIONS, console.height // 3)), Text(), *end]
     left = console.height - len(figures) - len(end) - 4  # two empty lines, the header and the prompt

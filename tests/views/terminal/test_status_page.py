@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path, next_tag
 from agent.report.summary import summarize
 from agent.views.color import closing_page
+from agent.views.terminal.live import LEAVE
+from agent.views.terminal.progress_panel import Moment
+from agent.views.terminal.screen import screen
 from agent.views.text import background
 from tests.common.journals import JournalBuilder
 from tests.common.terminals import ESCAPES, in_window
 from tests.common.workspaces import Cli
+
+COMMAND = "`autoresearch run --tag t`"
 
 
 def page(folder: Path, size: tuple[int, int], *args: str) -> list[str]:
@@ -124,6 +131,19 @@ def test_page_tells_nothing_of_a_killed_loop_as_present(quick: Path, cli: Cli) -
         assert gone not in shown
     builder.save(journal_path(quick, "t"))
     assert summarize(fold(journal_path(quick, "t")))["waiting"] is None
+
+
+def test_commands_stay_whole_in_a_narrow_window(quick: Path) -> None:
+    JournalBuilder("t").baseline().keep().write.save(journal_path(quick, "t"))
+    lines = page(quick, (40, 24))
+    assert [line.strip() for line in lines[-2:]] == ["not running: interrupted; resume it with", COMMAND]
+    hint = LEAVE.format(stop="autoresearch stop")
+    view = io.StringIO()
+    console = Console(file=view, width=40, height=20, color_system=None)
+    console.print(screen(fold(journal_path(quick, "t")), Moment(now=0.0, hint=hint), 40, 20))
+    shown = [line.rstrip() for line in view.getvalue().splitlines()]
+    assert shown[-3:] == ["Ctrl-C closes this view, the loop keeps", "running; stop it with", "`autoresearch stop`"]
+    assert len(shown) == 20
 
 
 @pytest.mark.quick
