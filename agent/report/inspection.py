@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,12 @@ def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
     assert state.session is not None
     screens = [_run(each.run, "screen") for each in found.screens]
     made = [*(each.run for each in found.screens), *found.runs]
-    logs = [run.log for run in made]
-    if isinstance(found, Pending) and found.started:
-        logs.append(found.started["log"])
+    logs = [(run.log, found.number) for run in made] + _current(found)
+    last, of = logs[-1] if logs else (None, None)
     return {
         "tag": tag,
         "number": found.number,
-        "status": found.verdict.status if found.verdict else "under way",
+        "status": _status(folder, tag, found),
         "reason": found.verdict.reason if found.verdict else None,
         "evidence": asdict(found.verdict.evidence) if found.verdict and found.verdict.evidence else None,
         "description": found.description,
@@ -68,8 +67,9 @@ def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
         + [_run(run, "fresh") for run in _fresh(state, found)],
         "cost": asdict(state.cost_of(found)),
         "diff": _change(folder, found),
-        "log": logs[-1] if logs else None,
-        "log_tail": _tail(folder, logs[-1]) if logs and not _is_lost(folder, made, logs[-1]) else [],
+        "log": last,
+        "log_of": of,
+        "log_tail": _tail(folder, last) if last and not _is_lost(folder, made, last) else [],
     }
 
 
@@ -110,8 +110,30 @@ def diff(folder: Path, tag: str | None, which: str | None, other: str | None) ->
     }
 
 
-def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Path:
-    """Return the path of a run's log.
+@dataclass(frozen=True)
+class RunLog:
+    """The log of a run.
+
+    Attributes:
+        number: the experiment that the run is for.
+        of: the experiment that it runs: `number`, or the incumbent, which is repeated for the comparison.
+    """
+
+    path: Path
+    number: int
+    of: int
+
+
+def _current(found: Experiment | Pending) -> list[tuple[str, int]]:
+    """Return the log of the run in progress, and the number of the experiment that it runs: itself or its incumbent."""
+    if not isinstance(found, Pending) or not found.started:
+        return []
+    of = found.started.get("of")
+    return [(found.started["log"], found.number if of is None else of)]
+
+
+def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> RunLog:
+    """Return the log of a run.
 
     Args:
         folder: the workspace.
@@ -126,11 +148,10 @@ def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Pa
     tag, state = load(folder, tag)
     last = state.pending or (state.experiments[-1] if state.experiments else None)
     found = last if which is None else find(state, tag, which)
-    logs = [each.log for each in (*found.runs, *_fresh(state, found))] if found else []
-    if found is not None and not found.runs:
-        logs = [each.run.log for each in found.screens]
-    if isinstance(found, Pending) and found.started:
-        logs.append(found.started["log"])
+    logs: list[tuple[str, int]] = []
+    if found is not None:
+        runs = (*found.runs, *_fresh(state, found)) if found.runs else [each.run for each in found.screens]
+        logs = [(each.log, found.number) for each in runs] + _current(found)
     if found is None or not logs:
         what = f"experiment #{found.number} of session {tag}" if found else f"session {tag}"
         raise PreconditionError(
@@ -139,7 +160,7 @@ def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Pa
     if run is not None and not 1 <= run <= len(logs):
         has = f"only runs 1 to {len(logs)}" if len(logs) > 1 else "only run 1"
         raise PreconditionError(f"experiment #{found.number} of session {tag} has no run {run}, {has}")
-    name = logs[(run or len(logs)) - 1]
+    name, of = logs[(run or len(logs)) - 1]
     if _is_lost(folder, found.runs, name):
         raise PreconditionError(
             f"log {name} of experiment #{found.number} of session {tag} now holds the baseline of a later session"
@@ -153,7 +174,7 @@ def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Pa
         ) from None
     except Unusable as fault:
         raise PreconditionError(f"cannot read log {name} of experiment #{found.number}: it {fault}") from None
-    return path
+    return RunLog(path, found.number, of)
 
 
 def follow(folder: Path, path: Path, go_on: bool, errors: str = "replace") -> Iterator[str]:
@@ -327,6 +348,14 @@ def _is_written(folder: Path, path: Path) -> bool:
         return False
     pending = fold(journal_path(folder, holder.tag)).pending
     return pending is not None and pending.started is not None and pending.started["log"] == str(path)
+
+
+def _status(folder: Path, tag: str, found: Experiment | Pending) -> str:
+    """Return the verdict in a word, or whether a process is measuring the experiment."""
+    if found.verdict is not None:
+        return found.verdict.status
+    holder = lock.holder(state_folder(folder))
+    return "under way" if holder is not None and holder.tag == tag else "interrupted"
 
 
 def _session(path: Path, running: bool) -> dict[str, Any]:

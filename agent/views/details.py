@@ -35,7 +35,8 @@ def show_lines(data: dict[str, Any]) -> list[str | Text]:
         lost = [LOST.format(doctor=typed("doctor"))]
         lines += [_title("diff"), *(diff_lines(data["diff"]) if data["diff"] is not None else lost), ""]
     if data["log"]:
-        lines += [_title(f"log  {data['log']}"), *_indented("\n".join(data["log_tail"]) or "(empty)")]
+        whose = "" if data["log_of"] == data["number"] else f" of the repeat of #{data['log_of']}"
+        lines += [_title(f"log{whose}  {data['log']}"), *_indented("\n".join(data["log_tail"]) or "(empty)")]
     return lines
 
 
@@ -57,7 +58,7 @@ def _effect(data: dict[str, Any]) -> list[str]:
     name, expected = data["metric"], data["expected"]
     lines = [f"expected  {expected:+.6g} of {name}" if expected is not None else "expected  not stated"]
     if data["value"] is None:
-        came = "not measured yet" if data["status"] == "under way" else "no metric"
+        came = "not measured yet" if data["reason"] is None else "no metric"
     else:
         came = f"{name} {figure(data['value'])}"
         found = data["outcome"]

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from agent.journal import lock
 from agent.journal.experiment import Evidence
 from agent.journal.journal import Journal
-from agent.journal.paths import journal_path
+from agent.journal.paths import journal_path, state_folder
 from agent.report.gain import standing
 from tests.common.in_process import call
 from tests.common.sessions import journal
@@ -79,7 +80,12 @@ def test_show_evidence_fresh_runs_and_failures(session: Path, cli: Cli) -> None:
     for which in ("9" * 5000, "#" + "9" * 5000):
         assert "damaged" not in cli(session, "show", which).stderr
         assert cli(session, "show", which).returncode == 3
-    assert "under way" in cli(session, "show", str(number)).stdout
+    assert cli(session, "show", str(number)).stdout.startswith(f"#{number} interrupted  ")
+    with lock.hold(state_folder(session), "t"):
+        assert "under way" in cli(session, "show", str(number)).stdout
+    with lock.hold(state_folder(session), "other"):
+        assert "interrupted" in cli(session, "show", str(number)).stdout
+    assert "not measured yet" in cli(session, "show", str(number)).stdout
     assert "has no commit yet" in cli(session, "diff", str(number)).stderr
     assert "experiment #5 of session t has no runs yet" in cli(session, "log").stderr
     record.append("committed", number=number, commit=commit)
@@ -103,6 +109,28 @@ def test_show_evidence_fresh_runs_and_failures(session: Path, cli: Cli) -> None:
     earlier = next(e for e in reversed(record.state.experiments[:-1]) if e.verdict.status == "keep")
     assert "held out, after its verdict" in cli(session, "show", str(earlier.number)).stdout
     assert (standing(record.state).noise or 0) > 0  # from the runs, not from the verdicts in the journal
+
+
+def test_log_of_the_incumbents_repeat_is_labelled(session: Path, cli: Cli) -> None:
+    record = Journal(journal_path(session, "t"))
+    number, best = len(record.state.experiments), record.state.incumbent
+    assert best is not None
+    what = {"description": "d", "reasoning": "", "parameters": {}, "digest": "d", "files": ["train.py"]}
+    record.append("proposed", number=number, proposer="search", expected=None, **what)
+    record.append("committed", number=number, commit=best.commit)
+    log = Path(best.runs[0].log)
+    about = {"number": number, "pid": 1, "born": 1.0, "run": 1, "expected": 1.0}
+    record.append("started", log=str(log), **about)
+    assert f"log  {log}" in cli(session, "show", str(number)).stdout
+    assert cli(session, "log").stderr == ""
+    record.append("started", log=str(log), of=best.number, **about)
+    record.close()
+    assert f"log of the repeat of #{best.number}  {log}" in cli(session, "show", str(number)).stdout
+    assert data(cli, session, "show", str(number))["log_of"] == best.number
+    said = cli(session, "log")
+    assert said.stderr == f"this run repeats #{best.number}, with which #{number} is compared\n"
+    assert said.stdout == log.read_text()
+    assert data(cli, session, "log")["of"] == best.number
 
 
 def test_diff_shows_change_of_experiment(session: Path, cli: Cli) -> None:

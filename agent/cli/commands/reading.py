@@ -163,11 +163,14 @@ def log(
 
     if follow and as_json:
         raise UsageError("--follow and --json are mutually exclusive", hint="drop one of them")
-    path = inspection.log(Options.folder.resolve(), tag, which, run)
+    found = inspection.log(Options.folder.resolve(), tag, which, run)
+    path = found.path
     if as_json:
         text = read_end(path, LARGEST_LOG).decode(errors="replace")
-        answer(True, "log", {"path": str(path), "text": text}, [])
+        answer(True, "log", {"path": str(path), "of": found.of, "text": text}, [])
         return 0
+    if found.of != found.number:
+        print(f"this run repeats #{found.of}, with which #{found.number} is compared", file=sys.stderr, flush=True)
     # A pipe gets the log unchanged; on a terminal its escape sequences are stripped.
     drawn = sys.stdout.isatty()
     for text in inspection.follow(Options.folder.resolve(), path, follow, "replace" if drawn else "surrogateescape"):
