@@ -203,10 +203,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Draft:
-    """A protocol and its evidence: how long the command took, and whether a second run gave the same metric."""
+    """A protocol and its evidence: how long the command took, and whether a second run gave the same metric.
+
+    Attributes:
+        others: names of the other numbers that the command printed, the most likely metrics first.
+    """
 
     plan: Plan
     protocol: dict[str, Any]
     found: Found
     seconds: str
     repeated: str
+    others: tuple[str, ...] = ()

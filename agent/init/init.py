@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -36,7 +36,8 @@ from agent.system.names import PROTOCOL
 from agent.system.patterns import matches
 
 LONGEST_RUN = 1800.0
-MOST_TRIED, MOST_NAMED = 4, 3
+MOST_TRIED, MOST_NAMED, MOST_NUMBERS = 4, 3, 10
+OTHER_COMMAND = "name another one with --command"  # how hints end that another command may help
 TAIL_LINES = 12  # last lines shown of a failed run, whose log is deleted with the copy
 LONGEST_TWICE = 10.0  # seconds; shorter runs are repeated, to see whether the metric is the same
 LONGEST_BUDGET = 20.0  # seconds of training in a trial, if the code honors the budget
@@ -45,7 +46,19 @@ UNKNOWN = {"name": "unknown", "direction": "minimize", "extract": {"kind": "rege
 
 
 class NoNumber(AutoresearchError):
-    """Raised if a command ran but printed no usable metric. Another command may."""
+    """Raised if a command ran but printed no usable metric. Another command may.
+
+    Attributes:
+        numbers: the names of the numbers that it printed, in words.
+    """
+
+    def __init__(self, message: str, numbers: str, *, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.numbers = numbers
+
+
+class NoDirection(AutoresearchError):
+    """Raised if a command printed the metric that the user named, but its direction is unknown."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +102,9 @@ def write_protocol(folder: Path, wanted: InitConfig, say: Callable[[str], None])
     changed = [name for name in Checkout(workspace).changes() if Path(name).name != PROTOCOL]
     protocol = _valid(outcome.protocol)
     explanations, notes = explain(outcome), notes_on(outcome, protocol, changed)
-    if others := [each.candidate.command for each in plans if each.candidate.command != outcome.plan.candidate.command]:
+    if outcome.others:
+        notes.append(f"also printed: {named(outcome.others, MOST_TRIED)}; name one with --metric")
+    if others := _others(plans, outcome.plan):
         notes.append(f"also found: {named(others, MOST_TRIED)}; name one with --command")
     write_whole(path, json.dumps(outcome.protocol, indent=2, ensure_ascii=False) + "\n")
     return {
@@ -164,21 +179,29 @@ def _first_with_a_number(
     """Try the plans one after the other until a command prints a metric.
 
     Raises:
-        AutoresearchError: no command did; the error is that of the first plan.
+        AutoresearchError: no command did; the error is that of the first plan, with the numbers of the others.
     """
-    silent: NoNumber | None = None
+    silent: list[tuple[str, NoNumber]] = []
     for plan in plans:
         try:
             return _tried(workspace, plan, wanted, say)
         except NoNumber as error:
             say(f"`{plan.candidate.command}` printed no usable metric")
-            silent = silent or error
+            silent.append((plan.candidate.command, error))
         except AutoresearchError as error:
-            if silent is None or isinstance(error, Interrupted):
+            if not silent or isinstance(error, Interrupted | NoDirection):
+                if (others := _others(plans, plan)) and error.hint.endswith(OTHER_COMMAND):
+                    error.hint += f"; also found: {named(others, MOST_TRIED)}"
                 raise
             say(in_one_line(error))
-    assert silent is not None
-    raise silent
+    (_, first), *rest = silent
+    more = "".join(f", nor did `{command}` ({error.numbers})" for command, error in rest)
+    raise NoNumber(f"{first}{more}", first.numbers, hint=first.hint)
+
+
+def _others(plans: Sequence[Plan], chosen: Plan) -> list[str]:
+    """Return the commands of the plans that were not chosen."""
+    return [each.candidate.command for each in plans if each.candidate.command != chosen.candidate.command]
 
 
 def _tried(workspace: Workspace, plan: Plan, wanted: InitConfig, say: Callable[[str], None]) -> Draft:
@@ -213,7 +236,9 @@ def _tried_in(stage: trial.Stage, plan: Plan, wanted: InitConfig, say: Callable[
         second = trial.again(stage, checked, given)
         repeated = f"two runs gave {value:g} and {second:g}" + (", the same" if value == second else ": runs are noisy")
         protocol["execution"]["determinism"]["notes"] = f"{repeated[0].upper()}{repeated[1:]}."
-    return Draft(plan, protocol, found, seconds, repeated)
+    ranked = sorted(seen, key=lambda each: -each.weight)
+    others = tuple(dict.fromkeys(each.name for each in ranked if each.name != found.name))
+    return Draft(plan, protocol, found, seconds, repeated, others)
 
 
 def _untried(plan: Plan, wanted: InitConfig) -> Draft:
@@ -260,7 +285,7 @@ def _attempted(
             say(f"  | {line}")
         raise AutoresearchError(
             f"`{plan.candidate.command}` ({plan.candidate.why}) failed: {error}",
-            hint=f"{_without_submodules(stage)}fix the command, or name another one with --command",
+            hint=f"{_without_submodules(stage)}fix the command, or {OTHER_COMMAND}",
         ) from None
     summary = pytest_summary(ran.text, None, None) if lenient.kind == "tests" else None
     failing = summary is not None and summary.name == "passed"
@@ -295,10 +320,11 @@ def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: InitConfig)
     found = found or choose_metric(seen, wanted.metric, prose(plan.files))
     if found is not None:
         return _directed(found, wanted)
-    names = ", ".join(dict.fromkeys(f.name for f in seen)) or "none with a name"
+    names = named(list(dict.fromkeys(f.name for f in seen)), MOST_NUMBERS) or "none with a name"
     what = f"no number called {wanted.metric}" if wanted.metric else "no number with a known direction"
     raise NoNumber(
-        f"`{plan.candidate.command}` ran for {ran.seconds:.1f} s but printed {what} (numbers found: {names[:200]})",
+        f"`{plan.candidate.command}` ran for {ran.seconds:.1f} s but printed {what} (numbers found: {names})",
+        names,
         hint="print a line such as `loss: 1.23`, name a metric with --metric NAME, or another command with --command",
     )
 
@@ -306,7 +332,7 @@ def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: InitConfig)
 def _directed(found: Found, wanted: InitConfig) -> Found:
     direction = wanted.direction or found.direction
     if direction is None:
-        raise AutoresearchError(
+        raise NoDirection(
             f"the direction of the metric {found.name} is unknown",
             hint="add --direction minimize or --direction maximize",
         )

@@ -175,6 +175,26 @@ def test_the_next_command_is_tried_where_one_prints_nothing(tmp_path: Path, cli:
     assert hint.startswith("hint: print a line such as")
 
 
+def test_init_names_the_numbers_that_the_user_may_name(tmp_path: Path, cli: Cli) -> None:
+    files = {"train.py": "print('loss: 1.5')\nprint('gap: 2')\n", "bench.py": "print('gain: 3')\n"}
+    folder = repository(tmp_path / "two", files)
+    done = cli(folder, "init", "--metric", "unheard")
+    assert done.returncode == 1
+    assert " called unheard (numbers found: loss, gap), nor did `python bench.py` (gain)\n" in done.stderr
+    done = cli(folder, "init", "--metric", "gain")
+    assert "error: the direction of the metric gain is unknown\nhint: add --direction minimize or" in done.stderr
+    done = cli(folder, "init")
+    assert done.returncode == 0, done.stderr
+    assert "note          also printed: gap; name one with --metric\n" in done.stdout
+
+
+def test_other_commands_are_named_where_the_first_fails(tmp_path: Path, cli: Cli) -> None:
+    files = {"train.py": "print('loss: 1.5')\nraise ValueError('no data')\n", "bench.py": "print('seconds: 2.5')\n"}
+    done = cli(repository(tmp_path / "two", files), "init")
+    assert done.returncode == 1
+    assert "or name another one with --command; also found: python bench.py\n" in done.stderr
+
+
 def test_init_names_what_else_it_found_and_who_can_propose(tmp_path: Path, cli: Cli) -> None:
     files = {"train.py": "print('loss: 1.5')\n", "bench.py": "print('seconds: 2.5')\n"}
     done = cli(repository(tmp_path / "two", files), "init")
