@@ -65,6 +65,7 @@ class Runner:
         imports: by the commit of an incumbent, why importing it in a room fails; None if it does not.
         keeps_models: store the model of each run, to be scored on the holdout (`agent.execution.holdout`).
         holdout_command: prints the metric on the holdout after a run, in the same room; None for none.
+        read: returns the conditions since a clock.
     """
 
     protocol: Protocol
@@ -79,6 +80,7 @@ class Runner:
     imports: dict[str, str | None] = field(default_factory=dict)
     keeps_models: bool = False
     holdout_command: str | None = None
+    read: Callable[[Clock, float], dict[str, float]] = conditions
 
     @property
     def limit(self) -> float:
@@ -187,7 +189,7 @@ def _measure(
         if slept >= SHORTEST_SLEEP:  # also if the run was given up: a loss of NaN may be that of a card that woke up
             raise Suspended(f"the machine slept for {slept:.0f} s during the run")
         around: dict[str, Any] = {
-            "conditions": attempt.handed_over or conditions(began, seconds_of(evaluator.pid) if evaluator else 0.0),
+            "conditions": attempt.handed_over or runner.read(began, seconds_of(evaluator.pid) if evaluator else 0.0),
             "log": str(log),
             "seconds": ended.seconds if ended else clock().wall - began.wall,
             "unconfined": runner.sandbox.way is None,
@@ -356,7 +358,7 @@ def execute(
 
     def watched(seconds: float) -> None:
         if attempt.began is not None and evaluator and evaluator.event("handed_over") and not attempt.handed_over:
-            attempt.handed_over.update(conditions(attempt.began, sum(map(seconds_of, pids))))
+            attempt.handed_over.update(runner.read(attempt.began, sum(map(seconds_of, pids))))
         observer.tick(seconds)
         if evaluator is not None and not runner.patient:
             evaluation.require_in_time(evaluator, attempt.allowance, seconds)

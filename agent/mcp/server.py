@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
@@ -95,17 +95,7 @@ def _add_measuring(server: Server, folder: Path) -> None:
         tag: Tag = None,
     ) -> dict[str, Any]:
         """Wait for the verdict of an experiment. Use it after start_experiment, again while its state is "running"."""
-        start, longest = time.monotonic(), min(seconds, LONGEST_WAIT)
-        tag, number = await _answer(which_experiment, folder, tag, number)
-        while True:
-            left = longest - (time.monotonic() - start)
-            found = await _answer(measuring.verdict_within, folder, tag, number, max(0.0, min(STEP_SECONDS, left)))
-            if found is not None:
-                return {"state": "done", **found}
-            now = await _answer(under_way, folder, tag)
-            if left <= STEP_SECONDS:
-                return {"state": "running", "number": number, "now": now}
-            await context.report_progress(time.monotonic() - start, longest, words(now))
+        return await wait(folder, tag, number, min(seconds, LONGEST_WAIT), context.report_progress)
 
     @server.tool(annotations=MEASURES)
     async def confirm(
@@ -123,6 +113,32 @@ def _add_measuring(server: Server, folder: Path) -> None:
     async def stop() -> str:
         """Stop the running session after its current experiment. Use it when a loop blocks your own experiment."""
         return one_line(await _answer(request_stop, folder))
+
+
+async def wait(
+    folder: Path,
+    tag: str | None,
+    number: int | None,
+    longest: float,
+    report: Callable[[float, float | None, str | None], Awaitable[None]],
+) -> dict[str, Any]:
+    """Wait for a verdict in steps, of the experiment that is meant when the wait begins.
+
+    Args:
+        longest: seconds.
+        report: called between the steps, with the seconds so far, `longest`, and what runs now.
+    """
+    start = time.monotonic()
+    tag, number = await _answer(which_experiment, folder, tag, number)
+    while True:
+        left = longest - (time.monotonic() - start)
+        found = await _answer(measuring.verdict_within, folder, tag, number, max(0.0, min(STEP_SECONDS, left)))
+        if found is not None:
+            return {"state": "done", **found}
+        now = await _answer(under_way, folder, tag)
+        if left <= STEP_SECONDS:
+            return {"state": "running", "number": number, "now": now}
+        await report(time.monotonic() - start, longest, words(now))
 
 
 def _add_reading(server: Server, folder: Path) -> None:

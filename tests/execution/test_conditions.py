@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from agent.execution.conditions import Clock
+from agent.execution.measure import Runner
 from agent.room import confine
 from agent.room.sandbox import supervised
 from tests.common.processes import start, wait_for
 from tests.common.sessions import assert_consistent, journal, rows
+from tests.common.training import run_script
 from tests.common.workspaces import ROOT, Cli, commit_all, git
 
 
@@ -223,6 +227,28 @@ def test_read_only_folder_is_reported_in_one_sentence(
     assert "Traceback" not in done.stderr
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
     assert_consistent(quick)
+
+
+def test_conditions_of_a_run_are_those_until_its_handover(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that knows its metric could make the machine look busy, to be measured again."""
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    monkeypatch.setenv("AUTORESEARCH_READ", str(seen))
+    readings: list[float] = []
+
+    def read(_: Clock, running: float) -> dict[str, float]:
+        readings.append(running)
+        (seen / "now").touch()
+        return {"others": float(len(readings))}
+
+    code = f"while not os.path.exists({str(seen / 'now')!r}):\n    time.sleep(0.02)"
+    result = run_script(dataclasses.replace(runner, read=read), "end", code)  # after the handover, until it is read
+    assert result.metric is not None, result.error
+    assert result.conditions == {"others": 1.0}
+    assert len(readings) == 1
+    assert readings[0] > 0  # the CPU time of the run, which has not ended
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="cores can be chosen on Linux")

@@ -369,6 +369,32 @@ def test_progress_is_reported_and_training_outlives_the_client(quick: Path) -> N
     assert verdict["status"] == "keep"
 
 
+def test_wait_stays_with_the_experiment_that_it_began_with(
+    quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two of its steps, a loop may have gone on to the next one."""
+    signals = tmp_path / "signals"
+    signals.mkdir()
+    monkeypatch.setenv("AUTORESEARCH_READ", str(signals))
+    wait = f"while RATE != 0.1 and not os.path.exists({str(signals / 'go')!r}):\n    time.sleep(0.02)\nloss = "
+    only = QUICK.replace("# search: 1..16", "# search: off").replace("8..512", "off")
+    (quick / "train.py").write_text(only.replace("import sys\n", "import os, sys, time\n").replace("loss = ", wait))
+    commit_all(quick, "waits")
+    loop = start(quick, "--max-experiments", "2")
+    wait_for(quick, "started", 1)
+
+    async def report(*_: object) -> None:
+        (signals / "go").touch()
+        await anyio.to_thread.run_sync(wait_for, quick, "started", 2)
+
+    async def waiting() -> dict[str, Any]:
+        return await server.wait(quick, None, None, server.LONGEST_WAIT, report)
+
+    found = anyio.run(waiting)
+    assert (found["state"], found["number"]) == ("done", 1)
+    assert loop.wait(60) == 0
+
+
 def test_late_start_keeps_files_and_is_measured(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "START_SECONDS", 0.0)
     new = QUICK.replace(*BETTER)
