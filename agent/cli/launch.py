@@ -414,7 +414,8 @@ def _summarize(session: Session, as_json: bool, page: Path | None) -> None:
         return
     commit = (summary["best_commit"] or "")[:7]
     folder, later = session.journal.path.parent, next_tag(session.runner.workspace.folder, session.tag)
-    lines = closing(session.state, summary, Places(commit, str(folder), str(page) if page else None, later))
+    flags = session.limits_left().flags()
+    lines = closing(session.state, summary, Places(commit, str(folder), str(page) if page else None, later, flags))
     if sys.stdout.isatty():
         from agent.views.color import closing_page  # slow to import
 

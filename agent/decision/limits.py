@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, TypeVar
 
 from agent.decision.estimate import estimate
@@ -64,6 +65,13 @@ class Limits:
         ]
         return ", or ".join(each for each in said if each)
 
+    def flags(self) -> str:
+        """Return these limits as flags of `run`, except hours, each with a space before it."""
+        until = None if self.until is None else datetime.fromtimestamp(self.until).isoformat(timespec="minutes")
+        target = None if self.target is None else f"{self.target!r}"
+        given = {"max-experiments": self.experiments, "until": until, "patience": self.patience, "target": target}
+        return "".join(f" --{name} {value}" for name, value in given.items() if value is not None)
+
 
 def noted(limits: Limits, now: float) -> dict[str, Any]:
     """Return the limits in a form for other processes, with `seconds` converted to Unix time."""
@@ -106,6 +114,19 @@ def reached(limits: Limits, state: State, seconds: float, reserve: float = 0.0) 
         if gain(limits.target, worth, state.session["direction"]) >= 0:
             return f"the target of {limits.target:g} is reached"
     return None
+
+
+def left_of(limits: Limits, state: State, seconds: float) -> Limits:
+    """Return the limits that have not ended the session, with hours as Unix time.
+
+    Args:
+        seconds: time since this start.
+    """
+    ends = of_note(noted(limits, time.time() - seconds))
+    reserved = RESERVED in (state.ended or "")
+    each: list[dict[str, Any]] = [{name: getattr(ends, name)} for name in NOTED if not (reserved and name == "until")]
+    left = [one for one in each if reached(Limits(**one), state, 0.0) is None]
+    return Limits(**{name: value for one in left for name, value in one.items()})
 
 
 def goes_on(limits: Limits, state: State, seconds: float, left: float) -> bool:

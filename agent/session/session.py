@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agent.decision.decide import Comparison, DecisionConfig, judge, require_limits, why_unlike
-from agent.decision.limits import Limits, goes_on, reached
+from agent.decision.limits import Limits, goes_on, left_of, reached
 from agent.decision.sequential_test import Step
 from agent.execution.fingerprint import fingerprint
 from agent.execution.measure import Runner
@@ -100,7 +100,7 @@ class Session:
         self._screens = Screens(self.runs, journal, rung, config.seed) if rung is not None else None
         self._proposer, self._ahead = proposer, proposer if isinstance(proposer, AheadProposer) else None
         self._fingerprint: dict[str, Any] = {}
-        self._limits = config.limits.within(runner.protocol)
+        self._wanted, self._limits = config.limits, config.limits.within(runner.protocol)
         self._confirm = config.confirm
         self._stop_asked = False  # by `autoresearch stop`; it may be noticed while a proposer works
         self._began = time.monotonic()
@@ -218,6 +218,10 @@ class Session:
             return STOPPED
         reserve = 2 * RUNS * self.runs.expected_seconds() if self.owes_confirmation() else 0.0
         return reached(self._limits, self.state, time.monotonic() - self._began, reserve)
+
+    def limits_left(self) -> Limits:
+        """Return the limits that the user set for this start and that have not ended the session."""
+        return left_of(self._wanted, self.state, time.monotonic() - self._began)
 
     def owes_confirmation(self) -> bool:
         """Return whether the best must still be compared with the baseline by held-out runs."""

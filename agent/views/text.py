@@ -164,12 +164,14 @@ class Places:
         logs: folder of the session.
         page: path of the report; None if it was not written.
         next_tag: a tag for the session after this one.
+        limits: flags of `run` with which the session goes on as before, each with a space before it.
     """
 
     commit: str
     logs: str
     page: str | None
     next_tag: str
+    limits: str = ""
 
 
 def closing(state: State, summary: Mapping[str, Any], places: Places) -> list[str]:
@@ -206,7 +208,7 @@ def closing(state: State, summary: Mapping[str, Any], places: Places) -> list[st
         *([f"bound     {summary['statement']['line']}"] if summary["statement"] else []),
     ]
     kept = _kept(state)
-    parts = [happened, result, *([kept] if kept else []), _next_commands(summary, places.next_tag)]
+    parts = [happened, result, *([kept] if kept else []), _next_commands(summary, places)]
     return [one_line(line) for part in parts for line in (*part, "")][:-1]
 
 
@@ -214,15 +216,16 @@ def _noise(noise: float) -> str:
     return f"{noise:.2g}, standard deviation of one run" if noise else DETERMINISTIC
 
 
-def _next_commands(summary: Mapping[str, Any], next_tag: str) -> list[str]:
+def _next_commands(summary: Mapping[str, Any], places: Places) -> list[str]:
     """Return what a user does next: look, then take a confirmed gain home, or else confirm it, and go on."""
     tag, found = summary["tag"], summary["confirmed"]
-    view, resume = f"view      {typed(f'report --tag {tag} --open')}", f"resume    {typed(f'run --tag {tag}')}"
+    view = f"view      {typed(f'report --tag {tag} --open')}"
+    resume = f"resume    {typed(f'run --tag {tag}{places.limits}')}"
     if not summary["best_number"]:
         return [view, resume]
     if found is None or not shows_gain(found):
         return [view, f"confirm   {typed(f'confirm --tag {tag}')}", resume]
-    further = f"go on     {typed(f'run --tag {next_tag} --from {tag}')}" if summary["ended"] else resume
+    further = f"go on     {typed(f'run --tag {places.next_tag} --from {tag}')}" if summary["ended"] else resume
     return [view, f"adopt     {typed(f'adopt --tag {tag}')}", further]
 
 

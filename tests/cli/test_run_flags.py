@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,21 @@ def test_resume_needs_only_tag(quick: Path, cli: Cli) -> None:
     # The same as one session that was given everything at once.
     session(other, cli, *kept, "--max-experiments", "3")
     assert [e.description for e in fold(journal_path(other, "t")).experiments] == whole
+
+
+def test_resume_at_the_end_has_the_limits_that_are_left(quick: Path, cli: Cli) -> None:
+    begun = datetime.now()
+    limits = ("--max-experiments", "0", "--max-hours", "5", "--patience", "50", "--target", "-1e-7")
+    done = cli(quick, "run", "--tag", "t", *limits, "--verdict", "greedy")
+    command = shlex.split(done.stdout.splitlines()[-1].removeprefix("resume"))
+    assert command[:4] == ["autoresearch", "run", "--tag", "t"]
+    left = dict(zip(command[4::2], command[5::2], strict=True))
+    until = datetime.fromisoformat(left.pop("--until"))
+    assert begun + timedelta(hours=4, minutes=58) < until <= datetime.now() + timedelta(hours=5)
+    assert left == {"--patience": "50", "--target": "-1e-07"}
+    again = cli(quick, *command[1:], "--max-experiments", "1")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
