@@ -11,7 +11,7 @@ from agent.adopt.message import LEFT_OUT, TRAILER
 from agent.errors import AutoresearchError, PreconditionError
 from agent.format import counted
 from agent.journal import lock
-from agent.journal.journal import fold
+from agent.journal.journal import fold, read
 from agent.journal.paths import require_own_state, state_folder
 from agent.journal.state import State
 from agent.protocol.load import load_protocol
@@ -24,6 +24,7 @@ from agent.system.files import remove_tree
 from agent.system.invocation import git_here, here, typed
 
 MB = 2**20
+JOURNAL = "journal.jsonl"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def remains(workspace: Workspace, tag: str) -> Remains:
         _require_ours(workspace, state, branch, tip)
         refs[f"refs/heads/{branch}"] = tip
     size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    return Remains(tag, folder, refs, branch if tip else None, size, _is_unadopted(workspace, state))
+    return Remains(tag, folder, refs, branch if tip else None, size, _is_unadopted(workspace, state, folder / JOURNAL))
 
 
 def remains_lines(found: Remains) -> list[str]:
@@ -111,7 +112,7 @@ def workspace_of(folder: Path) -> Workspace:
 def _state(folder: Path) -> State | None:
     """Return the state of the session; None if an interrupted deletion has removed its journal, or it is damaged."""
     try:
-        return fold(folder / "journal.jsonl")
+        return fold(folder / JOURNAL)
     except (AutoresearchError, OSError):
         return None
 
@@ -136,11 +137,30 @@ def _require_ours(workspace: Workspace, state: State | None, branch: str, tip: s
         )
 
 
-def _is_unadopted(workspace: Workspace, state: State | None) -> bool:
+def _is_unadopted(workspace: Workspace, state: State | None, journal: Path) -> bool:
     best = state.incumbent if state else None
     if state is None or state.session is None or best is None or best.number == 0:
         return False
     # A keep that was adopted alone takes no other one home.
-    keeps = [each.commit for each in state.experiments[1:] if each.verdict.status == "keep"]
-    marks = [{f"{TRAILER}: {commit}", f"{LEFT_OUT}: {commit}"} for commit in keeps]
+    keeps = [each for each in state.experiments[1:] if each.verdict.status == "keep"]
+    without = _smaller(journal)
+    marks = [
+        {f"{TRAILER}: {commit}" for commit in (each.commit, *without.get(each.number, ()))}
+        | {f"{LEFT_OUT}: {each.commit}"}
+        for each in keeps
+    ]
     return not is_merged(workspace, best.commit, state.session["branch"], marks)
+
+
+def _smaller(journal: Path) -> Mapping[int, list[str]]:
+    """Return the smaller recipes that leave out each keep, by its number.
+
+    Who adopted one in an earlier version left the keep out as well, but the message did not mark it.
+    """
+    found: dict[int, list[str]] = {}
+    for event in read(journal):
+        name = {"ablated": "smaller", "promoted": "rest"}.get(event.kind)
+        recipe: Mapping[str, Any] = (event.data.get(name) if name else None) or {}
+        for number in recipe["without"] if recipe.get("offered") else ():
+            found.setdefault(number, []).append(recipe["commit"])
+    return found

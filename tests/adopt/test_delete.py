@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.journal import lock
+from agent.journal.journal import fold
 from agent.journal.paths import journal_path, state_folder
 from tests.common.sessions import keep_in_turn
 from tests.common.workspaces import Cli, commit_all, git
@@ -79,6 +80,23 @@ def test_a_keep_that_was_adopted_alone_takes_no_other_one_home(ended: Path, cli:
     done = cli(ended, "sessions", "--delete", "t")
     assert "kept changes of it are in no other branch" in done.stderr
     assert cli(ended, "adopt", "1", "--provisional").returncode == 0
+    assert "in no other branch" not in cli(ended, "sessions", "--delete", "t").stderr
+
+
+def test_a_smaller_recipe_that_the_version_before_adopted_needs_no_warning(ended: Path, cli: Cli) -> None:
+    """It did not mark what the recipe leaves out."""
+    path = journal_path(ended, "t")
+    second = fold(path).experiments[2].commit
+    tree = git(ended, "rev-parse", f"{second}^{{tree}}")
+    smaller = git(ended, "commit-tree", tree, "-p", second, "-m", "ablate: smaller")
+    found = {"commit": smaller, "without": [1], "constants": [], "descriptions": [], "offered": True}
+    with path.open("a") as journal:
+        for commit, recipe in ((smaller, found), ("e" * 40, None), ("f" * 40, {**found, "commit": "f" * 40})):
+            journal.write(json.dumps({"event": "ablated", "at": 1.0, "best": commit, "smaller": recipe}) + "\n")
+    said = f"Adopt\n\nAutoresearch-Commit: {smaller}\nAutoresearch-Commit: "
+    git(ended, "commit", "--quiet", "--allow-empty", "-m", said + "0" * 40)
+    assert "in no other branch" in cli(ended, "sessions", "--delete", "t").stderr
+    git(ended, "commit", "--quiet", "--amend", "--allow-empty", "-m", said + second)
     assert "in no other branch" not in cli(ended, "sessions", "--delete", "t").stderr
 
 
