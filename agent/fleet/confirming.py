@@ -12,7 +12,7 @@ from agent.fleet.decider import Fleet
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run, succeeded
 from agent.journal.state import side
-from agent.session.compare import raise_if_stopped
+from agent.session.compare import begin, raise_if_stopped
 from agent.session.confirm import RUNS, Compare, Pairs
 from agent.session.workbench import Workbench
 from agent.system.invocation import here
@@ -36,8 +36,7 @@ def on_stations(fleet: Fleet) -> Compare:
     def compare(
         bench: Workbench, commits: Mapping[str, str], count: int, _: Path, seeds: Sequence[int] = ()
     ) -> Mapping[str, Sequence[Run]]:
-        journal = bench.journal
-        journal.append("comparing", commits=dict(commits), files=[], count=count, seeds=list(seeds))
+        begin(bench, commits, count, seeds)
         fleet.meet()
         while (comparison := _without_failure(fleet)) and _pairs(_runs(comparison), comparison) < count:
             raise_if_stopped(bench)

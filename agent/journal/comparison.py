@@ -41,6 +41,7 @@ class PendingComparison:
         seeds: the seed of each run of a commit, `count` in all; empty if runs use the recipe's own.
         started: the data of the `running` event while a run is in progress; else None.
         rung: None for the session's own.
+        varied: the constants that a seed sets if they are several. Earlier versions set SEED alone.
     """
 
     commits: Mapping[str, str]
@@ -50,6 +51,7 @@ class PendingComparison:
     started: Mapping[str, Any] | None = None
     seeds: tuple[int, ...] = ()
     rung: Rung | None = None
+    varied: tuple[str, ...] = ()
 
     @property
     def doing(self) -> str:
@@ -60,7 +62,7 @@ class PendingComparison:
 
     def is_same(self, other: PendingComparison) -> bool:
         """Return whether this is the same comparison, with other runs so far."""
-        mine, its = ((each.commits, each.count, each.seeds, each.rung) for each in (self, other))
+        mine, its = ((each.commits, each.count, each.seeds, each.rung, each.varied) for each in (self, other))
         return mine == its
 
 
@@ -68,7 +70,7 @@ def comparison_of(data: Mapping[str, Any]) -> PendingComparison:
     """Return the comparison that a `comparing` event begins."""
     rung = rung_of(data["rung"]) if data.get("rung") else None
     known = PendingComparison(data["commits"], tuple(data["files"]), data["count"], rung=rung)
-    return replace(known, seeds=tuple(data.get("seeds", ())))
+    return replace(known, seeds=tuple(data.get("seeds", ())), varied=tuple(data.get("varied", ())))
 
 
 def rung_of(data: Mapping[str, Any]) -> Rung:

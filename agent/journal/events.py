@@ -299,6 +299,7 @@ FIELDS: dict[str, dict[str, Check]] = {
     "ended": {"reason": _text},
     "comparing": {
         "commits": _map(_commit), "files": _list(_text), "count": _count, "seeds": _list(_seed), "rung": _RUNG,
+        "varied": _list(_text),
     },
     "joined": {"station": _text, "facts": _map(_FACT)},
     "left": {"station": _text, "reason": _text},

@@ -16,7 +16,7 @@ from agent.journal.state import State
 from agent.promote.rung import why_no_longer
 from agent.report.gain import standing
 from agent.session.compare import compare
-from agent.session.confirm import HOLDOUT, Pairs, described, evidence, plan_seeds, sample_of
+from agent.session.confirm import HOLDOUT, Pairs, alike, described, evidence, plan_seeds, sample_of
 from agent.session.workbench import Workbench
 
 Part = Literal["whole", "each", "rest"]
@@ -102,7 +102,8 @@ def judge(bench: Workbench, measured: Measured, a: str, b: str, own: float | Non
     """
     commits = {"a": measured.commits[a], "b": measured.commits[b]}
     pair = set(commits.values())
-    earlier = [each for each in _at_rung(bench) if pair <= set(each.commits.values())]
+    every = alike(bench.journal.state.comparison, _at_rung(bench))
+    earlier = [each for each in every if pair <= set(each.commits.values())]
     sample = sample_of(commits, {"a": measured.runs[a], "b": measured.runs[b]}, earlier, measured.seeds)
     found = evidence(bench, commits, sample)
     says, why = verdict_at(found, own)

@@ -23,7 +23,7 @@ from agent.session import faults
 from agent.session.context import known_constants
 from agent.session.references import at_rung, of_commit, runs_at
 from agent.session.workbench import Workbench
-from agent.source.seed import with_seed
+from agent.source.seed import seed_names, with_seed
 from agent.source.values import with_values
 from agent.system.invocation import here
 
@@ -55,8 +55,7 @@ def compare(
         Interrupted: the user stopped it.
     """
     journal = bench.journal
-    about = {"rung": bench.rung.to_dict()} if bench.rung else {}
-    journal.append("comparing", commits=dict(commits), files=[], count=count, seeds=list(seeds), **about)
+    begin(bench, commits, count, seeds)
     while (label := next_turn(_comparison(journal))) is not None:
         raise_if_stopped(bench)
         number = len(_comparison(journal).runs.get(label, ())) + 1
@@ -72,6 +71,23 @@ def compare(
     for label in commits:
         _note_still_disturbed(journal, label)
     return {label: counted(_comparison(journal), label) for label in commits}
+
+
+def begin(bench: Workbench, commits: Mapping[str, str], count: int, seeds: Sequence[int]) -> None:
+    """Make a comparison the one in progress, with the runs that it already has.
+
+    Args:
+        bench: what every step uses.
+        commits: label -> commit.
+        count: runs per commit.
+        seeds: see `compare`.
+    """
+    workspace, known = bench.runner.workspace, known_constants(bench.runner.protocol)
+    about: dict[str, Any] = {"rung": bench.rung.to_dict()} if bench.rung else {}
+    names = {name for commit in commits.values() for name in seed_names(workspace.files(commit), known)}
+    if seeds and len(names) > 1:  # an earlier version set one of them alone, and its runs vary less
+        about["varied"] = sorted(names)
+    bench.journal.append("comparing", commits=dict(commits), files=[], count=count, seeds=list(seeds), **about)
 
 
 def _add(journal: Journal, label: str, run: Run, **more: Any) -> None:

@@ -130,7 +130,8 @@ def confirm(
     plan, one_seed = plan_seeds(bench, commits, earlier, pairs)
     scored = scoring(bench, pairs.holdout)
     latest = compare(scored, commits, pairs.count, folder, plan)
-    sample = on_reference(journal.state, sample_of(commits, latest, earlier, plan))
+    same = alike(journal.state.comparison, earlier)
+    sample = on_reference(journal.state, sample_of(commits, latest, same, plan))
     data = {
         **described(bench, commits, sample),
         "seeds": list(plan),
@@ -196,6 +197,11 @@ def _sources(runner: Runner, commit: str) -> tuple[Mapping[str, str], Mapping[st
     return runner.workspace.files(commit), known_constants(runner.protocol)
 
 
+def alike(one: PendingComparison | None, comparisons: Sequence[PendingComparison]) -> list[PendingComparison]:
+    """Return the comparisons whose seeds set the same constants as those of this one."""
+    return [each for each in comparisons if one is not None and each.varied == one.varied]
+
+
 def sample_of(
     commits: Mapping[str, str],
     latest: Mapping[str, Sequence[Run]],
@@ -222,7 +228,7 @@ def latest_runs(state: State, commit: str) -> Sequence[Run]:
     if latest is None:
         return ()
     pair = set(latest.commits.values())
-    same = [each for each in state.compared if set(each.commits.values()) == pair]
+    same = [each for each in alike(latest, state.compared) if set(each.commits.values()) == pair]
     return sample_of({"own": commit}, {"own": ()}, same, latest.seeds).runs["own"]
 
 

@@ -35,6 +35,11 @@ def with_seed(files: Mapping[str, str], known: Mapping[str, Value], seed: int) -
     return {path: text for path, text in found.items() if text != files[path]}
 
 
+def seed_names(files: Mapping[str, str], known: Mapping[str, Value]) -> set[str]:
+    """Return the names of the constants that `with_seed` sets."""
+    return {name for each in _seeds(files, known).values() for name in each}
+
+
 def literal_seeds(files: Mapping[str, str]) -> int:
     """Return how many seeds are passed to functions without reading a seed of NAMES, so that setting it misses them."""
     return sum(not _reads(value) for value in _passed(files))

@@ -219,3 +219,27 @@ def test_run_beyond_the_wanted_ones_has_a_seed() -> None:
     assert next_seed(found, "a") == 43
     more = replace(found, runs={"a": (Run(2.0, 300.0, seed=43), Run(1.0, 300.0, seed=43))})
     assert [run.metric for run in counted(more, "a")] == [2.0]
+
+
+def test_runs_that_varied_one_of_two_seeds_do_not_count_with_later_ones(seeded: Path, cli: Cli) -> None:
+    """An earlier version set SEED alone and wrote no `varied`."""
+    text = (seeded / "train.py").read_text()
+    second = "RANDOM_STATE = 7  # search: off\nrandom.seed(SEED + RANDOM_STATE)"
+    (seeded / "train.py").write_text(text.replace("random.seed(SEED)", second))
+    commit_all(seeded, "two seeds")
+    keep_in_turn(seeded, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    first, path = confirmed(seeded, cli), journal_path(seeded, "t")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["varied"] for line in lines if line["event"] == "comparing"] == [["RANDOM_STATE", "SEED"]]
+    assert first["runs"] == {"a": 3, "b": 3}
+    for line in lines:
+        line.pop("varied", None)
+    # Interrupted after its first pair, and in a copy of the session complete.
+    begun = next(index for index, line in enumerate(lines) if line["event"] == "comparing")
+    upto = [index for index, line in enumerate(lines) if line["event"] == "compared"][1]
+    for count in (upto + 1, len(lines)):
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines[:count]))
+        again = confirmed(seeded, cli)
+        assert again["runs"] == {"a": 3, "b": 3}
+        assert len(events(seeded, "compared")) == len([e for e in lines[begun:count] if e["event"] == "compared"]) + 6
+    assert confirmed(seeded, cli)["runs"] == {"a": 6, "b": 6}
