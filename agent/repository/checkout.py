@@ -7,11 +7,12 @@ import hashlib
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from agent.errors import AutoresearchError
-from agent.repository.git import GIT, own_language
+from agent.repository.git import GIT, LOCK_ATTEMPTS, LOCK_WAIT_SECONDS, LOCKED, own_language
 from agent.repository.index import INDEX, holding_index, index_with, scratch_folder
 from agent.repository.workspace import Workspace
 
@@ -229,33 +230,43 @@ class Checkout:
     @contextlib.contextmanager
     def _moving(self, branch: str, new: str, old: str) -> Iterator[None]:
         """Lock and check the branch for a move at the beginning of the block, and move it at the end."""
-        mover = subprocess.Popen(
-            [*GIT, "update-ref", "--stdin"],
-            cwd=self._workspace.top,
-            env=self._git.environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # a Ctrl-C would otherwise end it between its two steps
-        )
-        assert mover.stdin is not None and mover.stdout is not None
-        said = ""
+        mover = self._locked(f"update refs/heads/{branch} {new} {old}")
         try:
-            with contextlib.suppress(BrokenPipeError):
-                mover.stdin.write(f"start\nupdate refs/heads/{branch} {new} {old}\nprepare\n")
-                mover.stdin.flush()
-                said = mover.stdout.readline() + mover.stdout.readline()
-            if "prepare: ok" in said:
-                yield
+            yield
         finally:
+            words = _ended(mover, b"commit\n")
+        if mover.returncode != 0:
+            raise self._not_moved(words or f"exit code {mover.returncode}")
+
+    def _locked(self, update: str) -> subprocess.Popen[bytes]:
+        """Return a git that has locked a branch and checked that it can be moved, and waits for what to do.
+
+        Another git may hold the lock for a moment, as in `Git.fed`: `git gc`, say.
+        """
+        for last in (*[False] * LOCK_ATTEMPTS, True):
+            mover = subprocess.Popen(
+                [*GIT, "update-ref", "--stdin"],
+                cwd=self._workspace.top,
+                env=self._git.environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # a Ctrl-C would otherwise end it between its two steps
+            )
+            assert mover.stdin is not None and mover.stdout is not None
             with contextlib.suppress(BrokenPipeError):
-                mover.stdin.write("commit\n" if "prepare: ok" in said else "abort\n")
+                mover.stdin.write(os.fsencode(f"start\n{update}\nprepare\n"))
                 mover.stdin.flush()
-            _, errors = mover.communicate()
-        if "prepare: ok" not in said or mover.returncode != 0:
-            words = " ".join(errors.split()) or f"exit code {mover.returncode}"
-            raise AutoresearchError(f"`git update-ref` failed in {self._workspace.top}: {words}")
+            if b"prepare: ok" in mover.stdout.readline() + mover.stdout.readline():
+                return mover
+            words = _ended(mover, b"abort\n")
+            if last or LOCKED not in words:
+                raise self._not_moved(words or f"exit code {mover.returncode}")
+            time.sleep(LOCK_WAIT_SECONDS)
+        raise AssertionError("unreachable")
+
+    def _not_moved(self, words: str) -> AutoresearchError:
+        return AutoresearchError(f"`git update-ref` failed in {self._workspace.top}: {words}")
 
     def _restore(self, path: str) -> None:
         """Reset a file in the index and in the working tree to its content in HEAD."""
@@ -265,6 +276,15 @@ class Checkout:
         else:
             self._git.run("rm", "--quiet", "--cached", "--ignore-unmatch", "--", name)
             (self._workspace.folder / path).unlink(missing_ok=True)
+
+
+def _ended(mover: subprocess.Popen[bytes], said: bytes) -> str:
+    """Tell git its last command, wait until it has ended, and return its complaints as a line."""
+    assert mover.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        mover.stdin.write(said)
+        mover.stdin.flush()
+    return " ".join(mover.communicate()[1].decode(errors="replace").split())
 
 
 def _is_left_of(found: bytes, content: bytes, *, rows: bool) -> bool:

@@ -24,6 +24,7 @@ SETTINGS = (
 GIT = ["git", *(part for setting in SETTINGS for part in ("-c", setting))]
 OLDEST = (2, 29)  # for `fetch --no-write-fetch-head`, and `update-ref --stdin` in several steps
 LOCK_ATTEMPTS, LOCK_WAIT_SECONDS = 8, 0.5
+LOCKED = ".lock': File exists"  # in git's own words
 FALLBACK_IDENTITY = {"name": "autoresearch", "email": "autoresearch@localhost"}
 # Git's variables that control how it works. The others select a repository, such as that of a calling hook or alias.
 OF_GIT = re.compile(r"GIT_((AUTHOR|COMMITTER)_\w+|CONFIG_(GLOBAL|SYSTEM|NOSYSTEM)|EXEC_PATH|CEILING_DIRECTORIES)")
@@ -117,7 +118,7 @@ class Git:
                 return done.stdout
             words = " ".join((done.stderr or done.stdout).decode(errors="replace").split())
             # Another git may hold the lock for a moment: an editor's status, a commit of the user's.
-            if last or ".lock': File exists" not in words:
+            if last or LOCKED not in words:
                 what = f"`git {' '.join(args[:2])}` failed in {self.top}"
                 raise GitFailed(f"{what}: {words or f'exit code {done.returncode}'}", done.returncode)
             time.sleep(LOCK_WAIT_SECONDS)

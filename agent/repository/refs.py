@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 
 from agent.repository.workspace import Workspace
@@ -28,7 +29,7 @@ def delete_refs(workspace: Workspace, refs: Mapping[str, str]) -> None:
     """Delete refs in one transaction, each only if it still has this hash."""
     said = "".join(f"delete {ref} {commit}\n" for ref, commit in refs.items())
     if said:
-        workspace.git.fed(["update-ref", "--stdin"], said.encode(), {})
+        workspace.git.fed(["update-ref", "--stdin"], os.fsencode(said), {})
 
 
 def root_of(workspace: Workspace, commit: str) -> str:

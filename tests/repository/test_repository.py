@@ -20,6 +20,7 @@ from agent.repository.checkout import Checkout
 from agent.repository.git import Git
 from agent.repository.index import SCRATCH, sweep
 from agent.repository.ready import require_unedited
+from agent.repository.refs import delete_refs
 from agent.repository.workspace import Workspace
 from agent.session import recovery
 from tests.common.processes import other_git
@@ -451,6 +452,40 @@ def test_a_lock_that_a_killed_git_has_left_ends_no_night(quick: Path, monkeypatc
     assert theirs.exists()  # it may belong to a git that waits for an editor
     theirs.unlink()
     assert git(quick, "status", "--porcelain") == ""
+
+
+def test_the_branch_moves_after_a_git_that_writes_its_ref(quick: Path) -> None:
+    """`git gc` holds the lock for longer than git itself waits for it."""
+    workspace = Workspace(quick, load_protocol(quick))
+    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
+    old = workspace.head
+    new = workspace.commit_results(old, "commit\tval_bpb\n", "rows")
+    theirs = quick / ".git" / "refs" / "heads" / "autoresearch" / "t.lock"
+    theirs.touch()
+    tries: list[object] = []
+
+    def hear(event: str, args: tuple[Any, ...]) -> None:
+        if event == "subprocess.Popen" and "update-ref" in args[1]:
+            tries.append(args)
+            if len(tries) == 2:
+                theirs.unlink()
+
+    sys.addaudithook(hear)
+    assert Checkout(workspace).advance("autoresearch/t", new, old) == []
+    assert git(quick, "rev-parse", "HEAD") == new
+    assert len(tries) == 2
+
+
+def test_a_branch_whose_name_is_not_utf_8_moves(quick: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    git(quick, "switch", "--quiet", "-c", name)
+    workspace = Workspace(quick, load_protocol(quick))
+    old = workspace.head
+    new = workspace.commit_results(old, "commit\tval_bpb\n", "rows")
+    assert Checkout(workspace).advance(name, new, old) == []
+    assert git(quick, "rev-parse", "HEAD") == new
+    delete_refs(workspace, {f"refs/heads/{name}": new})
+    assert workspace.resolve(f"refs/heads/{name}") is None
 
 
 def test_the_lock_of_a_killed_loop_is_swept(quick: Path) -> None:
