@@ -21,7 +21,8 @@ _HIDDEN = re.compile(
 # Besides colors, progress bars leave these in a log: a cursor move to the start of the line, bells, backspaces.
 _TO_START = re.compile(r"\x1b\[[01]?G")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f\u200b-\u200f\u2060\ufeff]")
-SMALL = 1e-3  # metrics below this have six significant digits, others at least six decimals
+# Metrics below the first and from the second on have six significant digits, others at least six decimals.
+SMALL, LARGE = 1e-3, 1e15
 
 
 class Colored(str):
@@ -85,18 +86,30 @@ def figure(value: float, like: float | None = None, sign: str = "") -> str:
         like: A value whose decimals to use, for differences; None, and 0, use the value's own.
         sign: `+` to show the sign of positive values.
     """
-    size = abs(like or value)
+    size, value = abs(like or value), value + 0.0  # minus zero is zero
+    if LARGE <= size < math.inf:
+        return f"{value:{sign}.6g}"
     if 0 < size < SMALL:
         return f"{round(value, 5 - math.floor(math.log10(size))):{sign}.6g}"
     return f"{value:{sign},.{6 if size < 100 or not math.isfinite(size) else max(0, 6 - int(math.log10(size)))}f}"
 
 
+def tabular(value: float) -> str:
+    """Format a metric for a table that programs read: six decimals, or six significant digits if it is small or large.
+
+    Six decimals of a small one would be those of no result.
+    """
+    small_or_large = 0 < abs(value) < SMALL or abs(value) >= LARGE
+    return f"{value + 0.0:{'.6g' if small_or_large else '.6f'}}"
+
+
 def brief(value: float, digits: int = 4) -> str:
-    """Format a number to `digits` significant digits, without an exponent if it is large: `0.04112`, `200.5 M`."""
-    if math.isfinite(value) and abs(value) >= 1e6:
+    """Format a number to `digits` significant digits, without an exponent up to LARGE: `0.04112`, `200.5 M`."""
+    value += 0.0
+    if 1e6 <= abs(value) < LARGE:
         return f"{value / 1e6:,.{max(0, digits - len(str(int(abs(value) / 1e6))))}f} M"
     short = f"{value:.{digits}g}"
-    return short if abs(float(short)) < 10**digits else f"{value:,.0f}"
+    return short if abs(value) >= LARGE or abs(float(short)) < 10**digits else f"{value:,.0f}"
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Callable, Iterable
 
-from agent.format import one_line
+from agent.format import one_line, tabular
 from agent.journal.experiment import Experiment, reservations
 from agent.protocol.models import Protocol
 
@@ -88,7 +88,7 @@ def row(protocol: Protocol, experiment: Experiment, short: Callable[[str], str])
         "memory_gb": f"{secondary.get('peak_vram_mb', 0.0) / 1024:.1f}",
         **values,
         "commit": short(experiment.commit),
-        protocol.metric.name: f"{metric if metric is not None else 0.0:.6f}",
+        protocol.metric.name: tabular(metric if metric is not None else 0.0),
         "status": experiment.verdict.status,
         "description": one_line(description),
     }

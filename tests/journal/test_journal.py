@@ -103,6 +103,18 @@ def test_secondary_metric_named_as_a_column_has_its_own_number_there() -> None:
     assert found.splitlines()[1] == "c\t2.000000\t7.25\tkeep\tx"
 
 
+@pytest.mark.parametrize(
+    ("metric", "cell"),
+    [
+        *((1.2945124, "1.294512"), (176890964.0, "176890964.000000"), (0.0, "0.000000"), (-0.0, "0.000000")),
+        *((0.000123456789, "0.000123457"), (-3.2e-7, "-3.2e-07"), (5e-324, "4.94066e-324"), (-1.5e99, "-1.5e+99")),
+    ],
+)
+def test_metric_of_any_size_keeps_its_digits(metric: float, cell: str) -> None:
+    found = render(protocol("tsv"), [replace(experiment(0, 1.0), runs=(Run(metric, 1.0),))], lambda _: "c")
+    assert dict(zip(*(line.split("\t") for line in found.splitlines()), strict=True))["val_bpb"] == cell
+
+
 def test_metric_named_as_the_column_of_memory_has_its_own_number_there() -> None:
     content = protocol("tsv").model_dump(by_alias=True, exclude_unset=True)
     content["measurement"]["primaryMetric"]["name"] = "memory_gb"

@@ -290,6 +290,8 @@ def test_figures_of_any_size() -> None:
 def test_small_and_rounded_figures_keep_their_digits() -> None:
     assert [figure(v) for v in (2.5e-13, 0.000512, 0.0)] == ["2.5e-13", "0.000512", "0.000000"]
     assert [figure(v, 2e-13, "+") for v in (3e-15, -1.23456e-14, 0.5)] == ["+3e-15", "-1.2346e-14", "+0.5"]
+    assert [figure(v) for v in (-0.0, 1.23456789e99, -2e15)] == ["0.000000", "1.23457e+99", "-2e+15"]
+    assert [brief(v) for v in (-0.0, 1.23456789e99, -2e15)] == ["0", "1.235e+99", "-2e+15"]
     assert (figure(-0.0123, 1.29), figure(-1e-7, 0.0)) == ("-0.012300", "-1e-07")
     assert [brief(v) for v in (9999.4, 9999.7, -9999.7, 999.96)] == ["9999", "10,000", "-10,000", "1000"]
 
