@@ -16,7 +16,7 @@ from agent.journal.history import incumbent_before
 from agent.journal.paths import is_overwritten, own_log
 from agent.journal.state import State
 from agent.pruning.curves import Curve, curve
-from agent.report.gain import outcome
+from agent.report.gain import metric_of, outcome
 from agent.session.confirm import latest_runs
 from agent.system.files import read_end
 
@@ -160,7 +160,7 @@ def _experiment(session: Session, each: Experiment) -> Mapping[str, Any]:
         "at": session.recorded.get(each.number),
         "status": each.verdict.status,
         "reason": one_line(each.verdict.reason),
-        "metric": each.metric,
+        "metric": metric_of(state, each),
         "metric_name": one_line(state.session["metric"]),
         "direction": state.session["direction"],
         "gain": came.gain,

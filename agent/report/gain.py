@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.decision.estimate import estimate, unbiased
+from agent.decision.levels import records_of
 from agent.decision.noise import noise_of
-from agent.journal.experiment import Direction, Experiment, reservations, succeeded
+from agent.decision.pooling import value_on_reference
+from agent.journal.experiment import Direction, Experiment, by_station, reservations, succeeded
 from agent.journal.history import incumbent_before
 from agent.journal.state import State, gain
 
@@ -136,12 +138,32 @@ def outcome(state: State, experiment: Experiment) -> Outcome:
             equal_steps=evidence.equal_steps,
             sure=evidence.confirmed or _confirmed_by_heldout_runs(state, experiment, before),
         )
-    value, runs = experiment.metric, len(succeeded(experiment.runs))
+    value, runs = metric_of(state, experiment), len(succeeded(experiment.runs))
     if value is None or before is None or before.metric is None:
         return Outcome(value=value, runs=runs, incumbent=number)
     by = gain(before.metric, value, direction)
     word = "better" if by > 0 else "worse" if by < 0 else "equal"
     return Outcome(value, runs, by, before.metric, len(succeeded(before.runs)), number, None, word)
+
+
+def metric_of(state: State, experiment: Experiment) -> float | None:
+    """Return the metric of an experiment on the scale of the session's rows.
+
+    Returns:
+        None without a result, and if it was measured only on stations whose level is unknown.
+    """
+    metric = experiment.metric
+    runs = by_station(succeeded(experiment.runs))
+    if metric is None or experiment.number == 0 or experiment.verdict.evidence is not None or not any(runs):
+        return metric
+    assert state.session is not None
+    return value_on_reference(runs, records_of(state.measured, state.session["direction"]))
+
+
+def estimate_of(state: State, experiment: Experiment) -> float | None:
+    """Return the best estimate of the metric of an experiment on the same scale (`decision.estimate`)."""
+    on_stations = any(run.station for run in experiment.runs)
+    return metric_of(state, experiment) if on_stations else estimate(experiment)
 
 
 def remeasured(state: State, experiment: Experiment) -> float | None:

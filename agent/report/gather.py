@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from agent.decision.estimate import estimate
 from agent.errors import PreconditionError, UsageError
 from agent.format import block, figure, plain
 from agent.journal.comparable import differences
@@ -24,7 +23,7 @@ from agent.journal.paths import find_session, journal_path, log_of
 from agent.journal.state import State
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
-from agent.report.gain import outcome, remeasured, standing
+from agent.report.gain import estimate_of, metric_of, outcome, remeasured, standing
 from agent.report.stations import by_station, stations_of
 from agent.report.summary import summarize
 from agent.report.timing import time_spent
@@ -138,8 +137,8 @@ def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, An
         "number": experiment.number,
         "status": experiment.verdict.status,
         "reason": experiment.verdict.reason,
-        "metric": experiment.metric,
-        "estimate": estimate(experiment),
+        "metric": metric_of(state, experiment),
+        "estimate": estimate_of(state, experiment),
         "pruned": next((run.pruned for run in reversed(experiment.runs) if run.pruned is not None), None),
         "rung": experiment.rung,
         "change": came.value - came.against if came.value is not None and came.against is not None else None,

@@ -18,7 +18,7 @@ from agent.journal.paths import find_session, is_overwritten, journal_path, own_
 from agent.journal.pending import Pending
 from agent.journal.state import State, experiment_named
 from agent.protocol.load import load_protocol
-from agent.report.gain import outcome, standing
+from agent.report.gain import estimate_of, outcome, standing
 from agent.report.statement import bound_of
 from agent.repository.workspace import Workspace
 from agent.system.files import Unusable, last_lines, open_plain
@@ -302,7 +302,7 @@ def _effect(state: State, found: Experiment | Pending) -> dict[str, Any]:
     came = outcome(state, found)
     return {
         "value": came.value,
-        "estimate": estimate(found),
+        "estimate": estimate_of(state, found),
         "compared_with": {"number": came.incumbent, "value": came.against} if came.incumbent is not None else None,
         "gain": came.gain,
         "outcome": asdict(came),

@@ -15,7 +15,8 @@ from agent.journal import lock
 from agent.journal.experiment import Experiment
 from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path, state_folder, stop_file
-from agent.journal.state import Spent, State
+from agent.journal.state import State
+from agent.report.gain import metric_of
 from agent.report.stations import stations_of
 from agent.report.summary import summarize
 from agent.system.invocation import typed
@@ -53,7 +54,7 @@ def status(workspace: Path, tag: str | None, rows: int) -> tuple[dict[str, Any],
         "stations": [asdict(each) for each in stations_of(state, time.time(), running=running)],
         "next": _next(state, running=running),
         "limits": holder.limits if holder and running else None,
-        "rows": [_row(e, state.cost_of(e)) for e in state.experiments[first:]],
+        "rows": [_row(state, e) for e in state.experiments[first:]],
         "at": state.latest_at,
     }
     return data, state
@@ -171,17 +172,17 @@ def _next(state: State, *, running: bool) -> dict[str, Any] | None:
     return {**known, "description": found.get("description")}
 
 
-def _row(experiment: Experiment, cost: Spent) -> dict[str, Any]:
+def _row(state: State, experiment: Experiment) -> dict[str, Any]:
     return {
         "number": experiment.number,
         "status": experiment.verdict.status,
         "reason": experiment.verdict.reason,
-        "metric": experiment.metric,
+        "metric": metric_of(state, experiment),
         "seconds": experiment.seconds,
         "secondary": dict(experiment.runs[-1].secondary) if experiment.runs else {},
         "commit": experiment.commit,
         "proposer": experiment.proposer,
         "description": experiment.description,
         "expected": experiment.expected,
-        "cost": asdict(cost),
+        "cost": asdict(state.cost_of(experiment)),
     }

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from agent.decision.estimate import estimate
 from agent.errors import PreconditionError, StillRunning
 from agent.format import counted, duration
 from agent.journal import edits, lock
@@ -19,7 +18,7 @@ from agent.journal.journal import fold
 from agent.journal.paths import candidate_ref, find_session, journal_path, require_own_state, state_folder
 from agent.journal.pending import Pending
 from agent.journal.state import EDIT, State
-from agent.report.gain import Outcome, outcome
+from agent.report.gain import Outcome, estimate_of, outcome
 from agent.report.status import wait_for_change
 from agent.system.background import log_of
 from agent.system.invocation import git_here, here, typed
@@ -57,7 +56,7 @@ def result(folder: Path, tag: str, number: int) -> dict[str, Any]:
         "compared_with": _compared_with(came),
         "evidence": asdict(verdict.evidence) if verdict and verdict.evidence else None,
         "confirmed": came.sure if isinstance(found, Experiment) else None,
-        "estimate": estimate(found) if isinstance(found, Experiment) else None,
+        "estimate": estimate_of(state, found) if isinstance(found, Experiment) else None,
         "runs": len(found.runs) if found else 0,
         "seconds": sum(each.seconds for each in _made(found)),
         "commit": found.commit if found else None,

@@ -10,7 +10,7 @@ import pytest
 from agent.journal.events import Event
 from agent.journal.paths import journal_path
 from agent.protocol.load import load_protocol
-from agent.report.gain import outcome
+from agent.report.gain import estimate_of, outcome
 from agent.report.gather import gather
 from agent.report.stations import by_station, machine_of, stations_line, stations_of
 from agent.report.timing import time_spent
@@ -113,3 +113,29 @@ def test_report_says_that_sessions_were_not_measured_on_the_same_stations(quick:
         "one": ["stations was none and is now studio"],
         "two": ["stations was none and is now mini, studio"],
     }
+
+
+@pytest.mark.quick
+def test_discard_without_evidence_is_shown_on_the_scale_of_the_rows() -> None:
+    """Mini adds 0.5 to each number, and the level of a station that joined late is unknown."""
+    made = StationsBuilder("studio", "mini", "late")
+    for name in ("studio", "mini", "studio", "mini"):
+        made.run(name, 1.5, of=0)
+        if not made.state.experiments:
+            made.record(None, "keep")
+    there, both, unknown = (made.propose() for _ in range(3))
+    made.run("mini", 1.6, candidate=there).record(there, "discard")
+    made.run("studio", 1.6, candidate=both).run("mini", 1.6, candidate=both).record(both, "discard")
+    made.run("late", 1.6, candidate=unknown).record(unknown, "discard")
+    state = made.state
+    for number, raw in ((1, 2.1), (2, 1.85)):
+        experiment = state.experiments[number]
+        assert experiment.metric == pytest.approx(raw)
+        came = outcome(state, experiment)
+        assert came.value == pytest.approx(1.6)
+        assert came.gain == pytest.approx(-0.1)
+        assert came.word == "worse"
+        assert estimate_of(state, experiment) == pytest.approx(1.6)
+    last = outcome(state, state.experiments[3])
+    assert (last.value, last.gain, last.incumbent) == (None, None, 0)
+    assert [outcome(state, each).value for each in state.experiments[:1]] == [1.5]
