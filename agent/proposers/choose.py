@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from agent.errors import PreconditionError, UsageError
 from agent.journal.journal import Journal
@@ -15,7 +14,6 @@ from agent.proposers.model.servers import parse_model
 from agent.proposers.search.search import SearchProposer
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import Sandbox
-from agent.system.hosts import is_loopback
 from agent.system.placeholders import require_unquoted
 
 NAMES = ("search", "llm", "command", "hybrid")
@@ -83,17 +81,9 @@ def choose_proposer(wanted: ProposerConfig, journal: Journal, workspace: Workspa
         fallback_after=wanted.fallback_after,
         announce=journal.append,
     )
-    early = not (wanted.model and _is_here(wanted.model)) if wanted.ahead is None else wanted.ahead
+    # A model on this machine would slow down the run in progress.
+    early = not (wanted.model and parse_model(wanted.model).here) if wanted.ahead is None else wanted.ahead
     return AheadProposer(hybrid, journal, early=early)
-
-
-def _is_here(model: str) -> bool:
-    """Return whether this machine serves the model, which would then slow down the run in progress."""
-    try:
-        host = urlsplit(parse_model(model).url).hostname or ""
-    except ValueError:
-        return False
-    return is_loopback(host) or host == "0.0.0.0"
 
 
 def _require_model_for_caps(wanted: ProposerConfig) -> None:

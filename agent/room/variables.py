@@ -21,6 +21,7 @@ HARMLESS = re.compile(
 OF_DEVICES = re.compile(
     r"(CUDA|NVIDIA|HIP|ROCR|MLX|METAL|MTL|AGX)_\w+|(DY)?LD_(LIBRARY|FALLBACK_LIBRARY|FRAMEWORK)_PATH"
 )
+SHORTEST_SECRET = 12  # characters; a text may hold a shorter value by chance, as code holds `x`
 LOGIN = re.compile(r"://[^/\s]*@")
 PROXIES = re.compile(r"(https?|all|no)_proxy", re.IGNORECASE)
 # Package installation needs its index and mirrors, whose addresses may hold a password.
@@ -67,6 +68,18 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables without the passwords of package indexes, which only setup commands need."""
     kept = _kept(environment)
     return {n: value for n, value in environment.items() if n in kept or not (SECRET.search(n) or LOGIN.search(value))}
+
+
+def masked(text: str, shown: Mapping[str, str]) -> str:
+    """Return a text with each secret replaced by what is shown in its place.
+
+    Args:
+        shown: secret -> replacement. Those below SHORTEST_SECRET stay: replacing them would change what a text means.
+    """
+    for secret in sorted(shown, key=len, reverse=True):  # one may contain another
+        if len(secret) >= SHORTEST_SECRET:
+            text = text.replace(secret, shown[secret])
+    return text
 
 
 def of_evaluator(environment: Mapping[str, str]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from agent.format import one_line
 from agent.proposers.base import Context, Unavailable
 from agent.repository.edit import LARGEST_EDIT, MOST_NEW_FILES
-from agent.room.variables import SECRET
+from agent.room.variables import SECRET, SHORTEST_SECRET, masked
 from agent.skill.install import strip
 from agent.source.encoding import decoded, encoded
 from agent.system.files import Unusable, open_plain, read_bounded, write_whole
@@ -34,7 +34,6 @@ LARGEST_FILE = 2**20
 LARGEST_COMPARED = 2**26
 MOST_FILES, DEEPEST = 200_000, 100
 LONGEST_SHOWN = 200  # characters of a path
-SHORTEST_SECRET = 12
 GIT_SECONDS = 120
 
 # The agent's commits are discarded: they need an author, but neither the user's hooks nor a signing passphrase.
@@ -172,9 +171,7 @@ def _bounded(files: Mapping[str, str], created: Sequence[str], dropped: list[str
 
 def without_secrets(text: str) -> str:
     """Replace secrets from the environment by the names of their variables: some agents print their keys in errors."""
-    for secret, name in _secrets().items():
-        text = text.replace(secret, f"({name})")
-    return text
+    return masked(text, {secret: f"({name})" for secret, name in _secrets().items()})
 
 
 def _secrets() -> dict[str, str]:

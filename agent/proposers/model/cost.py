@@ -47,8 +47,6 @@ def price_of(model: ModelSpec, own_table: Path) -> Price | None:
     Raises:
         UsageError: the user's price table cannot be read.
     """
-    if model.local:
-        return Price(0.0, 0.0)
     for table in (own_table, TABLE):
         entries = _read(table)
         fitting = [name for name in entries if model.label.startswith(name)]
@@ -57,7 +55,7 @@ def price_of(model: ModelSpec, own_table: Path) -> Price | None:
         if fitting:
             entry = entries[max(fitting, key=len)]
             return Price(float(entry["input"]), float(entry["output"]))
-    return None
+    return Price(0.0, 0.0) if model.free else None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -111,7 +109,7 @@ class SpendingCap:
             flag = "--max-cost" if most is not None else "--max-cost-per-experiment"
             raise UsageError(
                 f"{flag} needs the price of {model.label}, which is unknown",
-                hint=f"add it to .autoresearch/prices.toml (see docs/models.md), or leave out {flag}",
+                hint=f"add it to .autoresearch/prices.toml, 0 if it is free (see docs/models.md), or leave out {flag}",
             )
         self._model, self._price = model, price
         self._most, self._most_per_experiment = most, most_per_experiment

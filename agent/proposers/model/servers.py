@@ -8,8 +8,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import urlsplit
 
 from agent.errors import PreconditionError, UsageError
+from agent.room.variables import LOGIN
+from agent.system.hosts import is_loopback
 
 Format = Literal["openai", "anthropic"]
 
@@ -47,8 +50,22 @@ class ModelSpec:
         return f"{self.scheme}:{self.name}"
 
     @property
-    def local(self) -> bool:
-        return self.scheme in ("ollama", "lmstudio", "mlx")
+    def here(self) -> bool:
+        """Whether its address is on this machine."""
+        try:
+            host = urlsplit(self.url).hostname or ""
+        except ValueError:
+            return False
+        return is_loopback(host) or host == "0.0.0.0"
+
+    @property
+    def free(self) -> bool:
+        """Whether this machine computes its answers.
+
+        Another server on this machine may be a gateway to a provider that is paid, and one of these on another may be
+        rented.
+        """
+        return self.here and self.scheme in ("ollama", "lmstudio", "mlx")
 
 
 def parse_model(text: str) -> ModelSpec:
@@ -58,11 +75,16 @@ def parse_model(text: str) -> ModelSpec:
         text: `openai:NAME`, `anthropic:NAME`, `ollama:NAME`, `lmstudio:NAME`, `mlx:NAME` or `http://host/v1 NAME`.
 
     Raises:
-        UsageError: the text has another form.
+        UsageError: the text has another form, or the address has a login.
         PreconditionError: the API key is not in the environment, or is none.
     """
     if text.startswith(("http://", "https://")):
         url, _, name = text.partition(" ")
+        if LOGIN.search(url):
+            raise UsageError(
+                "the address of --model has a login, which would be written to files",
+                hint=f"run `export {OWN_KEY}=...`, and write `--model '{OWN_SERVER}'`",
+            )
         if not name.strip():
             raise UsageError(f"--model {text!r} lacks the name of the model", hint=f"write `--model '{OWN_SERVER}'`")
         return ModelSpec("http", name.strip(), "openai", url.rstrip("/"), _key_in(OWN_KEY))
@@ -78,6 +100,11 @@ def parse_model(text: str) -> ModelSpec:
             hint=f"run `export {key_variable}=...`, or use a local model such as `--model ollama:NAME`",
         )
     own = os.environ.get(url_variable, "").strip()
+    if LOGIN.search(own):
+        raise UsageError(
+            f"the address in {url_variable} has a login, which would be written to files",
+            hint=f"remove it there, or run `export {OWN_KEY}=...`, and write `--model '{OWN_SERVER}'`",
+        )
     return ModelSpec(scheme, name, wire, (own or address).rstrip("/"), key)
 
 

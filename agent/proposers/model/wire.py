@@ -31,6 +31,7 @@ from agent.format import plain
 from agent.proposers.base import Unavailable
 from agent.proposers.model import bounded_http
 from agent.proposers.model.servers import OWN_KEY, OWN_SERVER, ModelSpec, headers_of, key_variable_of
+from agent.room.variables import masked
 
 LONGEST_ANSWER_SECONDS = 900.0
 LONGEST_RETRY_SECONDS = 3600.0
@@ -41,7 +42,7 @@ TICK_SECONDS = 0.2
 NO_CREDIT = ("insufficient_quota", "credit balance", "billing", "exceeded your current quota")
 RATE_LIMITED = re.compile(r'"(?:code|type)":\s*"rate_limit_exceeded"')
 # `Please try again in 1.5s`, and RetryInfo in Google's errors.
-AMOUNT = r"(\d{1,9}(?:\.\d{1,9})?) ?(ms|milli|[dhms]?)[a-z]*,? ?"
+AMOUNT = r"((?:\d{1,3}(?:,\d{3}){1,2}|\d{1,9})(?:\.\d{1,9})?) ?(ms|milli|[dhms]?)[a-z]*,? ?(?:and )?"
 RETRY_IN = re.compile(rf'(?:(?:retry|try again) (?:in|after)|"retryDelay":) ?"?((?:{AMOUNT}){{1,4}})', re.IGNORECASE)
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0}  # any other unit is milliseconds
 
@@ -181,13 +182,14 @@ def _wanted_wait(headers: Mapping[str, str], said: str) -> float | None:
     """Return the seconds that a server asks to wait, in a header or in its message, or None."""
     if (wait := _retry_after(headers.get("Retry-After"))) is not None:
         return wait
-    if (wait := _retry_after(headers.get("retry-after-ms"))) is not None:
-        return wait / 1000
+    if (wait := _retry_after(headers.get("retry-after-ms"), unit=1e-3)) is not None:
+        return wait
     words = RETRY_IN.search(said)
     if words is None:
         return None
     amounts = re.findall(AMOUNT, words[1], re.IGNORECASE)
-    return min(sum(float(count) * UNITS.get(unit.lower(), 1e-3) for count, unit in amounts), LONGEST_RETRY_SECONDS)
+    seconds = sum(float(count.replace(",", "")) * UNITS.get(unit.lower(), 1e-3) for count, unit in amounts)
+    return min(seconds, LONGEST_RETRY_SECONDS)
 
 
 def _beginning(response: requests.Response) -> str:
@@ -222,13 +224,17 @@ def _message(said: str) -> str:
         return said
 
 
-def _retry_after(header: str | None) -> float | None:
-    """Return the seconds to wait, an hour at most, from a header with seconds or a date (RFC 9110, 10.2.3)."""
+def _retry_after(header: str | None, unit: float = 1.0) -> float | None:
+    """Return the seconds to wait, an hour at most, from a header with a number or a date (RFC 9110, 10.2.3).
+
+    Args:
+        unit: of the number, in seconds.
+    """
     if header is None:
         return None
     try:
         try:
-            seconds = float(header)
+            seconds = float(header) * unit
         except ValueError:
             date = email.utils.parsedate_tz(header)
             if date is None:
@@ -373,7 +379,7 @@ def _short(error: object, model: ModelSpec) -> str:
 
 def _without_key(text: str, model: ModelSpec) -> str:
     """Remove the key, because a server may repeat it, and its words are kept."""
-    return text.replace(model.key, "***") if model.key else text
+    return masked(text, {model.key: "***"})
 
 
 def _in_background(work: Callable[[], T], tick: Callable[[], None], seconds: float) -> T:

@@ -218,6 +218,14 @@ def test_built_in_price_is_that_of_one_model(tmp_path: Path, label: str, own: st
             SpendingCap(model, found, 1.0, None, dict, lambda *_, **__: None)
 
 
+def test_own_price_counts_for_a_model_on_this_machine_too(tmp_path: Path) -> None:
+    own, model = tmp_path / "prices.toml", ModelSpec("ollama", "big-cloud", "openai", "http://127.0.0.1:11434/v1")
+    assert price_of(model, own) == Price(0.0, 0.0)
+    assert price_of(dataclasses.replace(model, url="https://ollama.example/v1"), own) is None
+    own.write_text('["ollama:big"]\ninput = 7.0\noutput = 8.0\n')
+    assert price_of(model, own) == Price(7.0, 8.0)
+
+
 def test_cap_of_one_experiment_is_kept() -> None:
     model = ModelSpec("http", "m", "openai", "http://127.0.0.1:1")
     spent = {1: Spent(1, 10, 10, 0.04), 2: Spent(1, 10, 10, 0.5)}

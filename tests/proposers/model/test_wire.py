@@ -94,11 +94,16 @@ def refused(said: str, status: int = 429, headers: dict[str, str] | None = None,
         (refused(QUOTA, headers={"Retry-After": "1"}, code="RESOURCE_EXHAUSTED"), 1),
         (refused(QUOTA, headers={"Retry-After": "soon"}), None),
         (refused(LIMIT, headers={"retry_after_ms": "1500"}), 1.5),
+        (refused(LIMIT, headers={"retry_after_ms": "45000"}), 45),
+        (refused(LIMIT, headers={"retry_after_ms": "7200000"}), 3600),
+        (refused(LIMIT, headers={"retry_after_ms": "Fri, 31 Dec 9999 23:59:59 GMT"}), 3600),
         (refused(LIMIT.format("Please try again in 6m1.5s.")), 361.5),
         (refused(LIMIT.format("Please try again in 120ms.")), 0.12),
         (refused(QUOTA.format("Please retry in 37.25s.")), 37.25),
         (refused(QUOTA.format("Try again after 2 minutes 5 seconds.")), 125),
         (refused(QUOTA.format("Try again in 3 days.")), 3600),
+        (refused(QUOTA.format("Try again in 1,200 seconds.")), 1200),
+        (refused(QUOTA.format("Try again in 1 minute, and 2.5 seconds.")), 62.5),
         (refused(QUOTA, details=[{"@type": "google.rpc.RetryInfo", "retryDelay": "17s"}]), 17),
         (refused(LIMIT, code="rate_limit_exceeded"), None),
         (refused(QUOTA, 503, headers={"Retry-After": "2"}), 2),
@@ -374,6 +379,13 @@ def test_a_key_that_comes_back_is_in_no_answer_and_no_error(wire: Format, stream
     assert "sk-very" not in str(caught.value)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_short_key_changes_no_answer(stream: bool) -> None:
+    text = "RATE = math.exp(1)  # x"
+    with model_server(lambda _: text, stream=stream) as server:
+        assert ask(ModelSpec("http", "scripted", "openai", server.url, "x")).text == text
+
+
 def test_unreachable_server_is_unavailable() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -465,6 +477,38 @@ def test_names_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("gpt-5", "nobody:x", "openai:", "http://127.0.0.1/v1"):
         with pytest.raises(UsageError, match="--model"):
             parse_model(wrong)
+
+
+def test_address_with_a_login_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flag and the errors of a session are written to its files."""
+    monkeypatch.setenv("OLLAMA_BASE_URL", "http://me:hunter2@127.0.0.1:1/v1")
+    for text in ("http://me:hunter2@127.0.0.1:9/v1 m", "https://me:hunter2@host", "http://hunter2@host m", "ollama:m"):
+        with pytest.raises(UsageError, match="has a login") as caught:
+            parse_model(text)
+        assert "AUTORESEARCH_MODEL_KEY" in str(caught.value.hint)
+        assert "hunter2" not in f"{caught.value} {caught.value.hint}"
+    assert parse_model("http://127.0.0.1:9/v1 me@7b").name == "me@7b"
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "here", "free"),
+    [
+        ("ollama:m", "", True, True),
+        ("ollama:m", "http://localhost:1/v1", True, True),
+        ("ollama:m", "http://0.0.0.0:1/v1", True, True),
+        ("ollama:m", "https://ollama.example/v1", False, False),
+        ("ollama:m", "http://[::1", False, False),
+        ("http://127.0.0.1:8000/v1 m", "", True, False),
+        ("http://192.0.2.7:8000/v1 m", "", False, False),
+    ],
+)
+def test_only_what_this_machine_computes_is_free(
+    monkeypatch: pytest.MonkeyPatch, text: str, address: str, here: bool, free: bool
+) -> None:
+    """A server of another kind may be a gateway to a provider."""
+    monkeypatch.setenv("OLLAMA_BASE_URL", address)
+    model = parse_model(text)
+    assert (model.here, model.free) == (here, free)
 
 
 KEYS = [
