@@ -28,6 +28,7 @@ class Choice:
         files: path -> text of the mutable files with these changes, on top of the session's base.
         keeps: the kept experiments that they come from.
         without: numbers of the keeps that the smaller recipe leaves out.
+        never_judged: those of `without` that changed only constants that the rung set.
         commit: the commit that was measured with exactly these files; None if none was.
         confirmation: the held-out runs of that commit against the baseline; None if there are none.
         rung: where these were made; None for the session's own conditions.
@@ -39,6 +40,7 @@ class Choice:
     commit: str | None
     confirmation: Mapping[str, Any] | None
     rung: Mapping[str, Any] | None = None
+    never_judged: Collection[int] = ()
 
     @property
     def confirmed(self) -> bool:
@@ -132,7 +134,7 @@ def promoted(workspace: Workspace, state: State, known: Mapping[str, Value]) -> 
     files = workspace.files(commit)
     adopted = _as_before(files, workspace.files(baseline.commit), rung["values"], known)
     if adopted == files:
-        return Choice(files, keeps, without, commit, confirmation, rung)
+        return Choice(files, keeps, without, commit, confirmation, rung, set_there)
     for path, text in adopted.items():
         if path.endswith(".py") and (why := refuses(text, known, {})) is not None:
             names = ", ".join(rung["values"])
@@ -140,7 +142,7 @@ def promoted(workspace: Workspace, state: State, known: Mapping[str, Value]) -> 
                 f"an assert refuses what transfers without {names}, which the promotion set: {why}",
                 hint=f"adopt the best without --promoted, or promote it without --set {names}",
             )
-    return Choice(adopted, keeps, without, None, confirmation, rung)
+    return Choice(adopted, keeps, without, None, confirmation, rung, set_there)
 
 
 def _as_before(

@@ -32,10 +32,7 @@ def message_of(state: State, choice: Choice) -> str:
     kept = [_line(state, choice, index) for index in range(min(len(choice.keeps), MOST_LINES))]
     if len(choice.keeps) > MOST_LINES:
         kept.append(f"- and {len(choice.keeps) - MOST_LINES} more")
-    if choice.without:
-        left = ", ".join(f"#{number}" for number in choice.without)
-        what, verb = ("promote", "transfer") if choice.rung else ("ablate", "still help")
-        kept.append(f"Left out, because `{what}` did not show that they {verb}: {left}")
+    kept += _left_out(choice)
     trailers = [f"{TRAILER}: {choice.commit}"] if choice.commit else []
     trailers += [f"{TRAILER}: {each.commit}" for each in choice.keeps if each.commit != choice.commit]
     trailers += [f"{LEFT_OUT}: {each.commit}" for each in state.experiments if each.number in choice.without]
@@ -45,6 +42,19 @@ def message_of(state: State, choice: Choice) -> str:
 
 def _bounded(line: str) -> str:
     return one_line(line)[:LONGEST_LINE]
+
+
+def _left_out(choice: Choice) -> list[str]:
+    what, verb = ("promote", "transfer") if choice.rung else ("ablate", "still help")
+    reasons = {
+        f"`{what}` did not show that they {verb}": [n for n in choice.without if n not in choice.never_judged],
+        f"`{what}` set their constants, which cannot show that they {verb}": sorted(choice.never_judged),
+    }
+    return [
+        f"Left out, because {reason}: {', '.join(f'#{number}' for number in numbers)}"
+        for reason, numbers in reasons.items()
+        if numbers
+    ]
 
 
 def _line(state: State, choice: Choice, index: int) -> str:

@@ -20,7 +20,7 @@ from agent.promote.each import (
     set_by_user,
     smaller,
 )
-from agent.promote.judge import Part, Verdict, failed, gain_in_session, judge, measure
+from agent.promote.judge import Part, Verdict, failed, judge, measure
 from agent.promote.rung import climb
 from agent.report.promotion import rung_words
 from agent.session.ablate import BEST
@@ -74,7 +74,7 @@ def promote(bench: Workbench, wish: Wish) -> dict[str, Any]:
         "best": best,
         "rung": bench.rung.to_dict(),
         "conditions": rung_words(bench.rung, state),
-        "session": gain_in_session(state),
+        "session": own,
         "whole": whole,
         "changes": entries,
         "rest": rest,
