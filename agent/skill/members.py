@@ -28,7 +28,7 @@ class Place:
 
 
 def put(text: str, keys: Sequence[str], value: Any) -> str:
-    """Return a JSON text with a value under a path of keys. Missing objects are made.
+    """Return a JSON text with a value under a path of keys, in the place of the one there. Missing objects are made.
 
     Raises:
         Unfit: the text is no object, it has comments, or the path leads through something else than objects.
@@ -44,9 +44,23 @@ def put(text: str, keys: Sequence[str], value: Any) -> str:
         if depth == len(keys) - 1:
             if json.loads(text[place.value : place.end]) == value:
                 return text
-            return put(take(text, keys), keys, value)
+            return text[: place.value] + _laid_out(text, start, found, value, depth + 1) + text[place.end :]
         start = _object(text, place, keys[: depth + 1])
     return text
+
+
+def at(text: str, keys: Sequence[str]) -> Any:
+    """Return the value under a path of keys, or None. Raises as `put` does."""
+    start, value = _checked(text), None
+    for depth, key in enumerate(keys):
+        place = next((each for each in _members(text, start)[0] if each.key == key), None)
+        if place is None:
+            return None
+        if depth == len(keys) - 1:
+            value = json.loads(text[place.value : place.end])
+        else:
+            start = _object(text, place, keys[: depth + 1])
+    return value
 
 
 def take(text: str, keys: Sequence[str]) -> str:
@@ -127,13 +141,24 @@ def _inserted(text: str, start: int, found: list[Place], close: int, key: str, v
     if not found:
         member = f"{line}{INDENT * depth}{key}: {_dumped(value, text, depth)}{line}{INDENT * (depth - 1)}"
         return text[: start + 1] + member + text[close:]
-    before = text[start + 1 : found[0].at]
-    if "\n" not in before:
-        return f"{text[: found[-1].end]}, {key}: {json.dumps(value)}{text[found[-1].end :]}"
-    indent = before.rpartition("\n")[2]
+    dumped, indent = _laid_out(text, start, found, value, depth), _indent(text, start, found)
+    between = " " if indent is None else f"{line}{indent}"
+    return f"{text[: found[-1].end]},{between}{key}: {dumped}{text[found[-1].end :]}"
+
+
+def _laid_out(text: str, start: int, found: list[Place], value: Any, depth: int) -> str:
+    """Return a value as a member of the object that begins at `start`, laid out like the object's members."""
+    indent = _indent(text, start, found)
+    if indent is None:
+        return json.dumps(value)
     own = indent if depth == 1 else indent[: len(indent) // depth]
-    dumped = json.dumps(value, indent=own or INDENT).replace("\n", f"{line}{indent}")
-    return f"{text[: found[-1].end]},{line}{indent}{key}: {dumped}{text[found[-1].end :]}"
+    return json.dumps(value, indent=own or INDENT).replace("\n", f"{_line_end(text)}{indent}")
+
+
+def _indent(text: str, start: int, found: list[Place]) -> str | None:
+    """Return what the members of an object are indented by; None if they are on the line of its brace."""
+    before = text[start + 1 : found[0].at]
+    return before.rpartition("\n")[2] if "\n" in before else None
 
 
 def _dumped(value: Any, text: str, depth: int) -> str:

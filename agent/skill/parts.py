@@ -11,6 +11,12 @@ from typing import Any, Literal
 
 from agent.skill import members
 from agent.skill.members import Unfit
+from agent.system.invocation import NAME
+
+# As `system.invocation.program` starts this program, with the folder that an agent fills in.
+_OURS = re.compile(
+    rf"(([^\0]*/)?{NAME}|uv\0run\0{NAME}|[^\0]+\0-m\0agent)(\0-C\0\$\{{workspaceFolder\}})?\0mcp", re.DOTALL
+)
 
 State = Literal["installed", "outdated", "missing"]
 
@@ -134,7 +140,9 @@ class Table(Section):
 
 @dataclass(frozen=True)
 class Member(Part):
-    """One key of a JSON file, in an object that is made if it is missing.
+    """An MCP server under one key of a JSON file, in an object that is made if it is missing.
+
+    What the user adds to the entry stays. An entry that starts something else is the user's own.
 
     Attributes:
         keys: the keys that lead to the value.
@@ -148,15 +156,29 @@ class Member(Part):
     def put(self, text: str | None) -> str:
         if text is None or not text.strip():
             text = json.dumps(self.alone, indent=2) + "\n" if self.alone else "{}\n"
-        return members.put(text, self.keys, self.value)
+        present = members.at(text, self.keys)
+        if present is None:
+            return members.put(text, self.keys, self.value)
+        if not _starts_us(present):
+            raise Unfit(f"has an entry {'.'.join(self.keys)} of its own")
+        for key, value in self.value.items():
+            text = members.put(text, (*self.keys, key), value)
+        return text
 
     def take(self, text: str) -> str | None:
-        if not text.strip():
+        if not text.strip() or not _starts_us(members.at(text, self.keys)):
             return text
         left = members.take(text, self.keys)
-        if left == text:
-            return text
         return left if {*json.loads(left)} - {*self.alone} else None
+
+
+def _starts_us(entry: Any) -> bool:
+    """Return whether an entry starts the server in a way that this program writes, of whatever version and place."""
+    command, args = (entry.get("command"), entry.get("args", [])) if isinstance(entry, dict) else (None, None)
+    words = command if isinstance(command, list) else [command, *(args if isinstance(args, list) else [])]
+    if not all(isinstance(word, str) for word in words):
+        return False
+    return _OURS.fullmatch("\0".join(words)) is not None
 
 
 def _parsed_toml(text: str, fault: str = "is not valid TOML") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -111,6 +112,10 @@ def test_section_is_replaced_where_it_stands(tmp_path: Path) -> None:
         ("codex", ".codex/config.toml", "model = ", "is not valid TOML"),
         ("codex", ".codex/config.toml", f"a = {'9' * 5000}", "is not valid TOML"),
         ("codex", ".codex/config.toml", '[mcp_servers.autoresearch]\ncommand = "x"\n', "has a table"),
+        ("claude", ".mcp.json", '{"mcpServers": {"autoresearch": {"command": "x"}}}', "has an entry mcpServers"),
+        ("claude", ".mcp.json", '{"mcpServers": {"autoresearch": {"url": "http://192.0.2.7"}}}', "has an entry"),
+        ("gemini", ".gemini/settings.json", '{"mcpServers": {"autoresearch": []}}', "has an entry"),
+        ("opencode", "opencode.json", '{"mcp": {"autoresearch": {"command": ["./mine", "mcp"]}}}', "has an entry"),
         ("codex", ".codex/config.toml", "mcp_servers = {}\n", "cannot have the table"),
         ("codex", "AGENTS.md", "<!-- autoresearch end -->\n", "needs one line"),
         ("gemini", "GEMINI.md", "\x00\xff", "is not UTF-8 text"),
@@ -130,6 +135,40 @@ def test_unfit_file_is_refused_and_nothing_is_written(
     assert file.read_bytes() == text.encode("latin-1")
     index = [part.path for part in agent.parts("autoresearch")].index(path)
     assert states(tmp_path, agent)[index] in ("unreadable", "missing")
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "key"),
+    [
+        ("claude", ".mcp.json", "mcpServers"),
+        ("gemini", ".gemini/settings.json", "mcpServers"),
+        ("cursor", ".cursor/mcp.json", "mcpServers"),
+        ("opencode", "opencode.json", "mcp"),
+    ],
+)
+def test_what_a_user_adds_to_an_entry_stays(tmp_path: Path, name: str, path: str, key: str) -> None:
+    agent, file = find_agent(name), tmp_path / path
+    install(tmp_path, agent)
+    content = json.loads(file.read_text())
+    content[key]["autoresearch"] |= {"env": {"K": "v"}, "trust": True}
+    file.write_text(json.dumps(content, indent=2) + "\n")
+    text = file.read_text()
+    assert states(tmp_path, agent)[1] == "installed"
+    for program in ("uv run autoresearch", "/opt/my tools/bin/autoresearch", "/usr/bin/python3 -m agent"):
+        install(tmp_path, agent, shlex.quote(program) if "tools" in program else program)
+        assert states(tmp_path, agent)[1] == "outdated"
+        assert "trust" in json.loads(file.read_text())[key]["autoresearch"]
+    install(tmp_path, agent)
+    assert file.read_text() == text
+    assert remove(tmp_path, agent) == ["delete", "delete"]
+
+
+def test_entry_of_the_user_is_not_removed(tmp_path: Path) -> None:
+    file = tmp_path / ".mcp.json"
+    file.write_text('{"mcpServers": {"autoresearch": {"command": "mine"}}}')
+    assert remove(tmp_path, find_agent("claude")) == ["none", "none"]
+    strip(tmp_path)
+    assert "mine" in file.read_text()
 
 
 def test_file_that_changed_since_the_question_is_kept(tmp_path: Path) -> None:

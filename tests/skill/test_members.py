@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from agent.skill.members import Unfit, put, take
+from agent.skill.members import Unfit, at, put, take
 
 pytestmark = pytest.mark.quick
 
@@ -39,6 +39,17 @@ def test_put_adds_and_take_restores_every_character(text: str) -> None:
 def test_value_of_another_version_is_replaced() -> None:
     text = put(TEXTS["servers"], KEYS, {"command": "old"})
     assert put(text, KEYS, VALUE) == put(TEXTS["servers"], KEYS, VALUE)
+
+
+def test_value_is_replaced_in_its_place() -> None:
+    keys = (*KEYS, "command")
+    assert put('{"servers": {"own": {"command": "old", "b": [1,  2]}}}', keys, ["x"]) == (
+        '{"servers": {"own": {"command": ["x"], "b": [1,  2]}}}'
+    )
+    text = put(put(TEXTS["tabs"], KEYS, VALUE), (*KEYS, "env"), {"K": "v"})
+    assert put(put(text, keys, "y"), keys, "x") == text
+    assert at(put(text, keys, "y"), KEYS) == {"command": "y", "args": ["a"], "env": {"K": "v"}}
+    assert at(text, ("servers", "other")) is None
 
 
 def test_first_member_and_one_in_the_middle_are_taken() -> None:
