@@ -31,6 +31,7 @@ from agent.journal.journal import Journal, View
 from agent.journal.paths import journal_path, next_tag, state_folder
 from agent.loop import run_session
 from agent.playbook.entries import read_book
+from agent.playbook.tried import misfits
 from agent.proposers.base import Exhausted
 from agent.proposers.choose import ProposerConfig, choose_proposer
 from agent.proposers.search.space import NAME_CONSTANTS, remarks_on, tunable_parameters, why_nothing
@@ -372,8 +373,10 @@ def _about_the_search(session: Session, config: RunConfig, at: str) -> list[str]
     if session.state.experiments or config.limits.experiments == 0:
         return []
     files = runner.workspace.files(at)
-    nothing = why_nothing(files, known_constants(runner.protocol))
-    found = [*remarks_on(files)[:MOST_REMARKS], *([nothing] if nothing else [])]
+    known = known_constants(runner.protocol)
+    nothing = why_nothing(files, known)
+    misfitting = misfits(read_book(runner.workspace.folder).entries, tunable_parameters(files, known))
+    found = [*remarks_on(files)[:MOST_REMARKS], *misfitting, *([nothing] if nothing else [])]
     if nothing and session.proposer == "search":
         raise PreconditionError(". ".join(reversed(found)), hint=NAME_CONSTANTS)
     return found

@@ -37,7 +37,10 @@ _FIELD = re.compile(rf"[ \t]*(?:[-*+][ \t]+)?[*_`]{{0,3}}({'|'.join(FIELDS)})[*_
 _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})(.*)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}")
 # The effect counts only at the beginning of its line, so that no interval or temperature is taken for one.
-_PERCENT = re.compile(r"(?:about |roughly |up to |~)?([+\-\u2212]?\d{1,4}(?:\.\d{1,6})?) ?% ?(\w* ?\w*)", re.I)
+_NUMBER = r"[+\-\u2212]?\d{1,4}(?:[.,]\d{1,6})?"
+_PERCENT = re.compile(
+    rf"(?:about |roughly |up to |~)?({_NUMBER})(?: ?(?:-|\u2013|to) ?{_NUMBER})? ?% ?(\w* ?\w*)", re.IGNORECASE
+)
 _TIME = {"time", "faster", "steps", "sooner"}
 # Less time to the same loss is worth about this fraction of it as less loss after the same time.
 WORTH_OF_TIME = 0.1
@@ -81,11 +84,14 @@ class Entry:
 
     @property
     def gain(self) -> float | None:
-        """The percentage that `effect` begins with, as one of the metric; None if it begins with none."""
+        """The percentage that `effect` begins with, as one of the metric; None if it begins with none.
+
+        Of a range, the first.
+        """
         found = _PERCENT.match(self.effect)
         if found is None:
             return None
-        value = float(found[1].replace("\u2212", "-"))
+        value = float(found[1].replace("\u2212", "-").replace(",", "."))
         return value * (WORTH_OF_TIME if _TIME & {*found[2].lower().split()} else 1.0)
 
     @property
@@ -218,11 +224,13 @@ def key_of(title: str) -> str:
 
 def _turn(text: str) -> Turn | None:
     name, _, to = text.replace("->", " ").replace("=", " ").partition(" ")
-    to = to.strip()
+    to = to.strip().removesuffix(".").rstrip()
     if not _NAME.fullmatch(name) or not to or len(to) > LONGEST_VALUE:
         return None
     if to.lower() in ("up", "down"):
         return Turn(name, 1 if to.lower() == "up" else -1)
+    if to.lower() in ("true", "false"):
+        return Turn(name, 0, to.lower() == "true")
     try:
         value = ast.literal_eval(to)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):  # TypeError: a list in a set

@@ -9,7 +9,8 @@ from functools import cached_property
 
 from agent.journal.experiment import Experiment, Value
 from agent.journal.history import change_of, incumbent_before
-from agent.playbook.entries import Entry, Turn, key_of
+from agent.playbook.entries import MOST_NOTES, Entry, Turn, key_of
+from agent.system.names import PLAYBOOK
 
 # As `findings` writes the source of an entry.
 _ORIGIN = re.compile(r"\bsession [\w.-]{1,200}, experiment #\d{1,9}, commit ([0-9a-f]{7,64})\b")
@@ -83,6 +84,24 @@ def untried(entries: Iterable[Entry], trials: Sequence[Trial], parameters: Mappi
     """
     left = [each for each in entries if not tried(each, trials) and not is_in(each, parameters)]
     return sorted(left, key=_rank)
+
+
+def misfits(entries: Iterable[Entry], parameters: Mapping[str, Value]) -> list[str]:
+    """Return a sentence for each turn to a text of a constant that has none, as in `RATE half`: nothing makes it.
+
+    Args:
+        parameters: the constants of the recipe.
+    """
+    found = []
+    for entry in entries:
+        for turn in entry.turns:
+            values = _of(turn, parameters)
+            if isinstance(turn.value, str) and values and not any(isinstance(value, str) for value in values):
+                kind = "True or False" if all(isinstance(value, bool) for value in values) else "a number"
+                found.append(
+                    f"{PLAYBOOK}, line {entry.line}: {turn.name} is {kind}, so `{turn.name} {turn.value}` turns nothing"
+                )
+    return found[:MOST_NOTES]
 
 
 def is_in(entry: Entry, parameters: Mapping[str, Value]) -> bool:

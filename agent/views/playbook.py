@@ -13,7 +13,7 @@ from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path
 from agent.journal.state import State, gain
 from agent.playbook.entries import Entry, read_book
-from agent.playbook.tried import Trial, is_in, trials_of, tried
+from agent.playbook.tried import Trial, is_in, misfits, trials_of, tried
 from agent.proposers import earlier
 from agent.report.gain import outcome
 from agent.system.names import PLAYBOOK
@@ -48,7 +48,8 @@ def playbook_data(folder: Path, tag: str | None) -> dict[str, Any]:
         parameters = state.incumbent.parameters if state.incumbent is not None else {}
     book = read_book(folder)
     entries = [_row(each, tried(each, trials), state, held=is_in(each, parameters)) for each in book.entries]
-    return {"tag": tag, "path": PLAYBOOK, "exists": book.exists, "entries": entries, "notes": list(book.notes)}
+    notes = [*book.notes, *misfits(book.entries, parameters)]
+    return {"tag": tag, "path": PLAYBOOK, "exists": book.exists, "entries": entries, "notes": notes}
 
 
 def playbook_lines(data: Mapping[str, Any]) -> list[str]:

@@ -100,6 +100,13 @@ def test_search_tries_the_entries_first_and_cites_them(booked: Path) -> None:
     assert "3 entries, 1 not tried in session t" in shown
 
 
+def test_turn_that_its_constant_cannot_have_is_named(booked: Path) -> None:
+    (booked / "playbook.md").write_text(BOOK.replace("RATE down", "RATE half"))
+    note = "playbook.md, line 10: RATE is a number, so `RATE half` turns nothing"
+    assert note in run(booked, count=1)
+    assert note in listed(booked)["notes"]
+
+
 def test_second_session_does_not_try_them_again(booked: Path) -> None:
     run(booked)
     git(booked, "checkout", "--quiet", "main")

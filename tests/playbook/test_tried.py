@@ -10,7 +10,7 @@ import pytest
 from agent.journal.experiment import Experiment, Run, Value, Verdict
 from agent.playbook.entries import Entry, parse
 from agent.playbook.tell import LONGEST_TOLD, MOST_TOLD, told
-from agent.playbook.tried import trials_of, tried, untried
+from agent.playbook.tried import misfits, trials_of, tried, untried
 
 pytestmark = pytest.mark.quick
 
@@ -50,6 +50,17 @@ def test_entry_is_tried_once_its_constant_was_moved_that_way(
     turns: str, changes: dict[str, Any], is_tried: bool
 ) -> None:
     assert bool(tried(entry(turns), trials_of([BASELINE, experiment(1, **changes)]))) is is_tried
+
+
+def test_text_for_a_constant_without_texts_is_named() -> None:
+    turns = ("RATE half", "DEPTH x2, FLAG on", "KIND b, FLAG true, RATE 0.2, OTHER c")
+    text = "".join(f"## {title}\n- what: x\n- turns: {each}\n" for title, each in zip("abc", turns, strict=True))
+    assert misfits(parse(text).entries, BASE) == [
+        "playbook.md, line 1: RATE is a number, so `RATE half` turns nothing",
+        "playbook.md, line 4: DEPTH is a number, so `DEPTH x2` turns nothing",
+        "playbook.md, line 4: FLAG is True or False, so `FLAG on` turns nothing",
+    ]
+    assert misfits(parse(text).entries, {}) == []
 
 
 def test_moves_count_from_the_incumbent_of_their_time() -> None:
