@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 
 from agent.errors import PreconditionError, UsageError
 from agent.format import one_line
@@ -17,8 +17,8 @@ from agent.protocol.load import load_protocol
 from agent.repository.edit import LARGEST_FILE, in_checkout
 from agent.repository.workspace import Workspace
 from agent.source.encoding import decoded, encoded
-from agent.system.files import read_bounded, write_whole
-from agent.system.names import linked_part
+from agent.system.files import read_bounded, reason, write_whole
+from agent.system.names import fault_of_path, linked_part
 
 MOST_FILES = 20
 LONGEST_BLOCKS = 2**20
@@ -54,19 +54,23 @@ def written(folder: Path, tag: str | None, files: Mapping[str, str], blocks: str
             )
     for path in files:
         _require_allowed(workspace, safe, path)
+        _require_room(workspace.folder, path, files)
     files = {path: _like_present(workspace.folder / path, text) for path, text in files.items()}
     texts = {**files, **(_replaced(workspace, safe, files, blocks) if blocks.strip() else {})}
     for path in {*texts} - {*files}:
         _require_allowed(workspace, safe, path)
     new = {path: _content(path, text) for path, text in texts.items()}
     before = {path: _present(folder / path) for path in new}
+    created = {parent for path in new for parent in (folder / path).parents if not parent.exists()}
     try:
         for path, content in new.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / path, content)
+            _write(folder, path, content)
         yield
     except BaseException:
         _put_back(folder, before, new)
+        for each in sorted(created, reverse=True):  # those inside first
+            with contextlib.suppress(OSError):
+                each.rmdir()
         raise
 
 
@@ -107,16 +111,33 @@ def _require_allowed(workspace: Workspace, commits: list[str], path: str) -> Non
     allowed = ", ".join(workspace.protocol.mutable_surface.allowed_globs)
     hint = f"change only files that match {allowed}"
     shown = one_line(path)[:200]
-    if not path or "\0" in path or path.startswith("/") or ".." in Path(path).parts or Path(path).as_posix() != path:
-        raise UsageError(f"{shown!r} is not the path of a file in the workspace", hint=hint)
+    fault = fault_of_path(path) or ("" if Path(path).as_posix() == path else "is not the shortest form of a path")
+    if fault:
+        raise UsageError(f"the path {shown!r} {fault}", hint="give the path of a file, relative to the workspace")
     if linked_part(workspace.folder, path) is not None:
         raise UsageError(f"{shown} is a link or behind one", hint=hint)
     known = any(path in workspace.files(commit) for commit in commits)
     refusal = workspace.refusal(commits[-1], [path])
     if refusal and not known:
         raise UsageError(f"the edit {one_line(refusal)}", hint=hint)
+    if (workspace.folder / path).is_dir():
+        raise UsageError(f"{shown} is a folder", hint="choose another name")
     if not known and os.path.lexists(workspace.folder / path):
         raise UsageError(f"{shown} exists, and git does not have it", hint="choose another name, or commit it")
+
+
+def _require_room(folder: Path, path: str, files: Collection[str]) -> None:
+    """Raise UsageError if a file is in the place of a folder above another.
+
+    Args:
+        files: those of the edit.
+    """
+    shown = one_line(path)[:200]
+    for parent in map(str, PurePosixPath(path).parents):
+        if parent in files or (os.path.lexists(folder / parent) and not (folder / parent).is_dir()):
+            raise UsageError(
+                f"{shown} cannot be created: {one_line(parent)[:200]} is a file", hint="choose another folder"
+            )
 
 
 def _content(path: str, text: str) -> bytes:
@@ -133,6 +154,14 @@ def _content(path: str, text: str) -> bytes:
 
 def _present(path: Path) -> bytes | None:
     return read_bounded(path, LARGEST_FILE) if os.path.lexists(path) else None
+
+
+def _write(folder: Path, path: str, content: bytes) -> None:
+    try:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / path, content)
+    except OSError as error:
+        raise PreconditionError(f"cannot write {one_line(path)[:200]}: {reason(error)}") from None
 
 
 def _put_back(folder: Path, before: Mapping[str, bytes | None], new: Mapping[str, bytes]) -> None:

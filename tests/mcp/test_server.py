@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from filelock import FileLock
 from mcp import Client, MCPError, StdioServerParameters
 from mcp_types import TextContent, TextResourceContents
 
-from agent.errors import PreconditionError
+from agent.errors import AutoresearchError, PreconditionError
 from agent.journal import lock
 from agent.journal.paths import journal_path, state_folder
 from agent.mcp import measuring, server
@@ -28,7 +29,7 @@ from tests.common import schemas
 from tests.common.journals import JournalBuilder
 from tests.common.processes import start, wait_for
 from tests.common.tries import BETTER, edit, slow
-from tests.common.workspaces import QUICK, Cli, commit_all
+from tests.common.workspaces import QUICK, Cli, commit_all, git, quick_protocol, set_protocol
 
 WORSE_BLOCK = """\
 train.py
@@ -274,6 +275,56 @@ def test_calls_of_two_clients_do_not_mix_their_edits(quick: Path) -> None:
     state_folder(quick).mkdir()
     with FileLock(state_folder(quick) / measuring.STARTING), pytest.raises(PreconditionError, match="another call"):
         measuring.start_experiment(quick, "a rate", None, {"train.py": QUICK.replace("RATE = 0.1", "RATE = 0.3")}, "")
+    assert (quick / "train.py").read_text() == QUICK
+
+
+def allow(folder: Path, *globs: str) -> None:
+    surface = quick_protocol()["mutableSurface"]
+    set_protocol(folder, mutableSurface={**surface, "allowedGlobs": ["train.py", *globs]})
+
+
+@pytest.mark.parametrize(
+    ("files", "fault"),
+    [
+        ({"models/a.py/b.py": ""}, r"^models/a\.py/b\.py cannot be created: models/a\.py is a file$"),
+        ({"models/c.py": "", "models/c.py/d.py": ""}, r"cannot be created: models/c\.py is a file$"),
+        ({"models": ""}, "^models is a folder$"),
+        ({f"models/{'x' * 256}.py": ""}, "x' is too long$|x\\.py' is too long$"),
+        ({"models/\ud800.py": ""}, "is not valid UTF-8$"),
+        ({"models/b\\c.py": ""}, "has a backslash"),
+        ({"models/../b.py": ""}, "is outside the workspace"),
+        ({"models//b.py": ""}, "is not the shortest form of a path$"),
+        ({"/b.py": ""}, "is absolute"),
+    ],
+)
+def test_path_that_cannot_be_written_is_named(quick: Path, files: dict[str, str], fault: str) -> None:
+    (quick / "models").mkdir()
+    (quick / "models" / "a.py").write_text("A = 1\n")
+    commit_all(quick, "models", "models")
+    allow(quick, "models/**", "models")
+    with pytest.raises(AutoresearchError, match=fault) as caught, written(quick, None, files, ""):
+        pass
+    assert "change only files" not in str(caught.value.hint)
+    assert git(quick, "status", "--porcelain") == ""
+
+
+def test_edit_that_is_put_back_leaves_no_folder(quick: Path) -> None:
+    allow(quick, "models/**")
+    with pytest.raises(ZeroDivisionError), written(quick, None, {"models/new/deep/a.py": "", "models/b.py": ""}, ""):
+        (quick / "models" / "new" / "mine.txt").touch()
+        raise ZeroDivisionError
+    assert sorted(each.name for each in (quick / "models").rglob("*")) == ["mine.txt", "new"]
+
+
+def test_file_that_the_disk_refuses_is_named(quick: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(PreconditionError, match=r"^cannot write train\.py: File too large$"):
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+            with written(quick, None, {"train.py": QUICK + "# long\n" * 50_000}, ""):
+                pass
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (quick / "train.py").read_text() == QUICK
 
 
