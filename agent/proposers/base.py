@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +94,16 @@ class Context:
     earlier: tuple[Earlier, ...] = ()
     flight: tuple[Flying, ...] = ()
     playbook: tuple[Entry, ...] = ()
+
+
+def question_of(context: Context, draft: Mapping[str, str] | None = None) -> str:
+    """Return a SHA-256 over all that an answer may change: one to another question is no answer to this.
+
+    Args:
+        draft: path -> text, which an agent finds in its copy as an uncommitted change.
+    """
+    asked = [context.number, context.incumbent.commit, sorted(context.files.items()), sorted((draft or {}).items())]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 class Exhausted(Exception):

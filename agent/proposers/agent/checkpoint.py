@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from agent.journal.proposals import LARGEST_FILE, save
 from agent.proposers.agent.worktree import Changes
-from agent.proposers.base import Context
+from agent.proposers.base import Context, question_of
 from agent.system.files import read_bounded
 
 
@@ -45,7 +44,7 @@ class Checkpoint:
             return None
         try:
             said = json.loads(read_bounded(path, LARGEST_FILE))
-            if said["of"] != _question(context, draft):
+            if said["of"] != question_of(context, draft):
                 return None
             changes = Changes(dict(said["files"]), tuple(said["dropped"]), said["notes"])
             return Attempt(changes, said["failure"], said["lasting"])
@@ -61,7 +60,7 @@ class Checkpoint:
         path = _path(context, name)
         if path is None:
             return
-        of = _question(context, draft)
+        of = question_of(context, draft)
         save(path, {"of": of, **dataclasses.asdict(attempt.changes), **_ending(attempt)})
         self._used.discard(path)
 
@@ -76,9 +75,3 @@ def _ending(attempt: Attempt) -> dict[str, object]:
 
 def _path(context: Context, name: str) -> Path | None:
     return context.folder / f"{name}-left.json" if context.folder else None
-
-
-def _question(context: Context, draft: Mapping[str, str]) -> str:
-    """Return a SHA-256 over everything in the agent's copy that it may change."""
-    asked = [context.number, context.incumbent.commit, sorted(context.files.items()), sorted(draft.items())]
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

@@ -11,7 +11,7 @@ from pathlib import Path
 from agent.journal.experiment import Experiment, Proposal
 from agent.journal.journal import APPEND
 from agent.proposers.answer import parse_notes, summary_of_change
-from agent.proposers.base import Context, NoProposal, Unavailable
+from agent.proposers.base import Context, NoProposal, Unavailable, question_of
 from agent.proposers.ideas import cited
 from agent.proposers.model import blocks
 from agent.proposers.model.cost import SpendingCap
@@ -42,7 +42,7 @@ class LLMProposer:
         self.model = model
         self._budget, self._silence = budget, silence
         self._seen = Seen()
-        self._used: dict[Path, int] = {}  # transcript -> number of answers from ended conversations
+        self._used: dict[Path, int] = {}  # transcript -> number of its answers up to the end of the last conversation
 
     def tell(self, experiment: Experiment) -> None:
         """Do nothing: the context has the history."""
@@ -64,7 +64,7 @@ class LLMProposer:
         """Return the first usable proposal. If it lacks a hypothesis or an expected effect, the model is asked once."""
         messages: list[Message] = [{"role": "user", "content": opening}]
         path = context.folder / transcript if context.folder else None
-        said = _Transcript(path, self._used.get(path, 0) if path else 0)
+        said = _Transcript(path, question_of(context), self._used.get(path, 0) if path else 0)
         why, incomplete = "", None
         for _ in range(1 + MOST_CORRECTIONS):
             try:
@@ -97,7 +97,7 @@ class LLMProposer:
     def _use(self, said: _Transcript) -> None:
         """Mark the answers as used: if the same question comes up again in this process, the model is asked again."""
         if said.path:
-            self._used[said.path] = self._used.get(said.path, 0) + said.taken
+            self._used[said.path] = said.read
 
     def _complete(self, context: Context, messages: Sequence[Message], said: _Transcript) -> Answer:
         prompt = SYSTEM + "".join(message["content"] for message in messages)
@@ -153,27 +153,35 @@ class _Transcript:
 
     Args:
         path: None to save nothing.
-        skip: how many of the answers were used before.
+        question: its hash. After a kill, the incumbent may be another one, and old answers do not fit it.
+        skip: how many of the answers in the file were used before.
 
     Attributes:
-        taken: how many of them this conversation has used.
+        read: how many of them are used now, or outdated.
     """
 
-    def __init__(self, path: Path | None, skip: int) -> None:
-        self.path, self.taken = path, 0
+    def __init__(self, path: Path | None, question: str, skip: int) -> None:
+        self.path, self.read, self._question = path, skip, question
         content = _content(path) if path else b""
         self._torn = bool(content) and not content.endswith(b"\n")
-        self._kept = _answers(content)[skip:]
+        saved = _answers(content)
+        self._count = len(saved)
+        # Earlier versions did not save the question.
+        numbered = enumerate(saved[skip:], start=skip + 1)
+        self._kept = [(number, answer) for number, (of, answer) in numbered if of in (None, question)]
 
     def next(self) -> Answer | None:
-        self.taken += bool(self._kept)
-        return self._kept.pop(0) if self._kept else None
+        if not self._kept:
+            return None
+        self.read, answer = self._kept.pop(0)
+        return answer
 
     def add(self, answer: Answer) -> None:
-        self.taken += 1
+        self._count += 1
+        self.read = self._count
         if self.path is None:
             return
-        line = json.dumps({"text": answer.text, "cut": answer.cut}) + "\n"
+        line = json.dumps({"of": self._question, "text": answer.text, "cut": answer.cut}) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(self.path, APPEND, 0o666), "a", encoding="utf-8") as file:
             file.write("\n" + line if self._torn else line)
@@ -189,12 +197,12 @@ def _content(path: Path) -> bytes:
         return b""
 
 
-def _answers(content: bytes) -> list[Answer]:
-    """Return the answers on complete lines; a line cut off by a kill, or damaged, counts as missing."""
-    found = []
+def _answers(content: bytes) -> list[tuple[object, Answer]]:
+    """Return question and answer of complete lines; a line cut off by a kill, or damaged, counts as missing."""
+    found: list[tuple[object, Answer]] = []
     for line in content.split(b"\n")[:-1]:
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             said = json.loads(line)
             if isinstance(said["text"], str):
-                found.append(Answer(said["text"], None, None, bool(said["cut"])))
+                found.append((said.get("of"), Answer(said["text"], None, None, bool(said["cut"]))))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,40 @@ def test_restart_does_not_pay_twice_for_answer(tmp_path: Path) -> None:
             file.write('{"text": "torn')
         assert LLMProposer(model, budget, 5).ask(context(tmp_path)) == first
         # An answer added after a torn line starts on a new line.
-        said = llm._Transcript(tmp_path / "answers.jsonl", skip=0)
+        said = llm._Transcript(tmp_path / "answers.jsonl", "question", skip=0)
         said.add(Answer("second", 1, 1))
-        assert [each.text for each in llm._Transcript(tmp_path / "answers.jsonl", skip=1)._kept] == ["second"]
+        after = llm._Transcript(tmp_path / "answers.jsonl", "question", skip=1)
+        assert [each.text for _, each in after._kept] == ["second"]
+
+
+@pytest.mark.parametrize("saves", ["the question", "nothing, as an earlier version"])
+def test_answers_to_an_outdated_question_are_no_attempts(tmp_path: Path, saves: str) -> None:
+    """Killed during a conversation that was ahead, after which the experiment in progress was kept."""
+    usable = NOTES.format("stated") + edit(LINE, "RATE = 0.2")
+    answers = iter(["no edit", "none either", usable, usable.replace("0.2", "0.3")])
+
+    def says(_: Any) -> Any:
+        said = next(answers, "no edit")
+        return half if said == "none either" else said
+
+    asked = context(tmp_path)
+    newer = dataclasses.replace(asked, incumbent=experiment(7))
+    with model_server(says) as server:
+        model = ModelSpec("http", "m", "openai", server.url)
+        budget = SpendingCap(model, None, None, None, dict, lambda *_, **__: None)
+        with pytest.raises(Unavailable):
+            LLMProposer(model, budget, 5).ask(asked)
+        path = tmp_path / "answers.jsonl"
+        if saves != "the question":
+            path.write_text(json.dumps({"text": "no edit", "cut": False}) + "\n")
+        proposer = LLMProposer(model, budget, 5)
+        assert "RATE = 0.2" in proposer.ask(newer).files["train.py"]
+        replayed = len(server.requests[2][2]["messages"]) > 2
+        assert replayed == (saves != "the question")
+        # The same question again is a new one, whatever the file has.
+        assert "RATE = 0.3" in proposer.ask(newer).files["train.py"]
+    assert len(server.requests) == 4
+    assert len(path.read_text().splitlines()) == 3
 
 
 def test_a_hypothesis_and_an_effect_are_asked_for_once(tmp_path: Path) -> None:
