@@ -110,17 +110,38 @@ def require_no_operation(workspace: Workspace) -> None:
 
 def elsewhere(workspace: Workspace, branch: str) -> Path | None:
     """Return the other working tree of the repository that has `branch` checked out; None if none has."""
-    place = None
-    for line in workspace.git.run("worktree", "list", "--porcelain").split("\n"):  # git 2.36 and later know -z
-        if line.startswith("worktree "):
-            place = Path(line.removeprefix("worktree "))
-        elif line == f"branch refs/heads/{branch}" and place and place.resolve() != workspace.top:
-            return place
+    trees = _working_trees(workspace)
+    return next((place for place, on in trees if on == branch and place.resolve() != workspace.top), None)
+
+
+def _rebased_in(workspace: Workspace, branch: str) -> Path | None:
+    """Return the working tree in which an unfinished rebase will move `branch`; None if there is none.
+
+    HEAD is detached meanwhile, so that no working tree has the branch checked out.
+    """
+    for place, _ in _working_trees(workspace):
+        folder = workspace.git.asked("-C", str(place), "rev-parse", "--absolute-git-dir")
+        # With --update-refs, a rebase moves other branches as well.
+        for name in ("rebase-merge/head-name", "rebase-apply/head-name", "rebase-merge/update-refs"):
+            file = Path(folder or "") / name
+            if folder and file.is_file() and f"refs/heads/{branch}" in os.fsdecode(file.read_bytes()).splitlines():
+                return place
     return None
 
 
+def _working_trees(workspace: Workspace) -> list[tuple[Path, str | None]]:
+    """Return the working trees of the repository, each with the branch that it has checked out."""
+    found: list[tuple[Path, str | None]] = []
+    for line in workspace.git.run("worktree", "list", "--porcelain").split("\n"):  # git 2.36 and later know -z
+        if line.startswith("worktree "):
+            found.append((Path(line.removeprefix("worktree ")), None))
+        elif line.startswith("branch "):
+            found[-1] = (found[-1][0], line.removeprefix("branch refs/heads/"))
+    return found
+
+
 def require_unedited(workspace: Workspace, branch: str, files: Mapping[str, str]) -> None:
-    """Raise PreconditionError if `branch` is checked out somewhere with changes, or in another working tree.
+    """Raise PreconditionError if the checkout of `branch` has changes, or another working tree or a rebase has it.
 
     An untracked file counts if it is in the way of a new one.
 
@@ -134,8 +155,15 @@ def require_unedited(workspace: Workspace, branch: str, files: Mapping[str, str]
             hint=f"release it with `git -C {here(other)} switch --detach`, then run the same command again, or "
             "choose another --onto",
         )
+    rebased = _rebased_in(workspace, branch)
+    if rebased is not None:
+        raise PreconditionError(
+            f"{branch} is being rebased in {rebased}, which ends only if nothing else moves it",
+            hint="finish or abort the rebase, then run the same command again, or choose another --onto",
+        )
     if Checkout(workspace).branch != branch:
         return
+    require_no_operation(workspace)
     if not _is_left_over(workspace, files):
         require_clean(workspace)
     tracked = workspace.tree(workspace.head)
@@ -163,7 +191,7 @@ def _in_the_way(workspace: Workspace, path: str, text: str) -> str | None:
 def _is_left_over(workspace: Workspace, files: Mapping[str, str]) -> bool:
     changed = [workspace.inside(name) for name in Checkout(workspace).changes()]
     return bool(changed) and all(
-        path is not None and path in files and _text(workspace, path) == encoded(path, files[path]) for path in changed
+        path is not None and path in files and _would_commit(workspace, path, files[path]) for path in changed
     )
 
 
@@ -172,9 +200,4 @@ def _would_commit(workspace: Workspace, path: str, text: str) -> bool:
     file, content = workspace.folder / path, encoded(path, text)
     if file.is_symlink() or not file.is_file():
         return False
-    return _text(workspace, path) == content or workspace.as_committed(workspace.in_repository(path)) == content
-
-
-def _text(workspace: Workspace, path: str) -> bytes | None:
-    file = workspace.folder / path
-    return file.read_bytes() if file.is_file() and not file.is_symlink() else None
+    return file.read_bytes() == content or workspace.as_committed(workspace.in_repository(path)) == content
