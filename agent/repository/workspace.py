@@ -121,6 +121,9 @@ class Workspace:
             inside = (self.folder / path).resolve().is_relative_to(self.folder)
             if not inside or not self.protocol.mutable_surface.allows(path):
                 return f"changes {path}, which mutableSurface does not allow"
+            for above in PurePosixPath(self.in_repository(path)).parents:
+                if self.tree(parent).get(str(above), ("", ""))[0] == SUBMODULE:
+                    return f"changes {path}, which is in the submodule {above}"
         return self._harness.refusal(parent, paths)
 
     def show(self, commit: str, path: str) -> str | None:

@@ -199,7 +199,7 @@ def _parts(top: Path, name: str) -> Iterator[tuple[str, bool]]:
 
 def _must_be_split(folder: Path, depth: int = DEEPEST) -> bool:
     """Return whether something in a folder may not be shown to a run."""
-    if folder.is_symlink() or not folder.is_dir() or _is_installed(folder):
+    if folder.is_symlink() or not folder.is_dir() or is_installed(folder):
         return False
     try:
         entries = [(Path(each.path), each.is_dir(follow_symlinks=False)) for each in os.scandir(folder)]
@@ -211,7 +211,7 @@ def _must_be_split(folder: Path, depth: int = DEEPEST) -> bool:
     return any(_is_claim(each) or (depth > 1 and _must_be_split(each, depth - 1)) for each in inner)
 
 
-def _is_installed(folder: Path) -> bool:
+def is_installed(folder: Path) -> bool:
     """Return whether a folder holds installed packages. They bring samples of key files, and runs need all of them."""
     return folder.name in (ENVIRONMENT, "node_modules") or (folder / "pyvenv.cfg").is_file()
 
@@ -385,6 +385,11 @@ def _share(sandbox: Sandbox, checkout: Path, name: str, target: Path, inside: Pa
     source = checkout / name
     with contextlib.suppress(OSError):
         target.rmdir()  # a submodule is an empty folder in the copy
+    if _is_real_folder(target) and _is_real_folder(source):
+        # The commit has files in it, too. Without the user's, its run would measure something else.
+        entries = sorted(each.name for each in source.iterdir()) if os.access(source, os.R_OK | os.X_OK) else []
+        parts = [(f"{name}/{entry}", target / entry, inside / entry) for entry in entries]
+        return [each for part in parts for each in _share(sandbox, checkout, *part, leads)]
     if os.path.lexists(target) or not os.path.lexists(source):
         return []
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -405,6 +410,10 @@ def _share(sandbox: Sandbox, checkout: Path, name: str, target: Path, inside: Pa
         _copy(source, target)
         return []
     return [_show(sandbox, source, target, inside, "ro")]
+
+
+def _is_real_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _show(sandbox: Sandbox, source: Path, target: Path, inside: Path, kind: Kind) -> Shown:

@@ -15,6 +15,7 @@ from agent.playbook.entries import read_book
 from agent.proposers.base import Context, Flying, WorkspaceView
 from agent.proposers.earlier import Earlier
 from agent.protocol.models import Protocol
+from agent.room.room import is_installed
 from agent.source.training_budget import Known, TrainingLimits
 from agent.system.files import read_text
 from agent.system.names import linked_part
@@ -119,9 +120,10 @@ def _may_be_made(folder: Path, protocol: Protocol, path: str) -> bool:
     """Return whether a candidate may create this file. It may never replace an untracked one, which is the user's."""
     if path in (where for _, where in protocol.written) or not protocol.mutable_surface.allows(path):
         return False
-    if linked_part(folder, path) is not None:
+    parents = PurePosixPath(path).parents
+    if linked_part(folder, path) is not None or any(is_installed(folder / parent) for parent in parents):
         return False
-    below_a_file = any((folder / parent).is_file() for parent in PurePosixPath(path).parents)
+    below_a_file = any((folder / parent).is_file() for parent in parents)
     return not below_a_file and not os.path.lexists(folder / path)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agent.errors import AutoresearchError, PreconditionError
+from agent.errors import AutoresearchError, PreconditionError, Violation
 from agent.protocol.load import load_protocol
 from agent.repository import excludes, index
 from agent.repository.checkout import Checkout
@@ -576,6 +576,21 @@ def test_candidate_takes_no_file_away_for_a_name_that_it_needs(quick: Path, file
     with pytest.raises(AutoresearchError, match="update-index"):
         workspace.commit_candidate("refs/t/1", workspace.head, files, "a try")
     assert workspace.resolve("refs/t/1") is None
+
+
+def test_new_file_in_a_submodule_is_refused(quick: Path, tmp_path: Path) -> None:
+    rules = quick_protocol()
+    rules["mutableSurface"]["allowedGlobs"] = ["train.py", "**/*.py"]
+    (quick / "protocol.json").write_text(json.dumps(rules))
+    commit(quick)
+    git(quick, "clone", "--quiet", str(quick), str(tmp_path / "lib"))
+    git(quick, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(tmp_path / "lib"), "lib")
+    commit(quick)
+    workspace = Workspace(quick, load_protocol(quick))
+    for path in ("lib/new.py", "lib/deep/new.py"):
+        with pytest.raises(Violation, match=f"changes {path}, which is in the submodule lib"):
+            workspace.commit_candidate("refs/t/1", workspace.head, {path: "x = 1\n"}, "a try")
+    workspace.commit_candidate("refs/t/1", workspace.head, {"library/new.py": "x = 1\n"}, "a try")
 
 
 def test_patterns_of_the_user_stay_as_they_are(quick: Path, cli: Cli, tmp_path: Path) -> None:

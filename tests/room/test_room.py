@@ -72,6 +72,30 @@ def test_untracked_data_is_seen_and_never_changed(quick: Path, tmp_path: Path, w
     assert [path.name for path in (quick / "data").iterdir()] == ["a.txt"]
 
 
+@pytest.mark.parametrize("way", [*WAYS, None])
+def test_new_file_in_an_untracked_folder_hides_nothing_of_it(quick: Path, tmp_path: Path, way: Way | None) -> None:
+    set_protocol(quick, mutableSurface={"allowedGlobs": ["train.py", "**/*.py"]})
+    for name in ("cases.txt", "more/b.txt", "more/deep/c.txt"):
+        (quick / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (quick / "data" / name).write_text("mine")
+    (quick / "data" / "link.txt").symlink_to("cases.txt")
+    looks = (
+        "import glob, pathlib\n"
+        "found = sorted(path for path in glob.glob('data/**', recursive=True) if not pathlib.Path(path).is_dir())\n"
+        "wanted = ['cases.txt', 'link.txt', 'more/b.txt', 'more/deep/c.txt', 'more/new.py', 'new.py']\n"
+        "assert found == ['data/' + name for name in wanted], found\n"
+        "assert pathlib.Path('data/link.txt').read_text() == 'mine'\n"
+        "pathlib.Path('data/more/b.txt').write_text('changed')\n"
+    )
+    files = {"train.py": looks + PRINT, "data/new.py": "x = 1\n", "data/more/new.py": "x = 1\n"}
+    with runner(quick, way) as ready:
+        workspace = ready.workspace
+        candidate = workspace.commit_candidate("refs/t/1", workspace.head, files, "a candidate")
+        found = measure(ready, candidate, tmp_path / "run.log")
+    assert found.metric == 1.5, (found.error, (tmp_path / "run.log").read_text())
+    assert (quick / "data" / "more" / "b.txt").read_text() == "mine"
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_build_goes_on_from_what_is_there(quick: Path, tmp_path: Path, way: Way) -> None:
