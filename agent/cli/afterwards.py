@@ -152,7 +152,11 @@ def compared(
     with (
         open_runner(folder, tag, seconds, sandbox or _sandbox_of(state)) as opened,
         prepared(
-            opened, setup=False, commit=session["base"], untraced=state.flags.get("allow_untraced") is True
+            opened,
+            setup=False,
+            commit=session["base"],
+            untraced=state.flags.get("allow_untraced") is True,
+            journal=journal_path(opened.workspace.folder, tag),
         ) as runner,
         kept_awake(),
     ):

@@ -70,7 +70,13 @@ def attempt(folder: Path, config: RunConfig, why: str | None, told: Told) -> tup
         base = journal.state.session["base"] if journal.state.session else None
         try:
             with (
-                prepared(runner, setup=execution.setup, commit=base, untraced=execution.allow_untraced) as ready,
+                prepared(
+                    runner,
+                    setup=execution.setup,
+                    commit=base,
+                    untraced=execution.allow_untraced,
+                    journal=path,
+                ) as ready,
                 kept_awake() if execution.keep_awake else contextlib.nullcontext(),
             ):
                 require_no_evaluator(ready, config.kept.get("holdout"))

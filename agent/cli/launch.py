@@ -178,7 +178,13 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
             journal.show("note", text=text)
         base = journal.state.session["base"] if journal.state.session else start
         with (
-            prepared(runner, setup=execution.setup, commit=base, untraced=execution.allow_untraced) as ready,
+            prepared(
+                runner,
+                setup=execution.setup,
+                commit=base,
+                untraced=execution.allow_untraced,
+                journal=journal.path,
+            ) as ready,
             kept_awake() if execution.keep_awake else contextlib.nullcontext(),
             joined(config.stations, runner.workspace, base or at, runner.say) as connect,
         ):

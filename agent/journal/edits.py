@@ -84,9 +84,18 @@ def drop(journal: Path, number: int) -> None:
 
 def unsettled(journal: Path) -> dict[int, Edit]:
     """Return number -> edit of those that are waiting, in progress, or measured but not settled, in order."""
+    return {number: edit for number, edit in _all(journal).items() if not edit.settled}
+
+
+def files(journal: Path) -> set[str]:
+    """Return the paths of all files of the session's edits. The working tree may still have them."""
+    return {path for edit in _all(journal).values() for path in edit.files}
+
+
+def _all(journal: Path) -> dict[int, Edit]:
     names = sorted(path.parent.name for path in journal.parent.glob(f"experiments/[0-9]*/{NAME}"))
     found = {number: read(journal, number) for name in names if name.isdecimal() for number in (int(name),)}
-    return {number: edit for number, edit in sorted(found.items()) if edit is not None and not edit.settled}
+    return {number: edit for number, edit in sorted(found.items()) if edit is not None}
 
 
 def _edit(content: dict[str, Any]) -> Edit:

@@ -154,11 +154,18 @@ class Furniture:
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
-def untracked_files(workspace: Workspace) -> UntrackedFiles:
-    """Return the untracked files, folders and submodules that a run may need, as they are in the checkout now."""
+def untracked_files(workspace: Workspace, of_candidates: Collection[str] = ()) -> UntrackedFiles:
+    """Return the untracked files, folders and submodules that a run may need, as they are in the checkout now.
+
+    Args:
+        workspace: where.
+        of_candidates: files relative to the workspace that candidates bring themselves, so that no other run sees them.
+    """
     names, kept_back, inner = [], [], []
+    out = [workspace.top / workspace.in_repository(path) for path in of_candidates]
     every = (*workspace.untracked(), *workspace.submodules())
-    for name, is_whole in (part for each in every for part in _parts(workspace.top, each)):
+    shown = (part for each in every for part in _but(workspace.top, each, out, whole=False))
+    for name, is_whole in (part for each in shown for part in _parts(workspace.top, each)):
         parts, place = PurePosixPath(name).parts, workspace.top / name
         if KEPT_BACK & {*parts} or name == workspace.in_repository("results.tsv"):
             continue
@@ -168,7 +175,7 @@ def untracked_files(workspace: Workspace) -> UntrackedFiles:
             kept_back.append(name)
         else:
             names.append(name)
-            found = own_folders(place, DEEPEST - 1) if not _is_installed(place) else ()
+            found = own_folders(place, DEEPEST - 1) if not is_installed(place) else ()
             inner += [each.relative_to(workspace.top).as_posix() for each in found]
     links = [name for name, lead in leading_out(workspace.top) if is_private(lead, workspace.top)]
     links = [name for name in dict.fromkeys(links) if name not in kept_back]

@@ -73,6 +73,7 @@ def prepared(
     setup: bool,
     commit: str | None = None,
     untraced: bool = False,
+    journal: Path | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[Runner]:
     """Run the setup commands if necessary, and yield a runner with the files its runs may read and an evaluator.
@@ -81,13 +82,14 @@ def prepared(
         setup: run the setup commands if they are due.
         commit: the commit that provides the harness; None for HEAD.
         untraced: accept runs whose model cannot be traced.
+        journal: of the session whose runs are made, which shows them no file of its candidates; None without one.
         tick: called several times a second during the setup commands. If it raises, they are ended.
     """
     folder, protocol = runner.workspace.folder, runner.protocol
     if setup:
         set_up(runner, state_folder(folder), lambda line: print(one_line(line), file=sys.stderr, flush=True), tick)
     commit = commit or runner.workspace.head
-    untracked = room.untracked_files(runner.workspace)
+    untracked = room.untracked_files(runner.workspace, _of_candidates(runner.workspace, journal) if journal else ())
     for name in untracked.kept_back:
         runner.say(f"{name} may contain keys or lead to some, so it is hidden from runs")
     for name in untracked.links:
@@ -129,6 +131,16 @@ def cloned(runner: Runner, purpose: str) -> Iterator[Runner]:
 def showing(source: Workspace, runner: Runner) -> Runner:
     """Return the runner of a clone, whose runs see the untracked files of the workspace that was cloned."""
     return dataclasses.replace(runner, untracked=dataclasses.replace(room.untracked_files(source), source=source.top))
+
+
+def _of_candidates(workspace: Workspace, journal: Path) -> set[str]:
+    """Return the files that a session has in its commits, but that may be untracked in a checkout of another branch.
+
+    `try` leaves them there: an edit until its verdict, and what was kept. The baseline has none of them.
+    """
+    head = fold(journal).head
+    tracked = {workspace.inside(name) for name in workspace.tree(head)} if head and workspace.resolve(head) else set()
+    return {*edits.files(journal), *(path for path in tracked if path is not None)}
 
 
 def require_startable(

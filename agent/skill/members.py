@@ -152,7 +152,7 @@ def _laid_out(text: str, start: int, found: list[Place], value: Any, depth: int)
     if indent is None:
         return json.dumps(value)
     own = indent if depth == 1 else indent[: len(indent) // depth]
-    return json.dumps(value, indent=own or INDENT).replace("\n", f"{_line_end(text)}{indent}")
+    return json.dumps(value, indent=own or INDENT).replace("\n", f"{line_end(text)}{indent}")
 
 
 def _indent(text: str, start: int, found: list[Place]) -> str | None:

@@ -143,6 +143,28 @@ def test_new_files_that_the_globs_allow_are_part_of_the_edit(quick: Path, cli: C
     assert git(quick, "status", "--porcelain") == "?? extra_ignored.py"  # .gitignore is on main
 
 
+def test_new_files_of_an_edit_are_in_no_run_of_another_version(quick: Path, cli: Cli) -> None:
+    """Its files lie untracked in the checkout, alone or in a folder with data, before the verdict and after a keep."""
+    set_protocol(quick, mutableSurface={"allowedGlobs": ["train.py", "**/*.py"]})
+    (quick / "train.py").write_text(
+        "import pathlib\n"
+        "lacks = [name for name in ('extra', 'data/part') if not pathlib.Path(f'{name}.py').exists()]\n"
+        "assert pathlib.Path('data/a.txt').exists()\n"
+        "print(f'val_bpb: {1.0 + len(lacks)}')\n"
+    )
+    commit_all(quick, "a script", "train.py")
+    (quick / "data").mkdir()
+    for name in ("data/a.txt", "data/part.py", "extra.py"):
+        (quick / name).write_text("X = 1\n")
+    data = result(cli(quick, "try", "--json"))
+    assert data["files"] == ["data/part.py", "extra.py"]
+    assert (data["verdict"]["status"], data["metric"], data["compared_with"]["value"]) == ("keep", 1.0, 3.0)
+    done = cli(quick, "confirm", "--json")
+    assert done.returncode == 0, done.stderr
+    runs = [event for event in journal(quick, "try") if event["event"] == "compared"]
+    assert {(run["label"], run["metric"]) for run in runs} == {("a", 3.0), ("b", 1.0)}
+
+
 def test_person_and_loop_take_turns(quick: Path, cli: Cli) -> None:
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
     edit(quick, "import sys", "import sys  # on the session's branch")
