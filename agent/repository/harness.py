@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import shlex
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from agent.protocol.models import Protocol
 from agent.repository.links import way_to
 from agent.source.encoding import decoded
-from agent.source.imports import COMPILED, Import, closure, imports
+from agent.source.imports import COMPILED, SOURCE_FOLDER, Import, closure, imports
 from agent.system.memory import remember
 from agent.system.patterns import matches
 
@@ -21,6 +24,9 @@ LINK, LONGEST_LINK = "120000", 4096  # git's mode of symbolic links; the longest
 WILD = "*?"
 # Python or pytest imports these on its own wherever it finds them.
 LOADED_UNASKED = ("conftest.py", "sitecustomize.py", "usercustomize.py")
+CUSTOMIZING = {"sitecustomize", "usercustomize"}  # they may be packages as well
+MODULE_FILES = (".py", ".pyc", COMPILED)
+INSTALLED_IN = ("site-packages", "dist-packages")
 
 Tree = Mapping[str, tuple[str, str]]  # path -> mode and blob
 
@@ -31,6 +37,7 @@ class HarnessFiles:
     Args:
         tree: returns the files of a commit, by path relative to the workspace.
         contents: returns the contents of blobs, by their hash.
+        environment: the virtual environment of the workspace, if it has one.
     """
 
     def __init__(
@@ -38,7 +45,9 @@ class HarnessFiles:
         protocol: Protocol,
         tree: Callable[[str], Tree],
         contents: Callable[[list[str]], Mapping[str, bytes]],
+        environment: Path | None = None,
     ) -> None:
+        self._execution, self._environment = protocol.execution, environment
         self._surface = protocol.mutable_surface
         self._paths = [PurePosixPath(path).as_posix() for path in protocol.immutable_harness.paths]
         self._tree, self._contents = tree, contents
@@ -90,6 +99,22 @@ class HarnessFiles:
                 return f"adds {path}, which would evaluate the runs"
         for path in sorted(new & self._reached(tree, {*tree, *new}, starts)):
             return f"adds {path}, which the harness would import"
+        return self._shadowing(new, starts)
+
+    def _shadowing(self, new: Collection[str], starts: Collection[str]) -> str | None:
+        """Return why a new file may not be added if Python would import it in place of a module that is not ours.
+
+        What the harness imports from outside of the repository imports further modules, whose files are not read here.
+        """
+        roots = {"", SOURCE_FOLDER, self._execution.cwd, *(str(PurePosixPath(start).parent) for start in starts)}
+        roots = {"" if root == "." else PurePosixPath(root).as_posix() for root in roots}
+        found = {path: name for path in sorted(new) if (name := _module_of(path, roots))} if starts else {}
+        if found:
+            known = {*sys.stdlib_module_names, *CUSTOMIZING, *_started(self._execution.command)}
+            known |= _installed(self._environment)
+            for path, name in found.items():
+                if name in known:
+                    return f"adds {path}, which Python would import in place of its own or an installed {name}"
         return None
 
     def _starts(self, tree: Tree) -> frozenset[str]:
@@ -164,6 +189,41 @@ def _builds(files: Collection[str]) -> dict[str, list[str]]:
             folder, slash, name = path.rpartition("/")
             found.setdefault(f"{folder}{slash}{name.split('.')[0]}{COMPILED}", []).append(path)
     return found
+
+
+def _module_of(path: str, roots: Collection[str]) -> str | None:
+    """Return the name by which a file is imported from one of the folders `roots`, or None if it is not."""
+    place = PurePosixPath(path)
+    if not place.name.endswith(MODULE_FILES):
+        return None
+    name = place.name.split(".")[0]
+    place = place.parent if name == "__init__" else place
+    above = str(place.parent)
+    return place.name.split(".")[0] if ("" if above == "." else above) in roots else None
+
+
+def _started(command: str) -> set[str]:
+    """Return the top-level names of the modules that a command starts by `-m`."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = command.split()
+    return {name.split(".")[0] for flag, name in itertools.pairwise(words) if flag == "-m"}
+
+
+def _installed(environment: Path | None) -> set[str]:
+    """Return the top-level names in this program's environment and in that of the workspace."""
+    folders = [Path(each) for each in sys.path if Path(each).name in INSTALLED_IN]
+    folders += environment.glob("lib/python*/site-packages") if environment is not None else ()
+    return {name for folder in folders for name in _names_in(folder)}
+
+
+def _names_in(folder: Path) -> set[str]:
+    try:
+        entries = [*os.scandir(folder)]
+    except OSError:
+        return set()
+    return {each.name.split(".")[0] for each in entries if each.is_dir() or each.name.endswith(MODULE_FILES)}
 
 
 def _is_file(entry: tuple[str, str]) -> bool:

@@ -48,7 +48,7 @@ class Workspace:
         self._short: dict[str, str] = {}
         self._trees: dict[str, dict[str, tuple[str, str]]] = {}
         self._contents: dict[str, bytes] = {}
-        self._harness = HarnessFiles(protocol, self._inside_tree, self._blobs)
+        self._harness = HarnessFiles(protocol, self._inside_tree, self._blobs, self.folder / ".venv")
 
     # Reading
 

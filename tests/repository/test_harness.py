@@ -156,6 +156,30 @@ def test_candidate_that_adds_what_the_harness_would_import_is_refused(quick: Pat
         workspace.commit_candidate("refs/t/1", workspace.head, {"train.py": "x = 1\n", path: "x = 1\n"}, "a try")
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("selectors.py", "src/selectors/__init__.py", "pluggy.py", "pluggy.abi3.so", "sitecustomize/__init__.py"),
+        *("mine.py", "bench/runpy.py", "bench/started.py", "theirs.pyc", "harness/selectors.py"),
+    ],
+)
+def test_candidate_that_adds_what_an_import_of_the_harness_would_import_is_refused(quick: Path, path: str) -> None:
+    """A module that Python, an installed package or the command itself imports, from wherever Python looks for it."""
+    installed = quick / ".venv" / "lib" / "python3.12" / "site-packages"
+    (installed / "mine").mkdir(parents=True)
+    (installed / "theirs.cpython-312-x86_64-linux-gnu.so").touch()
+    (quick / ".gitignore").write_text(".venv\n")
+    workspace = workspace_of(quick, "train.py", "**", harness=("prepare.py", "harness/metric.py"))
+    protocol = json.loads((quick / "protocol.json").read_text())
+    protocol["execution"] |= {"command": "python3 -m started.main", "cwd": "bench"}
+    (quick / "protocol.json").write_text(json.dumps(protocol))
+    workspace = Workspace(quick, load_protocol(quick))
+    with pytest.raises(Violation, match=f"adds {path}, which Python would import in place of"):
+        workspace.commit_candidate("refs/t/1", workspace.head, {"train.py": "x = 1\n", path: "x = 1\n"}, "a try")
+    for other in ("mine/more.py", "lib/selectors.py", "selectors.txt", "train_selectors.py"):
+        assert workspace.refusal(workspace.head, [other]) is None
+
+
 @pytest.mark.parametrize("path", ["model.py", "harness/model.py", "tools/numpy.py", "other.py"])
 def test_candidate_may_add_what_the_harness_does_not_import(quick: Path, path: str) -> None:
     workspace = workspace_of(quick, "train.py", "**/*.py")
