@@ -65,6 +65,8 @@ NEW_MOUNTS, NEW_IPC, NEW_USER, NEW_PROCESSES, NEW_NETWORK = 0x20000, 0x8000000, 
 NO_SETUID, NO_DEVICES, BIND_ALL, PRIVATE_ALL, DETACH = 2, 4, 0x1000 | 0x4000, 0x40000 | 0x4000, 2
 HERE, RECURSIVE, SET_READ_ONLY, SET_NO_SETUID, SET_NO_DEVICES = -100, 0x8000, 1, 2, 4  # mount_setattr
 INTERNET, DATAGRAM, SET_FLAGS, UP_AND_RUNNING = 2, 2, 0x8914, 0x41  # socket, ioctl: netdevice(7)
+# Settings of the machine in /proc, which root could change with no capability at all.
+OF_MACHINE = ("sys", "irq", "bus", "fs", "acpi", "scsi", "mtrr", "sysrq-trigger")
 # Capabilities that root keeps, to own, read and write the room's files: CHOWN, DAC_OVERRIDE, FOWNER, FSETID.
 KEPT_CAPABILITIES, MOST_CAPABILITIES = (0, 1, 3, 4), 64
 
@@ -141,8 +143,10 @@ def build_root(spec: dict[str, Any], users: bool) -> None:
         if kind == "cow" and _overlay(source, place, layers, users):
             continue
         _mount(source, place, None, BIND_ALL)
-        limits = SET_NO_SETUID | (0 if target.startswith("/dev") else SET_NO_DEVICES)
-        _limit(place, limits | (SET_READ_ONLY if kind != "rw" else 0))
+        # A device is written to although its mount is read-only, which protects its mode, owner and times from root.
+        device = target.startswith("/dev")
+        limits = SET_NO_SETUID | (0 if device else SET_NO_DEVICES)
+        _limit(place, limits | (SET_READ_ONLY if device or kind != "rw" else 0))
     for target, path in spec.get("links", ()):
         try:
             os.makedirs(os.path.dirname(root + path), exist_ok=True)
@@ -152,6 +156,8 @@ def build_root(spec: dict[str, Any], users: bool) -> None:
     for path in spec.get("hidden", ()):
         _hide(root, path)
     _mount("proc", _place(root, "/proc", True), "proc", NO_SETUID | NO_DEVICES)
+    for name in OF_MACHINE:
+        _lock(f"{root}/proc/{name}")
     _mount("tmpfs", _place(root, "/dev/shm", True), "tmpfs", NO_SETUID | NO_DEVICES, "mode=1777")
     os.chdir(root)
     _checked(_libc().syscall(PIVOT_ROOT[os.uname().machine], b".", b"."))
@@ -207,6 +213,13 @@ def _hide(root: str, path: str) -> None:
     elif os.path.exists(root + path):
         _mount("/dev/null", root + path, None, BIND_ALL)
         _limit(root + path, SET_READ_ONLY)
+
+
+def _lock(place: str) -> None:
+    """Make a path read-only if it exists."""
+    if os.path.exists(place):
+        _mount(place, place, None, BIND_ALL)
+        _limit(place, SET_READ_ONLY)
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import json
@@ -237,6 +238,39 @@ def test_variables_are_hidden_and_can_be_let_through(
     assert {"PATH", "TOKENIZERS_PARALLELISM"} < {*seen}
     monkeypatch.setenv(variables.KEEP_VARIABLE, "OTHER, HF_TOKENS")
     assert {*SECRETS} & {*tries(way, workspace, tmp_path)["variables"]} == {"HF_TOKENS"}
+
+
+# Opens settings of the machine for writing, and changes a device; prints what succeeded.
+OF_ROOT = """
+import os, sys
+made, settings = [], [f"/proc/{name}" for name in ("sysrq-trigger", "mtrr", "irq/default_smp_affinity")]
+settings += [f"/proc/sys/{name}" for name in ("kernel/core_pattern", "kernel/hostname", "vm/swappiness")]
+def attempt(name, work):
+    try:
+        work()
+        made.append(name)
+    except OSError:
+        pass
+for path in settings:
+    attempt(path, lambda: os.close(os.open(path, os.O_WRONLY)))
+for node in sys.argv[1:]:
+    found = os.stat(node)
+    attempt(f"chmod {node}", lambda: os.chmod(node, found.st_mode & 0o7777))
+    attempt(f"chown {node}", lambda: os.chown(node, found.st_uid, found.st_gid))
+    attempt(f"utime {node}", lambda: os.utime(node, ns=(found.st_atime_ns, found.st_mtime_ns)))
+    attempt(f"write {node}", lambda: open(node, "r+b", buffering=0).write(b"x"))
+print(made)
+"""
+
+
+@pytest.mark.skipif(not sandbox.works("namespaces", False), reason="namespaces do not work here")
+def test_root_changes_no_setting_and_no_device_of_the_machine(workspace: Workspace, tmp_path: Path) -> None:
+    with opened("namespaces", workspace) as place:
+        (place.workspace / "of_root.py").write_text(OF_ROOT)
+        ended = run(place, f"{sys.executable} of_root.py /dev/null /dev/zero", tmp_path / "log")
+    text = (tmp_path / "log").read_text()
+    assert ended.returncode == 0, text
+    assert ast.literal_eval(text) == ["write /dev/null", "write /dev/zero"]
 
 
 @pytest.mark.parametrize("way", WAYS)
