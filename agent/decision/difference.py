@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from agent.decision import anytime
 from agent.decision.noise import Noise
-from agent.decision.student_t import quantile
+from agent.decision.student_t import incomplete_beta, quantile
 from agent.journal.experiment import Direction, beyond_rounding, mean
 from agent.journal.state import gain
 
 LEVEL = 0.95
+# Levels of F tests: the spread of one program is certainly larger than that of another; and is possibly no larger.
+CERTAINLY, POSSIBLY = 0.001, 0.05
 # The noise of nothing that was repeated: it adds no degrees of freedom.
 NO_NOISE = Noise(math.nan, 0.0)
 
@@ -107,6 +109,32 @@ def by_seed(values: Sequence[tuple[int | None, float]]) -> list[float]:
     for index, (seed, value) in enumerate(values):
         groups.setdefault(("run", index) if seed is None else seed, []).append(value)
     return [mean(each) for each in groups.values()]
+
+
+def ignores_seed(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], machine: Noise) -> bool:
+    """Return whether new seeds vary `a` but vary `b` no more than the machine does, by two F tests.
+
+    Args:
+        a: values of one program, one for each seed, in groups of a station; so is `b`.
+        machine: the noise of runs with the same seed.
+    """
+    (more, a_degrees), (less, b_degrees) = _variance(a), _variance(b)
+    if not machine.known or not a_degrees or not b_degrees:
+        return False
+    larger = _f_tail(more / less if less else math.inf, a_degrees, b_degrees) <= CERTAINLY
+    return larger and _f_tail(less / machine.sd**2, b_degrees, machine.degrees) > POSSIBLY
+
+
+def _variance(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
+    """Return the variance within groups, and its degrees of freedom."""
+    degrees = sum(len(each) - 1 for each in groups)
+    squares = sum((value - mean(each)) ** 2 for each in groups for value in each)
+    return squares / max(degrees, 1), degrees
+
+
+def _f_tail(ratio: float, above: float, below: float) -> float:
+    """Return the probability of a larger F, for degrees of freedom of the variances above and below the line."""
+    return incomplete_beta(below / 2, above / 2, below / (below + above * ratio))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agent.decision.difference import NO_NOISE, Difference, by_seed, difference, paired, spread
+from agent.decision.difference import NO_NOISE, Difference, by_seed, difference, ignores_seed, paired, spread
 from agent.decision.estimate import unbiased
 from agent.decision.levels import records_of
 from agent.decision.noise import PRIOR_DEGREES, Noise, noise_of
@@ -392,7 +392,7 @@ def _may_be_scored(runner: Runner, sample: Sample) -> bool:
 
 
 def _hides_seed(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> bool:
-    """Return whether setting SEED varies `a` but not `b`: a seed does not read it, or its numbers are equal."""
+    """Return whether setting SEED varies `a` but not `b`: a seed does not read it, or its numbers hardly differ."""
     texts = {label: _sources(bench.runner, commits[label]) for label in ("a", "b")}
     if seed_of(*texts["a"]) is None:
         return False
@@ -401,7 +401,17 @@ def _hides_seed(bench: Workbench, commits: Mapping[str, str], sample: Sample) ->
     )
     a, b = (_numbers(bench.journal.state, commits[label], sample.runs[label]) for label in ("a", "b"))
     equal = sample.varied and any(len({*each}) > 1 for each in a) and all(len({*each}) == 1 for each in b) and bool(b)
+    equal = equal or (sample.varied and _ignores_seed(bench.journal.state, sample))
     return seed_of(*texts["b"]) is None or more > literal or fewer < reading or equal
+
+
+def _ignores_seed(state: State, sample: Sample) -> bool:
+    """Return whether the numbers of `b` for different seeds differ no more than the machine's noise, unlike `a`'s."""
+    sides = (by_station(succeeded(sample.runs[label])).values() for label in ("a", "b"))
+    a, b = (
+        [by_seed([(run.seed, run.metric) for run in runs if run.metric is not None]) for runs in each] for each in sides
+    )
+    return ignores_seed(a, b, noise_of(state.measured))
 
 
 def _numbers(state: State, commit: str, runs: Sequence[Run]) -> list[list[float]]:

@@ -8,7 +8,7 @@ from dataclasses import astuple
 
 import pytest
 
-from agent.decision.difference import Difference, difference, paired, spread
+from agent.decision.difference import Difference, difference, ignores_seed, paired, spread
 from agent.decision.noise import PRIOR_DEGREES, Noise
 
 
@@ -65,6 +65,26 @@ def test_spread_is_split_into_machine_and_seed() -> None:
     assert known.seed == pytest.approx(0.04)
     assert spread(0.02, Noise(0.03, 10.0), PRIOR_DEGREES).seed == 0.0
     assert spread(0.05, Noise(0.001, PRIOR_DEGREES), PRIOR_DEGREES).machine is None
+
+
+@pytest.mark.parametrize("pairs", [3, 4, 12])
+@pytest.mark.parametrize("seeds", [0.0, 0.01, 1.0])
+def test_program_that_uses_its_seed_is_never_said_to_ignore_it(pairs: int, seeds: float) -> None:
+    rng, machine, alarms = random.Random(pairs), Noise(0.02, 6.1), 0
+    for _ in range(2000):
+        a, b = ([rng.gauss(0.0, math.hypot(seeds, 0.02)) for _ in range(pairs)] for _ in "ab")
+        alarms += ignores_seed([a], [b], machine)
+    assert alarms <= 8
+
+
+def test_program_whose_seed_is_fixed_is_found_in_spite_of_noise() -> None:
+    rng, machine, found = random.Random(1), Noise(0.02, 6.1), 0
+    for _ in range(500):
+        a, b = ([rng.gauss(0.0, math.hypot(seeds, 0.02)) for _ in range(12)] for seeds in (1.0, 0.0))
+        found += ignores_seed([a[:6], a[6:]], [b[:6], b[6:]], machine)
+        assert not ignores_seed([b], [a], machine)
+        assert not ignores_seed([a], [b], Noise(0.02, PRIOR_DEGREES))
+    assert found > 450
 
 
 def test_equal_gains_of_pairs_without_known_noise_have_no_spread() -> None:

@@ -95,6 +95,33 @@ def test_recipe_that_does_not_use_its_seed_is_not_confirmed(seeded: Path, cli: C
     assert (data["verdict"], data["why"]) == ("not confirmed", "one seed")
 
 
+def hide_seed(folder: Path) -> dict[str, str]:
+    """Commit an edit that hides the seed, and return the commits before and after it."""
+    base, text = git(folder, "rev-parse", "HEAD"), (folder / "train.py").read_text()
+    (folder / "train.py").write_text(text.replace("random.seed(SEED)", "random.seed(0 * SEED)"))
+    commit_all(folder, "hide the seed")
+    return {"a": base, "b": git(folder, "rev-parse", "HEAD")}
+
+
+@pytest.mark.parametrize(("scale", "why"), [(0.01, "one seed"), (1.0, "")])
+def test_recipe_that_does_not_use_its_seed_is_found_in_spite_of_the_machines_noise(
+    seeded: Path, scale: float, why: str
+) -> None:
+    commits, noise = hide_seed(seeded), (0.01, -0.01, 0.005, -0.004)
+    made = StationsBuilder("studio", base=commits["a"])
+    made.run("studio", 2.0, of=0).record(None, "keep")
+    for change in noise:
+        made.run("studio", 2.0 + 0.01 * change, of=0)
+    made.write.save(journal_path(seeded, "t"))
+    sides = {
+        label: [Run(value + size * each, 9.0, station="studio", seed=43 + index) for index, each in enumerate(noise)]
+        for label, value, size in (("a", 2.0, 1.0), ("b", 1.9, scale))
+    }
+    with open_runner(seeded, "t", None, "off") as runner, closing(Journal(journal_path(seeded, "t"))) as journal:
+        found = evidence(Workbench(runner, journal, Interrupts()), commits, Sample(sides))
+    assert (found["verdict"], found["why"]) == ("not confirmed" if why else "confirmed", why)
+
+
 @pytest.mark.parametrize(
     ("places", "own", "b_varies", "why"),
     [
@@ -109,12 +136,8 @@ def test_recipe_that_does_not_use_its_seed_is_not_confirmed(seeded: Path, cli: C
 def test_recipe_that_does_not_use_its_seed_is_found_on_stations_of_different_levels(
     seeded: Path, places: tuple[str, ...], own: tuple[str, ...], b_varies: bool, why: str
 ) -> None:
-    base = git(seeded, "rev-parse", "HEAD")
-    text = (seeded / "train.py").read_text()
-    (seeded / "train.py").write_text(text.replace("random.seed(SEED)", "random.seed(0 * SEED)"))
-    commit_all(seeded, "hide the seed")
-    commits = {"a": base, "b": git(seeded, "rev-parse", "HEAD")}
-    made = StationsBuilder("studio", "mini", "gpu", base=base)
+    commits = hide_seed(seeded)
+    made = StationsBuilder("studio", "mini", "gpu", base=commits["a"])
     made.run("studio", 2.0, of=0).record(None, "keep").run("mini", 2.0, of=0)
     number = made.propose(commit=commits["b"])
     for name in own:
