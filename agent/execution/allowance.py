@@ -15,6 +15,9 @@ INCUMBENT = "the incumbent"
 UNTIMED_SHARE, UNTIMED_SECONDS, UNTIMED_STEPS = 0.1, 10.0, 3
 # The startup time of a program varies by this much, whatever its budget.
 LEAST_UNTIMED_SECONDS = 1.0
+# The evaluation may take this many times as long as the incumbent's: a larger model is slower, and the machine may be
+# busy. Without a bound, a graph could contain steps of training, which the evaluator would compute after the budget.
+EVALUATION_TIMES = 4
 # The last step begins within the budget, and a candidate's step may take longer than its incumbent's.
 MOST_STEPS = 2
 
@@ -49,6 +52,7 @@ class Allowance:
         own: the untimed seconds of the reference, which is the incumbent or what `side` names.
         baseline: the untimed seconds of the baseline.
         overrun: by how much the reference exceeded its budget, from its first training text to its handover.
+        evaluated: the seconds of the evaluation of the reference, or of the baseline if that took longer.
         step: the duration of a step of the reference.
         side: name of the reference in sentences.
     """
@@ -57,6 +61,7 @@ class Allowance:
     own: float | None = None
     baseline: float | None = None
     overrun: float | None = None
+    evaluated: float | None = None
     step: float = 0.0
     side: str = INCUMBENT
 
@@ -67,7 +72,9 @@ class Allowance:
         counts = [run.secondary["num_steps"] for run in references.own if run.secondary.get("num_steps")]
         steps = min(counts, default=0.0)
         step = budget / steps if budget and steps >= 1 else 0.0
-        return Allowance(budget, own, first, _most(run.overrun for run in references.own), step, references.side)
+        evaluated = _most(run.evaluated for run in (*references.own, *references.baseline))
+        overrun = _most(run.overrun for run in references.own)
+        return Allowance(budget, own, first, overrun, evaluated, step, references.side)
 
     @property
     def seconds(self) -> float:
@@ -84,6 +91,11 @@ class Allowance:
         if self.overrun is None:
             return math.inf
         return self.overrun + max(LEAST_UNTIMED_SECONDS, min(MOST_STEPS * self.step, self._more))
+
+    @property
+    def evaluation(self) -> float:
+        """The time from the handover to the metric, at most."""
+        return math.inf if self.evaluated is None else EVALUATION_TIMES * self.evaluated + self._more
 
     @property
     def _more(self) -> float:
@@ -115,6 +127,18 @@ class Allowance:
                 f"voided: it trained for {seconds:.1f} s after its first text, {seconds - self.budget:.1f} s more "
                 f"than its budget of {self.budget:g} s; {self.side} took {self.overrun or 0.0:.1f} s more, and "
                 f"{self.training:.1f} s are allowed"
+            )
+
+    def require_evaluated(self, seconds: float) -> None:
+        """Raise Violation if the evaluation took longer.
+
+        Args:
+            seconds: from the handover to the metric, or to now.
+        """
+        if seconds > self.evaluation:
+            raise Violation(
+                f"voided: its evaluation took more than {self.evaluation:.1f} s, which are allowed as that of "
+                f"{self.side} or the baseline took {self.evaluated or 0.0:.1f} s; a graph must not contain training"
             )
 
 

@@ -334,7 +334,9 @@ def require_in_time(evaluator: Evaluator, allowance: Allowance, seconds: float) 
     over = evaluator.event("handed_over")
     if not over:
         allowance.require(seconds)
-    elif (answer := evaluator.event("answer")) and time.monotonic() - _at(answer) > AFTERWARDS_SECONDS:
+    elif not (answer := evaluator.event("answer")):
+        allowance.require_evaluated(time.monotonic() - _at(over))
+    elif time.monotonic() - _at(answer) > AFTERWARDS_SECONDS:
         raise Violation(f"voided: it kept running for more than {AFTERWARDS_SECONDS:.0f} s after its metric was known")
 
 
@@ -346,12 +348,14 @@ class Attested:
         by_evaluator: whether the evaluator computed it.
         untimed: as in `Run`.
         overrun: as in `Run`.
+        evaluated: as in `Run`.
     """
 
     metric: float
     by_evaluator: bool
     untimed: float
     overrun: float | None
+    evaluated: float | None
 
 
 def attested(
@@ -386,13 +390,16 @@ def attested(
         overrun = handed_over - _at(clock) - budget
     elif allowance.overrun is not None:
         raise Violation(f"voided: it asked for no text to train on, unlike {allowance.side}")
+    seconds = word.get("seconds")  # earlier evaluators may say nothing of it
+    evaluated = float(seconds) if isinstance(seconds, int | float) else None
+    allowance.require_evaluated(evaluated or 0.0)
     by_evaluator = word.get("name") == name
     if not by_evaluator and in_log is None:
         raise Violation(f"voided: the evaluator computes {str(word.get('name'))[:40]}, but the log has no {name}")
     if by_evaluator and in_log is not None and abs(value - in_log) > TOLERANCE:
         raise Violation(f"voided: the log says {figure(in_log)}, but the evaluator computed {figure(value)}")
     metric = value if by_evaluator or in_log is None else in_log
-    return Attested(float(metric), by_evaluator, handed_over - began - budget, overrun)
+    return Attested(float(metric), by_evaluator, handed_over - began - budget, overrun, evaluated)
 
 
 def _at(event: dict[str, Any]) -> float:

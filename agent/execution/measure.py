@@ -249,7 +249,8 @@ def _result(
         in_log = read(place, runner.protocol, metric, text, attempt.before)
     word = evaluation.attested(evaluator, runner.harness, metric.name, in_log, attempt.allowance, ended.began)
     source = "attested" if word.by_evaluator else "from the log"
-    return {"metric": word.metric, "source": source, "untimed": word.untimed, "overrun": word.overrun}
+    timed = {"untimed": word.untimed, "overrun": word.overrun, "evaluated": word.evaluated}
+    return {"metric": word.metric, "source": source, **timed}
 
 
 def _opens(runner: Runner, recipe: Edited, snapshot: Path | None, log: Path) -> bool:

@@ -212,8 +212,9 @@ _RUN: dict[str, Check] = {
     "number": _count, "run": _count, "of": _count, "label": _text, "metric": _maybe(_number), "seconds": _seconds,
     "secondary": _map(_figure), "error": _maybe(_text), "out_of_memory": _flag, "conditions": _map(_figure),
     "log": _text, "pruned": _maybe(_number), "estimate": _maybe(_number), "rebased": _flag,
-    "provoked": _count, "source": _text, "untimed": _maybe(_seconds), "overrun": _maybe(_seconds), "unconfined": _flag,
-    "fault": _FAULT, "trained": _maybe(_seconds), "seed": _maybe(_seed), "holdout": _maybe(_number),
+    "provoked": _count, "source": _text, "untimed": _maybe(_seconds), "overrun": _maybe(_seconds),
+    "evaluated": _maybe(_seconds), "unconfined": _flag, "fault": _FAULT,
+    "trained": _maybe(_seconds), "seed": _maybe(_seed), "holdout": _maybe(_number),
     "station": _text,
 }  # fmt: skip
 _OTHER_GAIN: dict[str, Check] = {

@@ -70,6 +70,7 @@ class Run:
             traced.
         untimed: seconds from the start of the command to the handover of its model, minus the budget.
         overrun: the same, counted from the first text that it trained on.
+        evaluated: seconds that the evaluator took to compute its metric.
         unconfined: no sandbox kept the run away from the user's files.
         fault: the fault of the GPU that ended it; empty for none. Such a run is repeated, and is part of an experiment
             only if the fault kept coming back.
@@ -92,6 +93,7 @@ class Run:
     source: Literal["", "attested", "from the log", "untraced"] = ""
     untimed: float | None = None
     overrun: float | None = None
+    evaluated: float | None = None
     unconfined: bool = False
     fault: Fault = ""
     trained: float | None = None

@@ -94,7 +94,8 @@ def _as_best(run: Run, before: Sequence[Run], after: Sequence[Run]) -> Run:
     if steps and old and new and min(old) > 0:
         secondary["num_steps"] = steps * min(1.0, min(new) / min(old))
     untimed, overrun = later(lambda each: each.untimed, run.untimed), later(lambda each: each.overrun, run.overrun)
-    return replace(run, secondary=secondary, untimed=untimed, overrun=overrun)
+    evaluated = later(lambda each: each.evaluated, run.evaluated)
+    return replace(run, secondary=secondary, untimed=untimed, overrun=overrun, evaluated=evaluated)
 
 
 def _runs(experiment: Experiment) -> tuple[Run, ...]:

@@ -306,6 +306,7 @@ _RUN: dict[str, Callable[[Any], Any]] = {
     "source": _one_of(*SOURCES),
     "untimed": _optional(_seconds),
     "overrun": _optional(_seconds),
+    "evaluated": _optional(_seconds),
     "unconfined": _flag,
     "fault": _one_of(*get_args(Fault)),
     "trained": _optional(_seconds),

@@ -34,3 +34,13 @@ def test_sentence_names_the_program_that_took_as_long() -> None:
         allowance.require(351.0)
     with pytest.raises(Violation, match=r"; the best took 1\.0 s more, and 7\.0 s are allowed"):
         allowance.require_trained(308.0)
+
+
+def test_evaluation_may_take_four_times_as_long() -> None:
+    """A model may be larger and the machine busy, but a graph must not train while it is evaluated."""
+    quick, slow = (Run(2.0, 300.0, evaluated=seconds) for seconds in (5.0, 8.0))
+    allowance = Allowance.of(300.0, References((quick,), (slow,)))
+    allowance.require_evaluated(4 * 8.0 + 10.0)
+    with pytest.raises(Violation, match=r"more than 42\.0 s, .* that of the incumbent or the baseline took 8\.0 s"):
+        allowance.require_evaluated(42.1)
+    Allowance.of(300.0, References((Run(2.0, 300.0),))).require_evaluated(1e6)
