@@ -17,7 +17,7 @@ UNTIMED_SHARE, UNTIMED_SECONDS, UNTIMED_STEPS = 0.1, 10.0, 3
 LEAST_UNTIMED_SECONDS = 1.0
 # The evaluation may take this many times as long as the incumbent's: a larger model is slower, and the machine may be
 # busy. Without a bound, a graph could contain steps of training, which the evaluator would compute after the budget.
-EVALUATION_TIMES = 4
+EVALUATION_TIMES = 8
 # The last step begins within the budget, and a candidate's step may take longer than its incumbent's.
 MOST_STEPS = 2
 

@@ -147,23 +147,27 @@ def _keep(state: State, number: int, keep: Experiment, known: _Known) -> dict[st
 def _sides(state: State, keep: Experiment, *, exact: bool) -> tuple[list[Run], list[Run]]:
     """Return the runs of the baseline and the held-out runs of a keep, as far as they are comparable.
 
-    Selection runs are left out whatever the gain, unless runs are deterministic: then nothing is chosen by luck. The
-    runs of comparisons such as `confirm` are held out, too. Once the machine's state has changed (`Run.rebased`), later
+    Selection runs are left out whatever the gain, unless runs are deterministic: then nothing is chosen by luck. A
+    program may be random although the others are not, so all runs of this keep must be equal, too. The runs of
+    comparisons such as `confirm` are held out, too. Once the machine's state has changed (`Run.rebased`), later
     runs are not comparable with the baseline's.
     """
     baseline = state.baseline
     assert baseline is not None
-    base = unbiased(baseline)
-    if exact:
-        return base, undisturbed(succeeded((*keep.runs, *keep.heldout_runs)))
+    base, own = unbiased(baseline), _compared(state, keep.commit)
+    every = undisturbed(succeeded((*keep.runs, *keep.heldout_runs, *own)))
+    if exact and len({*metrics(every)}) == 1:
+        return base, every
     earlier = (each for each in _kept(state) if each.number < keep.number)
     if any(run.rebased for each in earlier for run in each.heldout_runs):
         return base, []
     changed = next((index for index, run in enumerate(keep.heldout_runs) if run.rebased), None)
     runs = undisturbed(succeeded(keep.heldout_runs[:changed]))
+    if exact and len(runs) + len(own) < 2:
+        return base, []  # nothing tells the noise of this program
     if any(run.rebased for each in _kept(state) for run in each.heldout_runs):
         return base, runs
-    return [*base, *_compared(state, baseline.commit)], [*runs, *_compared(state, keep.commit)]
+    return [*base, *_compared(state, baseline.commit)], [*runs, *own]
 
 
 def _compared(state: State, commit: str) -> list[Run]:

@@ -124,6 +124,24 @@ def test_deterministic_runs_need_no_held_out_ones() -> None:
     assert "#1 is at least 0.5 better" in found["line"]
 
 
+def test_keep_that_is_random_has_no_exact_bound() -> None:
+    """One lucky run of a random program is kept where the others are deterministic; later runs of it tell."""
+    first, lucky = replace(kept(0, [2.0, 2.0, 2.0]), commit="a"), replace(kept(1, [1.5]), commit="b")
+    once = bound_of(state(first, replace(lucky, heldout_runs=(Run(2.1, 10.0),))), lucky)
+    assert once is not None
+    assert (once["low"], once["runs"]) == (None, 0)
+    sides = {"a": (Run(2.0, 10.0),) * 3, "b": tuple(Run(each, 10.0) for each in (2.1, 1.6, 2.4))}
+    compared = PendingComparison({"a": "a", "b": "b"}, (), 3, sides)
+    found = bound_of(replace(state(first, lucky), compared=(compared,)), lucky)
+    assert found is not None
+    assert found["runs"] == 3
+    assert found["low"] is None or found["low"] < 0
+    same = replace(compared, runs={**sides, "b": (Run(1.5, 10.0),) * 3})
+    exact = bound_of(replace(state(first, lucky), compared=(same,)), lucky)
+    assert exact is not None
+    assert (exact["low"], exact["runs"]) == (pytest.approx(0.5), 4)
+
+
 def test_runs_after_a_change_of_the_machine_do_not_count() -> None:
     changed = tuple(Run(each, 10.0, rebased=index == 2) for index, each in enumerate(GOOD))
     found = statement(state(kept(0, BASE), replace(kept(1, [1.7]), heldout_runs=changed), kept(2, [1.6], heldout=GOOD)))
