@@ -52,6 +52,13 @@ LASTING = {
     "x86_64": (0xC000003E, (29, 68, 64, 240, 248, 249, 250)),
     "aarch64": (0xC00000B7, (194, 186, 190, 180, 217, 218, 219)),
 }
+# Landlock does not limit who writes to the attributes of files, in which a run could leave a note for the next one:
+# setxattr, lsetxattr, fsetxattr, removexattr, lremovexattr, fremovexattr, the chown family, setxattrat, removexattrat,
+# and io_uring_setup, which does the same without a call.
+ATTRIBUTES = {
+    "x86_64": (188, 189, 190, 197, 198, 199, 92, 93, 94, 260, 463, 466, 425),
+    "aarch64": (5, 6, 7, 14, 15, 16, 54, 55, 463, 466, 425),
+}
 VERSION_FLAG, PATH_BENEATH = 1, 1
 # signal(7), with the same numbers on both architectures above
 HANGUP, INTERRUPT, KILL, BROKEN_PIPE, TERMINATE, STOP, FILE_TOO_LARGE = 1, 2, 9, 13, 15, 19, 25
@@ -297,12 +304,17 @@ def give_up_rights() -> None:
     _checked(libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0))
 
 
-def refuse_lasting_memory() -> None:
-    """Block the system calls that create kernel objects, other than files, that outlive the processes of a run."""
+def refuse_lasting_memory(attributes: bool) -> None:
+    """Block the system calls that create kernel objects, other than files, that outlive the processes of a run.
+
+    Args:
+        attributes: whether to block those that write to extended attributes and owners of files, too.
+    """
     machine = os.uname().machine
     if machine not in LASTING or os.uname().sysname != "Linux":
         return
-    architecture, numbers = LASTING[machine]
+    architecture, lasting = LASTING[machine]
+    numbers = (*lasting, *(ATTRIBUTES[machine] if attributes else ()))
     load, equal, above, give = 0x20, 0x15, 0x35, 0x06  # BPF: LD|W|ABS, JMP|JEQ|K, JMP|JGE|K, RET|K
     allow, refuse = 0x7FFF0000, 0x00050000 | 1  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO with EPERM
     end = len(numbers) + 1
@@ -310,8 +322,8 @@ def refuse_lasting_memory() -> None:
         Filter(load, 0, 0, 4),
         Filter(equal, 0, end + 1, architecture),
         Filter(load, 0, 0, 0),
-        Filter(above, end - 1, 0, 0x40000000),  # x32, which has the same calls under other numbers
-        *(Filter(equal, end - 2 - index, 0, number) for index, number in enumerate(numbers)),
+        Filter(above, end, 0, 0x40000000),  # x32, which has the same calls under other numbers
+        *(Filter(equal, end - 1 - index, 0, number) for index, number in enumerate(numbers)),
         Filter(give, 0, 0, allow),
         Filter(give, 0, 0, refuse),
     ]
@@ -365,7 +377,7 @@ def _enter(command: Sequence[str], spec: dict[str, Any]) -> None:
             give_up_rights()
             open_network, listed = own or not spec.get("no_network"), spec.get("listed", ())
             restrict(spec.get("read", ()), spec.get("write", ()), open_network, everything=own, listed=listed)
-            refuse_lasting_memory()
+            refuse_lasting_memory(attributes=not own)
         _answer_signals((*ENDING, *OF_PYTHON), DEFAULT)
         os.execvp(command[0], [*command])
     except OSError as error:

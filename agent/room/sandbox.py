@@ -172,7 +172,10 @@ def shortfalls(way: Way | None, landlock: int, closed: bool) -> list[str]:
         return [f"runs can read and write files outside of their room ({_advice()})"]
     found = []
     if way == "Landlock":
-        found.append("runs see the names of other processes and have no shared memory (install bubblewrap)")
+        found.append(
+            "runs see the names of other processes, have no shared memory, can connect to programs that listen on "
+            "Unix sockets, and can change modes and times of the user's files (install bubblewrap)"
+        )
     if way == "Landlock" and closed:
         found.append("UDP stays open (install bubblewrap)")
     if way == "Landlock" and landlock < 3:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import socket
@@ -238,6 +239,30 @@ def test_variables_are_hidden_and_can_be_let_through(
     assert {"PATH", "TOKENIZERS_PARALLELISM"} < {*seen}
     monkeypatch.setenv(variables.KEEP_VARIABLE, "OTHER, HF_TOKENS")
     assert {*SECRETS} & {*tries(way, workspace, tmp_path)["variables"]} == {"HF_TOKENS"}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_way_lets_a_run_make_lasting_memory(workspace: Workspace, tmp_path: Path, way: Way) -> None:
+    """No namespace would show shared memory to the next run either, but keyrings have none."""
+    script = (
+        "import ctypes; c = ctypes.CDLL(None, use_errno=True); print(c.shmget(0, 4096, 0o1600), ctypes.get_errno())"
+    )
+    with opened(way, workspace) as place:
+        (place.workspace / "memory.py").write_text(script)
+        assert run(place, f"{sys.executable} memory.py", tmp_path / "log").returncode == 0
+    assert (tmp_path / "log").read_text() == f"-1 {errno.EPERM}\n"
+
+
+@pytest.mark.skipif(not sandbox.works("Landlock", False), reason="Landlock does not work here")
+def test_run_under_landlock_leaves_no_note_in_the_attributes_of_a_file(workspace: Workspace, tmp_path: Path) -> None:
+    file = tmp_path / "outside" / "old.txt"
+    calls = (f"os.setxattr({str(file)!r}, 'user.note', b'x')", f"os.chown({str(file)!r}, os.getuid(), os.getgid())")
+    for call in calls:
+        with opened("Landlock", workspace) as place:
+            (place.workspace / "notes.py").write_text(f"import os\n{call}\n")
+            ended = run(place, f"{sys.executable} notes.py", tmp_path / "log")
+        assert ended.returncode == 1
+        assert "PermissionError" in (tmp_path / "log").read_text()
 
 
 # Opens settings of the machine for writing, and changes a device; prints what succeeded.
