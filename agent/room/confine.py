@@ -59,6 +59,9 @@ ATTRIBUTES = {
     "x86_64": (188, 189, 190, 197, 198, 199, 92, 93, 94, 260, 463, 466, 425),
     "aarch64": (5, 6, 7, 14, 15, 16, 54, 55, 463, 466, 425),
 }
+# The architectures of 32-bit programs, which have the same calls under other numbers. A translated program, as of
+# Rosetta, has that of the machine below it, and must run.
+SMALLER = {"x86_64": 0x40000003, "aarch64": 0x40000028}
 VERSION_FLAG, PATH_BENEATH = 1, 1
 # signal(7), with the same numbers on both architectures above
 HANGUP, INTERRUPT, KILL, BROKEN_PIPE, TERMINATE, STOP, FILE_TOO_LARGE = 1, 2, 9, 13, 15, 19, 25
@@ -320,7 +323,8 @@ def refuse_lasting_memory(attributes: bool) -> None:
     end = len(numbers) + 1
     program = [
         Filter(load, 0, 0, 4),
-        Filter(equal, 0, end + 1, architecture),
+        Filter(equal, 1, 0, architecture),
+        Filter(equal, end + 2, end + 1, SMALLER[machine]),
         Filter(load, 0, 0, 0),
         Filter(above, end, 0, 0x40000000),  # x32, which has the same calls under other numbers
         *(Filter(equal, end - 1 - index, 0, number) for index, number in enumerate(numbers)),
