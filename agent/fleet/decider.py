@@ -396,8 +396,8 @@ class Fleet:
         runs = self._flight.kept.get(BASELINE, ())
         if self._state.pending is None and not succeeded(runs):
             failed = [run for run in self.health.recent(BASELINE) if run.metric is None]
-            # A station that failed once tries again: so nothing that was short-lived there ends the session.
-            if failed and self.health.here() and not self.health.fit():
+            here = self.health.here()
+            if failed and here and {*here} <= {run.station for run in failed}:
                 where = failed[-1].station
                 raise AutoresearchError(
                     f"the baseline failed on {where}: {failed[-1].error}", hint=f"see the log {failed[-1].log}"

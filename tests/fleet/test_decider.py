@@ -203,20 +203,6 @@ def test_baseline_that_fails_everywhere_ends_the_session(quick: Path, cli: Cli) 
     assert not survivors(quick)
 
 
-def test_baseline_that_fails_once_on_each_station_is_tried_again(quick: Path, cli: Cli, tmp_path: Path) -> None:
-    mark = f"mark = pathlib.Path({str(tmp_path)!r}) / f'core{{min(os.sched_getaffinity(0))}}'"
-    once = "if not mark.exists():\n    mark.touch()\n    sys.exit('no driver yet')"
-    fails = f"import os, pathlib\n{mark}\n{once}\nloss ="
-    (quick / "train.py").write_text((quick / "train.py").read_text().replace("loss =", fails, 1))
-    commit_all(quick, "begins late")
-    done = cli(quick, "run", "--tag", "t", *FLAGS, "--max-experiments", "0")
-    assert done.returncode == 0, done.stderr
-    found = [event["metric"] is not None for event in events(quick, "returned")]
-    assert (found[:2], found[2]) == ([False, False], True)
-    assert [row["status"] for row in rows(quick)] == ["keep"]
-    assert_consistent(quick)
-
-
 def test_baseline_is_measured_again_once_what_it_lacked_is_there(quick: Path, cli: Cli, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.touch()
