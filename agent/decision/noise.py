@@ -68,8 +68,7 @@ def pooled(groups: Sequence[Sequence[float]], scale: float) -> Noise:
         groups: metrics of equal programs, one group per program.
         scale: typical size of the metric, for the prior.
     """
-    # Not their squares, which are infinite or 0 for large or small metrics.
-    apart = [value - middle for group in groups for middle in [math.fsum(group) / len(group)] for value in group]
+    apart = [[value - sum(group) / len(group) for value in group] for group in groups]
     degrees = sum(len(group) - 1 for group in groups)
     # Compare the numbers themselves: the mean of equal numbers may differ from them in the last digit.
     equal = all(min(group) == max(group) for group in groups)
@@ -78,7 +77,10 @@ def pooled(groups: Sequence[Sequence[float]], scale: float) -> Noise:
         return Noise(0.0, math.inf)
     prior = PRIOR * abs(scale)
     total = degrees + PRIOR_DEGREES
-    sd = math.hypot(*apart, math.sqrt(PRIOR_DEGREES) * prior) / math.sqrt(total)
+    # Squares of large or small metrics are infinite or 0. A power of 2 as unit changes no digit of the others.
+    unit = math.ldexp(1.0, math.frexp(max(prior, *(abs(each) for group in apart for each in group), 0.0))[1] - 1)
+    squares = sum(sum((each / unit) ** 2 for each in group) for group in apart)
+    sd = math.sqrt((squares + PRIOR_DEGREES * (prior / unit) * (prior / unit)) / total) * unit
     return Noise(sd, total, unsure=equal and (degrees > 0 or prior == 0.0))
 
 

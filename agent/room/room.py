@@ -300,9 +300,9 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
     leads = [lead for lead in leads if not (is_private(lead, top) or _is_in(lead, furniture.hidden))]
     # Landlock can only allow, so that every other entry of a folder with keys needs a rule.
     keys = {lead: [*keys_in(lead)] for lead in leads if sandbox.way != "Landlock" or can_be_split(lead)}
-    listed = tuple(lead for lead, found in keys.items() if found)
-    more = [*furniture.read, *leads]
-    secret = [*furniture.hidden, *itertools.chain.from_iterable(keys.values()), *_of_stations(top)]
+    more, others = [*furniture.read, *leads], [*furniture.hidden, *_of_stations(top)]
+    secret = [*others, *itertools.chain.from_iterable(keys.values())]
+    listed = tuple(lead for lead, found in keys.items() if found and not _is_in(lead, others))
     found = places(workspace, furniture.command, more, secret, installing=furniture.kind == "setup")
     apart = (place for place in furniture.hidden if place.is_relative_to(tree) or place.is_relative_to(top))
     hidden = [*found.hidden, *(place for place in apart if place.exists())]
