@@ -7,6 +7,7 @@ that, at another path. Everything that it writes is deleted with the room, and n
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -45,6 +46,7 @@ LARGEST_COPY, MOST_COPIED = 64 * 2**20, 5000
 # Claims and keys are looked for in untracked folders, so many levels down. A folder with one is shown without it, part
 # by part, or not at all if it has more than MOST_PARTS.
 DEEPEST, MOST_PARTS = 2, 2000
+MOST_STAMPED = 20_000
 LARGEST_CLAIM = 4 * 2**20
 # The errors of cp for parts of a folder that runs cannot have: no user could read them, or they are gone.
 NO_FAULTS = ("Permission denied", "No such file or directory")
@@ -180,6 +182,37 @@ def untracked_files(workspace: Workspace, of_candidates: Collection[str] = ()) -
     links = [name for name, lead in leading_out(workspace.top) if is_private(lead, workspace.top)]
     links = [name for name in dict.fromkeys(links) if name not in kept_back]
     return UntrackedFiles(tuple(names), tuple(kept_back), tuple(inner), tuple(links))
+
+
+def stamp_of(untracked: UntrackedFiles, top: Path) -> str:
+    """Return a SHA-256 over names, sizes and times of untracked files that runs are shown, which may be their data.
+
+    Installed packages and links do not count, nor what follows the first MOST_STAMPED files.
+
+    Args:
+        untracked: as runs are shown them.
+        top: of the repository.
+    """
+    checkout, digest = untracked.source or top, hashlib.sha256()
+    found = (each for name in sorted(untracked.names) for each in _files_of(checkout / name))
+    for path in itertools.islice(found, MOST_STAMPED):
+        with contextlib.suppress(OSError):
+            about = path.lstat()
+            said = f"{path.relative_to(checkout)}\0{about.st_size}\0{about.st_mtime_ns}\n"
+            digest.update(said.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _files_of(place: Path) -> Iterator[Path]:
+    """Yield the files at a place and below, in order, without those that no run sees and installed packages."""
+    if place.name in KEPT_BACK or place.is_symlink():
+        return
+    if not place.is_dir():
+        yield place
+    elif not is_installed(place):
+        with contextlib.suppress(OSError):
+            for entry in sorted(place.iterdir()):
+                yield from _files_of(entry)
 
 
 def _parts(top: Path, name: str) -> Iterator[tuple[str, bool]]:

@@ -15,6 +15,7 @@ from agent.journal.comparable import HARNESS, comparable
 from agent.journal.experiment import Run, Value, digest
 from agent.journal.journal import Journal
 from agent.journal.paths import BASELINE, LARGEST_BASELINE
+from agent.room.room import stamp_of
 from agent.system.files import read_bounded, write_whole
 from agent.system.invocation import here
 
@@ -67,6 +68,7 @@ def measure_baseline(
         "fingerprint": fingerprint,
         "digest": digest(runner.workspace.files(commit)),
         "commit": commit,
+        "untracked": stamp_of(runner.untracked, runner.workspace.top),
         "runs": [dataclasses.asdict(each) for each in (*before, run)],
     }
     write_whole(record_path(runner), json.dumps(record, indent=2) + "\n")
@@ -74,7 +76,7 @@ def measure_baseline(
 
 
 def valid_baseline(runner: Runner, fingerprint: dict[str, Any], commit: str) -> list[Run]:
-    """Return the saved runs of the baseline if their files and fingerprint are the same; else an empty list.
+    """Return the saved runs of the baseline if files, untracked files and fingerprint are the same; else an empty list.
 
     Fingerprints of an earlier version lack the harness. It is then read from the measured commit, if that still exists.
     """
@@ -82,7 +84,9 @@ def valid_baseline(runner: Runner, fingerprint: dict[str, Any], commit: str) -> 
         record = json.loads(read_bounded(record_path(runner), LARGEST_BASELINE))
         before = {HARNESS: runner.workspace.harness_digest(str(record["commit"])), **record["fingerprint"]}
         same = comparable(before, fingerprint) and record["digest"] == digest(runner.workspace.files(commit))
-        return [Run(**run) for run in record["runs"]] if same else []
+        stamp = stamp_of(runner.untracked, runner.workspace.top)
+        # A version before recorded none.
+        return [Run(**run) for run in record["runs"]] if same and record.get("untracked", stamp) == stamp else []
     except (OSError, ValueError, KeyError, TypeError, AutoresearchError):
         return []
 

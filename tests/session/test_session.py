@@ -117,6 +117,20 @@ def test_baseline_is_reused_while_valid(quick: Path, cli: Cli) -> None:
     assert not any(event.get("reused") for event in journal(quick, "u"))
 
 
+@pytest.mark.parametrize(("name", "reused"), [("data/a.txt", False), ("data/new.txt", False), (".venv/a.py", True)])
+def test_baseline_is_measured_again_if_untracked_data_changed(quick: Path, cli: Cli, name: str, reused: bool) -> None:
+    for path in (quick / "data/a.txt", quick / ".venv/a.py", quick / name):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("10")
+        if path.name == "new.txt":
+            path.unlink()
+    assert cli(quick, "baseline").returncode == 0
+    (quick / name).write_text("2000")
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "0").returncode == 0
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "0").returncode == 0
+    assert any(event.get("reused") for event in journal(quick)) is reused
+
+
 def test_a_session_under_other_conditions_is_refused_and_named(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "1")
     refused = cli(quick, "run", "--tag", "t", "--training-seconds", "20")
