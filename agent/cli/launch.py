@@ -179,25 +179,19 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         base = journal.state.session["base"] if journal.state.session else start
         with (
             prepared(
-                runner,
-                setup=execution.setup,
-                commit=base,
-                untraced=execution.allow_untraced,
-                journal=journal.path,
+                runner, setup=execution.setup, commit=base, untraced=execution.allow_untraced, journal=journal.path
             ) as ready,
             kept_awake() if execution.keep_awake else contextlib.nullcontext(),
             joined(config.stations, runner.workspace, base or at, runner.say) as connect,
+            contextlib.closing(journal),
         ):
             require_no_evaluator(ready, config.kept.get("holdout"))  # now, rather than after the night
             session.work_on(ready)
-            try:
-                for text in starter.install() if starter else at_login.forget(runner.workspace.folder, tag):
-                    runner.say(text)
-                code = _done(session, output, work_of(session, execution.sandbox, connect, setup=execution.setup))
-                if starter:
-                    runner.say(starter.after(code))
-            finally:
-                journal.close()
+            for text in starter.install() if starter else at_login.forget(runner.workspace.folder, tag):
+                runner.say(text)
+            code = _done(session, output, work_of(session, execution.sandbox, connect, setup=execution.setup))
+            if starter:
+                runner.say(starter.after(code))
         page = report_on(session) if output.report else None
     _summarize(session, output.json, page)
     return code

@@ -96,6 +96,21 @@ def test_new_file_in_an_untracked_folder_hides_nothing_of_it(quick: Path, tmp_pa
     assert (quick / "data" / "more" / "b.txt").read_text() == "mine"
 
 
+def test_candidate_takes_nothing_new_in_an_environment_or_over_data(quick: Path, cli: Cli) -> None:
+    set_protocol(quick, mutableSurface={"allowedGlobs": ["train.py", "**/*"]})
+    for name in (".venv/a.py", "data/a.txt"):
+        (quick / name).parent.mkdir()
+        (quick / name).write_text("mine")
+    (quick / ".gitignore").write_text(".venv/\ndata/\n")
+    (quick / "train.py").write_text(PRINT)
+    commit_all(quick, "nothing to tune", ".gitignore", "train.py")
+    writes = "mkdir -p .venv data; echo 'X = 1' | tee .venv/new.py data/a.txt data/new.py; echo 'X = 1' >> train.py"
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", "--no-confirm", "--agent-cmd", writes)
+    assert done.returncode == 0, done.stderr
+    added = git(quick, "diff", "--name-only", "main", "refs/autoresearch/t/1", "--", ":!results.tsv")
+    assert added.split() == ["data/new.py", "train.py"]
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_build_goes_on_from_what_is_there(quick: Path, tmp_path: Path, way: Way) -> None:
