@@ -42,6 +42,7 @@ class PendingComparison:
         started: the data of the `running` event while a run is in progress; else None.
         rung: None for the session's own.
         varied: the constants that a seed sets if they are several. Earlier versions set SEED alone.
+        faulted: label -> number of runs that faults of the GPU ended.
     """
 
     commits: Mapping[str, str]
@@ -52,6 +53,7 @@ class PendingComparison:
     seeds: tuple[int, ...] = ()
     rung: Rung | None = None
     varied: tuple[str, ...] = ()
+    faulted: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def doing(self) -> str:
@@ -86,6 +88,16 @@ def with_run(comparison: PendingComparison | None, event: Event) -> PendingCompa
     label = event.data["label"]
     runs = (*comparison.runs.get(label, ()), run_of(event.data))
     return replace(comparison, started=None, runs={**comparison.runs, label: runs})
+
+
+def with_fault(comparison: PendingComparison | None, event: Event) -> PendingComparison | None:
+    """Return the comparison after a `faulted` event."""
+    if comparison is None:
+        return None
+    label = event.data["label"]
+    return replace(
+        comparison, started=None, faulted={**comparison.faulted, label: comparison.faulted.get(label, 0) + 1}
+    )
 
 
 def run_of(data: Mapping[str, Any]) -> Run:

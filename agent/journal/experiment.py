@@ -306,6 +306,10 @@ def digest(files: Mapping[str, str]) -> str:
     return sha.hexdigest()
 
 
+# The caveat if faults of the GPU ended runs of one side alone: a program can fake one, to be repeated.
+REPEATED = "repeated after faults"
+
+
 def reservations(runs: Iterable[Run]) -> list[str]:
     """Return the caveats that belong to every claim based on these runs."""
     every = list(runs)

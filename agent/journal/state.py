@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agent.journal.comparison import PendingComparison, comparison_of, run_of, rung_of, with_run
+from agent.journal.comparison import PendingComparison, comparison_of, run_of, rung_of, with_fault, with_run
 from agent.journal.events import Event
 from agent.journal.experiment import Direction, Evidence, Experiment, Screen, Verdict
 from agent.journal.faults import NO_FAULTS, Faults
@@ -63,6 +63,7 @@ class State:
         promotions: the data of the `promoted` events.
         climbed: the comparisons behind them, each at its rung. Nothing else counts their runs.
         faults: the runs that faults of the GPU ended.
+        faulted: commit -> number of its runs in experiments that they ended.
         scored: the data of the `scored` event of kept experiments, by number. No proposer and no verdict sees it.
         flight: what the stations are doing, in a session with stations.
         extended: the kept experiments for which the session has added an entry to playbook.md.
@@ -91,6 +92,7 @@ class State:
     promotions: tuple[Mapping[str, Any], ...] = ()
     climbed: tuple[PendingComparison, ...] = ()
     faults: Faults = NO_FAULTS
+    faulted: Mapping[str, int] = field(default_factory=dict)
     scored: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     flight: Flight = NO_FLIGHT
     extended: frozenset[int] = frozenset()
@@ -187,7 +189,9 @@ def _comparing(state: State, event: Event) -> State:
     parked = (*state.parked, state.comparison) if state.comparison else state.parked
     same = [each for each in parked if each.is_same(new)]
     rest = tuple(each for each in parked if each not in same)
-    return replace(state, comparison=replace(new, runs=same[-1].runs) if same else new, parked=rest)
+    return replace(
+        state, comparison=replace(new, runs=same[-1].runs, faulted=same[-1].faulted) if same else new, parked=rest
+    )
 
 
 def _proposed(state: State, event: Event) -> State:
@@ -282,12 +286,15 @@ def _screened(state: State, pending: Pending, data: Mapping[str, Any]) -> State:
 def _faulted(state: State, event: Event) -> State:
     data, pending = event.data, state.pending
     if "label" in data:
-        comparison = replace(state.comparison, started=None) if state.comparison else None
-        return replace(state, comparison=comparison)
+        return replace(state, comparison=with_fault(state.comparison, event))
     if pending is None or data.get("number") != pending.number:
         return state
-    faulted = pending.faulted + ("of" not in data)
-    return replace(state, pending=replace(pending, started=None, started_at=None, faulted=faulted))
+    commit = state.experiments[data["of"]].commit if "of" in data else pending.commit or ""
+    return replace(
+        state,
+        pending=replace(pending, started=None, started_at=None, faulted=pending.faulted + ("of" not in data)),
+        faulted={**state.faulted, commit: state.faulted.get(commit, 0) + 1},
+    )
 
 
 def _confirmed(state: State, data: Mapping[str, Any]) -> State:

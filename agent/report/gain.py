@@ -14,7 +14,7 @@ from agent.decision.estimate import estimate, unbiased
 from agent.decision.levels import records_of
 from agent.decision.noise import noise_of
 from agent.decision.pooling import value_on_reference
-from agent.journal.experiment import Direction, Experiment, by_station, reservations, succeeded
+from agent.journal.experiment import REPEATED, Direction, Experiment, by_station, reservations, succeeded
 from agent.journal.history import incumbent_before
 from agent.journal.state import State, gain
 
@@ -35,7 +35,7 @@ class Gain:
         verdict: verdict of held-out runs of baseline and best, with its reason; None until `confirm` has compared them.
         noise: standard deviation of one run; 0 if runs are deterministic, None as long as it is unknown.
         repeated: whether the best was kept after more than one run, or runs are deterministic.
-        reservations: caveats to show with the gain: "unconfined", "unattested".
+        reservations: caveats to show with the gain: "unconfined", "unattested", "repeated after faults".
     """
 
     baseline: float | None = None
@@ -67,6 +67,9 @@ def standing(state: State) -> Gain:
         return Gain()
     found = state.confirmation
     sure = found if found is not None and shows_gain(found) else {}
+    one_sided = bool(state.faulted.get(baseline.commit)) != bool(state.faulted.get(best.commit))
+    faulted = one_sided or REPEATED in (found or {}).get("reservations", ())
+    words = (*reservations([*baseline.runs, *best.runs]), *([REPEATED] if faulted else []))
     return Gain(
         baseline=first,
         best=now,
@@ -79,7 +82,7 @@ def standing(state: State) -> Gain:
         verdict=verdict_of(found) if found is not None and "verdict" in found else None,
         noise=noise_of(state.measured).known,
         repeated=best.verdict.evidence is not None and best.verdict.evidence.confirmed,
-        reservations=tuple(reservations([*baseline.runs, *best.runs])),
+        reservations=words,
     )
 
 

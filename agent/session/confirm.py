@@ -16,7 +16,7 @@ from agent.errors import PreconditionError, UsageError
 from agent.execution.measure import Runner
 from agent.format import figure
 from agent.journal.comparison import PendingComparison
-from agent.journal.experiment import Direction, Run, Value, by_station, mean, metrics, reservations, succeeded
+from agent.journal.experiment import REPEATED, Direction, Run, Value, by_station, mean, metrics, reservations, succeeded
 from agent.journal.state import State, experiment_named, gain, side
 from agent.report.gain import verdict_of
 from agent.report.holdout import holdout_lines
@@ -151,8 +151,19 @@ def described(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> d
         "metric": bench.runner.protocol.metric.name,
         "values": {label: sample.values(label) for label in runs},
         "runs": {label: len(metrics(each)) for label, each in runs.items()},
-        "reservations": reservations([*runs["a"], *runs["b"]]),
+        "reservations": [
+            *reservations([*runs["a"], *runs["b"]]),
+            *([REPEATED] if _one_sided_faults(state, commits) else []),
+        ],
     }
+
+
+def _one_sided_faults(state: State, commits: Mapping[str, str]) -> bool:
+    """Return whether faults of the GPU ended held-out runs of one of the two commits alone."""
+    every = (*state.compared, *((state.comparison,) if state.comparison else ()))
+    same = [each for each in every if {*each.commits.values()} == {*commits.values()}]
+    ended = {each.commits[label] for each in same for label, count in each.faulted.items() if count}
+    return len(ended) == 1
 
 
 def scoring(bench: Workbench, command: str | None) -> Workbench:

@@ -213,6 +213,23 @@ def test_runs_of_a_comparison_are_repeated(quick: Path, cli: Cli, plan: Plan) ->
     assert "baseline repeated in 0.0s: the GPU or its driver failed" in done.stderr
 
 
+def test_repeats_of_one_side_alone_are_said(quick: Path, cli: Cli, plan: Plan) -> None:
+    """A run that knows its training loss may fake a fault to be repeated."""
+    plan.fail(VICTIM, when=OF_CANDIDATES)
+    run(quick, cli, 1)
+    assert rows(quick)[1]["status"] == "keep"
+    status = json.loads(cli(quick, "status", "--json").stdout)["data"]
+    assert status["reservations"] == ["unconfined", "repeated after faults"]
+    assert "repeated after faults" in cli(quick, "status").stdout
+    plan.fail(VICTIM, when=OF_CANDIDATES)
+    done = cli(quick, "confirm", "--runs", "2", "--sandbox", "off")
+    assert ", repeated after faults: 95 % interval" in done.stdout
+    assert events(quick, "confirmed")[-1]["reservations"] == ["unconfined", "repeated after faults"]
+    plan.fail(VICTIM)  # the first run of `a`
+    assert cli(quick, "confirm", "--runs", "2", "--sandbox", "off").returncode == 0
+    assert events(quick, "confirmed")[-1]["reservations"] == ["unconfined"]
+
+
 def test_comparison_ends_on_a_sick_machine_and_continues_later(quick: Path, cli: Cli, plan: Plan) -> None:
     run(quick, cli, 3)
     plan.fail(always=VICTIM, when=OF_CANDIDATES)
