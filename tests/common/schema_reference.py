@@ -27,7 +27,7 @@ INLINE = {
     "digest": "SHA-256",
     "value": "number, boolean or string",
     "parameters": "object: constant to value",
-    "reservations": "list of `unconfined`, `unattested`",
+    "reservations": "list of `unconfined`, `unattested`, `repeated after faults`",
 }
 WIDTH = 100  # columns of prose
 SAME = ("event", "at")  # every event has them
