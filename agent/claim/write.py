@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -44,7 +45,7 @@ from agent.repository.bundle import write_bundle
 from agent.repository.workspace import Workspace
 from agent.session.context import known_constants
 from agent.system.files import read_bounded, read_end, reason, remove_tree, write_whole
-from agent.system.invocation import here, typed, version
+from agent.system.invocation import git_here, here, typed, version
 from agent.system.names import PROTOCOL
 
 MB = 2**20
@@ -171,9 +172,10 @@ def _require_same_protocol(state: State, workspace: Workspace, tag: str) -> None
     assert state.session is not None
     if state.session["fingerprint"].get("protocol") != workspace.protocol.digest:
         old = protocol_of(workspace.show(state.session["base"], PROTOCOL))
+        switch = f"{git_here(workspace.top)} switch {shlex.quote(state.session['branch'])}"
         raise PreconditionError(
             f"{PROTOCOL} has changed since session {tag}{clause_of(old, workspace.protocol)}",
-            hint=f"switch to its branch with `git switch {state.session['branch']}`, then run the same command again",
+            hint=f"switch to its branch with `{switch}`, then run the same command again",
         )
 
 

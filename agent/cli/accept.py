@@ -127,8 +127,7 @@ class Desk:
             if not on_branch:
                 notes.append(f"the commits on {self.branch} were measured, and not the working tree")
         if found.undoes and not on_branch and state.session is not None:
-            git, files = git_here(workspace.folder), " ".join(here(workspace.folder / path) for path in found.undoes)
-            start = f"{git} restore --source {self.branch} -- {files}"
+            start = self._restore(found.undoes)
             what = f"{', '.join(found.undoes)} lacks changes that session {self.tag} has kept, so the edit undoes them"
             notes.append(f"{what}; to start from its best, run `{start}` and edit again")
         if found.tracked:
@@ -157,7 +156,7 @@ class Desk:
         files = named(known)
         same = "is" if len(known) == 1 else "are"
         if found.files:
-            restore = f"{git_here(self.workspace.folder)} restore --source {self.branch} -- {shlex.join(found.files)}"
+            restore = self._restore([*found.files])
             return PreconditionError(
                 f"no edit to measure: {files} {same} as in an experiment of session {self.tag}",
                 hint=f"start from its best with `{restore}`, edit, {again}",
@@ -172,11 +171,17 @@ class Desk:
 
     def _nothing_in(self, commits: Sequence[str], head: str) -> PreconditionError:
         """Return the error for commits without an edit."""
+        git = git_here(self.workspace.top)
         return PreconditionError(
             f"the new commits on {self.branch} change no file that a candidate may change",
-            hint=f"keep them with `git branch NAME {commits[-1][:12]}`, and put the branch back with "
-            f"`git update-ref refs/heads/{self.branch} {head[:12]}`",
+            hint=f"keep them with `{git} branch NAME {commits[-1][:12]}`, and put the branch back with "
+            f"`{git} update-ref {shlex.quote(f'refs/heads/{self.branch}')} {head[:12]}`",
         )
+
+    def _restore(self, paths: Sequence[str]) -> str:
+        """Return the command that gives files their content on the session's branch."""
+        files = " ".join(here(self.workspace.folder / path) for path in paths)
+        return f"{git_here(self.workspace.top)} restore --source {shlex.quote(self.branch)} -- {files}"
 
 
 def _is_same(edit: Edit, found: Found, on_branch: bool) -> bool:

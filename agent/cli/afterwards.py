@@ -17,6 +17,7 @@ from agent.journal.state import State
 from agent.playbook.findings import added, findings
 from agent.protocol.load import load_protocol
 from agent.repository.checkout import Checkout
+from agent.repository.ready import home_of
 from agent.repository.refs import is_known
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import Mode
@@ -209,6 +210,11 @@ def require_journal(folder: Path, tag: str) -> None:
     workspace = Workspace(folder, protocol)
     branch = protocol.provenance.git_workflow.branch_pattern.replace("<tag>", tag)
     if TAG.fullmatch(tag) and is_known(workspace, tag, branch):
+        home = home_of(workspace, tag)
+        if home is not None:
+            raise PreconditionError(
+                f"session {tag} is in {home}, and not in this workspace", hint="run the same command there"
+            )
         raise PreconditionError(
             f"git has session {tag} from another clone, but its journal is not here",
             hint=f"copy the folder {here(journal_path(folder, tag).parent)} from where it was measured",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ from agent.repository.ready import carried, require_clean
 from agent.repository.workspace import Workspace
 from agent.session import at_login, recovery
 from agent.session.opening import require_committed_protocol
-from agent.system.invocation import typed
+from agent.system.invocation import git_here, typed
 from agent.system.names import PROTOCOL
 
 SEARCH = ProposerConfig()
@@ -196,7 +197,7 @@ def _branch(workspace: Workspace, state: State, tag: str, repair: str) -> Check:
         f"{tag}: branch",
         "broken",
         f"{where}: save the new commits on another branch first" if at else where,
-        f"git update-ref refs/heads/{branch} {state.head}",
+        f"{git_here(workspace.top)} update-ref {shlex.quote(f'refs/heads/{branch}')} {state.head}",
     )
 
 

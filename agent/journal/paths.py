@@ -14,7 +14,7 @@ from agent.errors import PreconditionError
 from agent.format import named
 from agent.journal.experiment import Run
 from agent.system.files import Unusable, read_bounded
-from agent.system.invocation import typed
+from agent.system.invocation import git_here, here, typed
 from agent.system.names import PROTOCOL, STATE
 from agent.system.shielded import run_shielded
 
@@ -200,7 +200,8 @@ def require_own_state(workspace: Path) -> None:
         raise PreconditionError(
             f"git tracks {named(names, MOST_NAMED)}, and journals, prices and baselines that come with a "
             "repository are not trusted",
-            hint=f"run `git rm -r --cached {STATE}`, commit, and move the folder away",
+            hint=f"run `{git_here(workspace)} rm -r --cached {here(workspace / STATE)}`, commit, and move the folder "
+            "away",
         )
 
 

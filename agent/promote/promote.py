@@ -27,6 +27,7 @@ from agent.session.ablate import BEST
 from agent.session.compare import expected
 from agent.session.confirm import BY_DEFAULT, Pairs, scoring
 from agent.session.workbench import Workbench
+from agent.system.invocation import git_here
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,10 @@ def require_kept(bench: Workbench) -> None:
     lost = next((each for each in kept if workspace.resolve(each.commit) is None), None)
     if lost is not None:
         refs = f"refs/autoresearch/{tag}/*"
+        fetch = f"{git_here(workspace.top)} fetch CLONE '{refs}:{refs}'"
         raise PreconditionError(
             f"git does not have {lost.commit[:12]}, the commit of #{lost.number} of session {tag}",
-            hint=f"fetch it from where the session was measured: `git fetch CLONE '{refs}:{refs}'`",
+            hint=f"fetch it from where the session was measured: `{fetch}`",
         )
 
 

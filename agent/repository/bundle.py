@@ -11,6 +11,7 @@ from pathlib import Path
 from agent.errors import AutoresearchError, PreconditionError
 from agent.repository.git import GIT, Git
 from agent.repository.workspace import Workspace
+from agent.system.invocation import git_here
 
 REFS, ORDERED = "refs/claim", "order"
 LONGEST_LISTING = 2**25  # bytes
@@ -107,7 +108,7 @@ def fetch_into(git: Git, source: Path, commits: Mapping[str, str], refs: str) ->
 
 def _require_whole(workspace: Workspace) -> None:
     if workspace.git.run("rev-parse", "--is-shallow-repository") == "true":
-        hint = "fetch its history with `git fetch --unshallow`, then run the same command again"
+        hint = f"fetch its history with `{git_here(workspace.top)} fetch --unshallow`, then run the same command again"
         raise PreconditionError(f"{workspace.top} is a shallow clone, so the commits lack their history", hint=hint)
 
 

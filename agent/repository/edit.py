@@ -12,6 +12,7 @@ from agent.repository.checkout import Checkout
 from agent.repository.ready import require_no_operation
 from agent.repository.workspace import Workspace
 from agent.source.encoding import decoded
+from agent.system.invocation import git_here, here
 from agent.system.names import PROTOCOL, linked_part
 
 LARGEST_FILE = 2**20
@@ -57,7 +58,8 @@ def require_rules(workspace: Workspace, base: str | None) -> None:
     if name in checkout.changes() or (base is not None and not checkout.holds(name, workspace.tree(base).get(name))):
         raise PreconditionError(
             f"{PROTOCOL} has changes, and experiments under other rules are not comparable",
-            hint=f"put it back with `git restore {PROTOCOL}`, or commit it and start a session with another --tag",
+            hint=f"put it back with `{_restore(workspace, PROTOCOL)}`, or commit it and start a session with "
+            "another --tag",
         )
     require_no_operation(workspace)
 
@@ -92,7 +94,7 @@ def in_checkout(workspace: Workspace, incumbent: str) -> Found:
         except Refused as reason:
             if path in known and name in changed:
                 raise PreconditionError(
-                    f"{path} {reason}, so the edit cannot be measured", hint=f"fix it, or `git restore {path}`"
+                    f"{path} {reason}, so the edit cannot be measured", hint=f"fix it, or `{_restore(workspace, path)}`"
                 ) from None
             continue
         if text is not None and text != known.get(path):
@@ -190,6 +192,10 @@ def _text(workspace: Workspace, incumbent: str, path: str) -> str | None:
     if "\0" in text:
         raise Refused("is not text")
     return text
+
+
+def _restore(workspace: Workspace, path: str) -> str:
+    return f"{git_here(workspace.top)} restore {here(workspace.folder / path)}"
 
 
 def _require_small(files: Mapping[str, str]) -> None:

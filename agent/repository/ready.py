@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from agent.errors import AutoresearchError, PreconditionError
 from agent.format import named
+from agent.journal.paths import journal_path
 from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
 from agent.source.encoding import encoded
@@ -15,15 +17,15 @@ from agent.system.invocation import git_here, here, typed
 from agent.system.names import PLAYBOOK, PROTOCOL
 
 
-def require_free(workspace: Workspace, branch: str, refs: str, own: Collection[str] = ()) -> None:
-    """Raise PreconditionError if git could not create `branch`, or if `refs` already keeps commits.
+def require_free(workspace: Workspace, branch: str, tag: str, own: Collection[str] = ()) -> None:
+    """Raise PreconditionError if git could not create `branch`, or if refs of session `tag` already keep commits.
 
     Args:
         branch: its name.
-        refs: the folder of the session's refs.
-        own: refs in it that belong to the session: those of edits that wait for its start.
+        tag: the session.
+        own: refs that belong to it: those of edits that wait for its start.
     """
-    full = f"refs/heads/{branch}"
+    full, refs = f"refs/heads/{branch}", f"refs/autoresearch/{tag}"
     try:
         workspace.git.run("check-ref-format", full)
     except AutoresearchError:
@@ -32,20 +34,23 @@ def require_free(workspace: Workspace, branch: str, refs: str, own: Collection[s
         ) from None
     # On a case-insensitive disk, refs that differ only in case are the same.
     same = str.casefold if workspace.git.configured("core.ignorecase") == "true" else str
+    git = git_here(workspace.top)
     for ref in workspace.git.run("for-each-ref", "--format=%(refname)").splitlines():
         found, kind = same(ref), ref.removeprefix("refs/heads/")
         if found == same(full):
-            # Git deletes no branch that it is on.
-            git = git_here(workspace.top)
+            _require_no_home(workspace, f"the branch {kind} exists", kind, tag)
+            # Git deletes no branch that it is on, and keeps one for a working tree that was removed by hand.
             leave = f"{git} switch --detach && " if Checkout(workspace).branch == kind else ""
+            prune = f"{git} worktree prune && " if holders(workspace, kind) else ""
             raise PreconditionError(
                 f"the branch {kind} exists, but no session here belongs to it",
-                hint=f"choose another --tag, or delete the branch with `{leave}{git} branch -D {kind}`",
+                hint="choose another --tag, or delete the branch with "
+                f"`{leave}{prune}{git} branch -D {shlex.quote(kind)}`",
             )
         if same(full).startswith(f"{found}/") or found.startswith(f"{same(full)}/"):
             raise PreconditionError(
                 f"git cannot create the branch {branch} while {kind} exists",
-                hint=f"rename {kind} with `git branch -m {kind} NAME`, or choose another --tag",
+                hint=f"rename {kind} with `{git} branch -m {shlex.quote(kind)} NAME`, or choose another --tag",
             )
         if same(refs).startswith(f"{found}/") or found == same(refs):
             raise PreconditionError(
@@ -53,10 +58,11 @@ def require_free(workspace: Workspace, branch: str, refs: str, own: Collection[s
                 hint=f"rename {ref}, or choose another --tag",
             )
         if found.startswith(f"{same(refs)}/") and ref not in own:
+            _require_no_home(workspace, f"{ref} keeps an experiment of session {tag}", branch, tag)
             raise PreconditionError(
                 f"{ref} keeps an experiment of a session that no longer exists here",
                 hint="choose another --tag, or delete the session's refs with "
-                f"`git for-each-ref --format='delete %(refname)' {refs}/ | git update-ref --stdin`",
+                f"`{git} for-each-ref --format='delete %(refname)' {refs}/ | {git} update-ref --stdin`",
             )
 
 
@@ -83,10 +89,11 @@ def require_clean(
         shown = named(changed, 3)
         mine = {*changed} <= {*checkout.edited()}
         attempt = typed(f"try --tag {tag}" if tag else "try")
+        stash = f"`{git_here(workspace.top)} stash` {'it' if mine else 'them'}"
         do = f"measure the edit with `{attempt}`, or commit" if mine else "commit"
         raise PreconditionError(
             f"the working tree has uncommitted changes ({shown})",
-            hint=f"{do} or `git stash` {'it' if mine else 'them'}, then run the same command again",
+            hint=f"{do} or {stash}, then run the same command again",
         )
     require_no_operation(workspace)
 
@@ -110,8 +117,51 @@ def require_no_operation(workspace: Workspace) -> None:
 
 def elsewhere(workspace: Workspace, branch: str) -> Path | None:
     """Return the other working tree of the repository that has `branch` checked out; None if none has."""
-    trees = _working_trees(workspace)
-    return next((place for place, on in trees if on == branch and place.resolve() != workspace.top), None)
+    return next((place for place in holders(workspace, branch) if _exists(place)), None)
+
+
+def holders(workspace: Workspace, branch: str) -> list[Path]:
+    """Return the other working trees for which git keeps `branch`, including those that were removed by hand."""
+    places = _working_trees(workspace)
+    return [place for place, its in places if its == branch and place.resolve() != workspace.top]
+
+
+def home_of(workspace: Workspace, tag: str) -> Path | None:
+    """Return the other workspace of the repository that has session `tag`, in whichever working tree; None if none."""
+    inside = {PurePosixPath(name).parent for name in workspace.staged() if PurePosixPath(name).name == PROTOCOL}
+    folders = [
+        place / folder
+        for place in dict.fromkeys((workspace.top, *(place for place, _ in _working_trees(workspace))))
+        for folder in sorted({*inside, PurePosixPath(workspace.prefix)})
+    ]
+    others = (each for each in folders if each.resolve() != workspace.folder)
+    return next((each for each in others if journal_path(each, tag).is_file()), None)
+
+
+def require_not_elsewhere(workspace: Workspace, branch: str, flag: str) -> None:
+    """Raise PreconditionError if another working tree has `branch` checked out.
+
+    Args:
+        flag: the flag that names another branch.
+    """
+    other = elsewhere(workspace, branch)
+    if other is not None:
+        raise PreconditionError(
+            f"{branch} is checked out in {other}",
+            hint=f"release it with `git -C {here(other)} switch --detach`, then run the same command again, or "
+            f"choose another {flag}",
+        )
+
+
+def require_may_switch(workspace: Workspace, branch: str) -> None:
+    """Raise PreconditionError if git would not check out the branch of a session because of another working tree."""
+    require_not_elsewhere(workspace, branch, "--tag")
+    for gone in holders(workspace, branch):
+        raise PreconditionError(
+            f"git keeps {branch} for the working tree {gone}, which no longer exists",
+            hint=f"run `{git_here(workspace.top)} worktree prune`, then the same command again, or choose another "
+            "--tag",
+        )
 
 
 def _rebased_in(workspace: Workspace, branch: str) -> Path | None:
@@ -148,13 +198,7 @@ def require_unedited(workspace: Workspace, branch: str, files: Mapping[str, str]
     Args:
         files: path -> text that an interrupted commit may have left in the checkout, which is no change.
     """
-    other = elsewhere(workspace, branch)
-    if other is not None:
-        raise PreconditionError(
-            f"{branch} is checked out in {other}",
-            hint=f"release it with `git -C {here(other)} switch --detach`, then run the same command again, or "
-            "choose another --onto",
-        )
+    require_not_elsewhere(workspace, branch, "--onto")
     rebased = _rebased_in(workspace, branch)
     if rebased is not None:
         raise PreconditionError(
@@ -176,6 +220,29 @@ def require_unedited(workspace: Workspace, branch: str, files: Mapping[str, str]
                 f"the working tree has another {there}, which git does not track",
                 hint="move it away, then run the same command again",
             )
+
+
+def _require_no_home(workspace: Workspace, fault: str, branch: str, tag: str) -> None:
+    """Raise PreconditionError, which begins with `fault`, if another working tree has the branch or the session."""
+    for there, what in ((elsewhere(workspace, branch), branch), (home_of(workspace, tag), f"session {tag}")):
+        if there is not None:
+            raise PreconditionError(f"{fault}, and {there} has {what}", hint="choose another --tag")
+
+
+def _working_trees(workspace: Workspace) -> Sequence[tuple[Path, str | None]]:
+    """Return each working tree that git knows, with its branch; None for a detached HEAD."""
+    found = list[tuple[Path, str | None]]()
+    for line in workspace.git.run("worktree", "list", "--porcelain").split("\n"):  # git 2.36 and later know -z
+        if line.startswith("worktree "):
+            found.append((Path(line.removeprefix("worktree ")), None))
+        elif line.startswith("branch ") and found:
+            found[-1] = (found[-1][0], line.removeprefix("branch refs/heads/"))
+    return found
+
+
+def _exists(place: Path) -> bool:
+    """Return whether a working tree still exists, as `git worktree prune` finds out."""
+    return os.path.lexists(place / ".git")
 
 
 def _in_the_way(workspace: Workspace, path: str, text: str) -> str | None:

@@ -19,6 +19,7 @@ from agent.protocol.models import Protocol
 from agent.repository.git import LITERAL, Git
 from agent.repository.harness import HarnessFiles
 from agent.source.encoding import decoded, encoded
+from agent.system.invocation import git_here
 from agent.system.memory import remember
 from agent.system.names import PLAYBOOK
 
@@ -67,7 +68,7 @@ class Workspace:
                 raise
             raise PreconditionError(
                 f"{self.top} has no commit yet",
-                hint="`git add` the project's files and commit them, then run the same command again",
+                hint=f"`{git_here(self.top)} add` the project's files and commit them, then run the same command again",
             ) from None
 
     def resolve(self, name: str) -> str | None:
@@ -251,9 +252,10 @@ class Workspace:
         if refusal := self.refusal(parent, [*files]):
             raise PreconditionError(f"the commit {refusal}")
         if not self.git.knows_user:
+            git = git_here(self.top)
             raise PreconditionError(
                 "git does not know your name and address, which the commit needs",
-                hint="set them with `git config user.name NAME` and `git config user.email ADDRESS`",
+                hint=f"set them with `{git} config user.name NAME` and `{git} config user.email ADDRESS`",
             )
         contents = {path: encoded(path, text) for path, text in files.items()}
         return self._commit_on(parent, contents if playbook is None else {**contents, PLAYBOOK: playbook}, message)
@@ -372,7 +374,7 @@ class Workspace:
             if len(about) != 3:
                 raise AutoresearchError(
                     f"git object {blob[:12]} is missing from {self.top}",
-                    hint="run `git fsck`, then fetch the missing objects",
+                    hint=f"run `{git_here(self.top)} fsck`, then fetch the missing objects",
                 )
             end = head + 1 + int(about[2])
             found[blob] = said[head + 1 : end]

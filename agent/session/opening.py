@@ -236,7 +236,7 @@ def _require_clear(workspace: Workspace, branch: str, tag: str, start: str | Non
     own = {
         ref for number, edit in waiting.items() if workspace.resolve(ref := candidate_ref(tag, number)) == edit.commit
     }
-    require_free(workspace, branch, f"refs/autoresearch/{tag}", own)
+    require_free(workspace, branch, tag, own)
     head = workspace.head
     if switch:
         require_clean(workspace, but=carried(workspace, start or head), tag=tag)
@@ -252,13 +252,15 @@ def _require_own_results(workspace: Workspace, head: str) -> None:
     """
     protocol = workspace.protocol
     path = protocol.provenance.results_log.path
+    file, git = workspace.folder / path, git_here(workspace.top)
     tracked = workspace.show(head, path)
-    if (workspace.folder / path).exists() and tracked is None:
+    if file.exists() and tracked is None:
         raise PreconditionError(
             f"{path} exists and git does not track it", hint="move it away; the session writes its own"
         )
     if tracked is not None and not results.has_columns(protocol, tracked):
         raise PreconditionError(
             f"{path} has other columns than the protocol ({', '.join(protocol.columns)})",
-            hint=f"rename it with `git mv {path} earlier-{Path(path).name}`, commit, then run the same command again",
+            hint=f"rename it with `{git} mv {here(file)} {here(file.with_name(f'earlier-{file.name}'))}`, commit, then "
+            "run the same command again",
         )

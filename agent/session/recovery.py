@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,9 +20,9 @@ from agent.protocol.changes import changes, protocol_of
 from agent.repository.checkout import Checkout
 from agent.repository.edit import own_commits
 from agent.repository.index import sweep
-from agent.repository.ready import carried, elsewhere, require_clean
+from agent.repository.ready import carried, elsewhere, require_clean, require_may_switch
 from agent.repository.workspace import Workspace
-from agent.system.invocation import typed
+from agent.system.invocation import git_here, here, typed
 from agent.system.names import PLAYBOOK, PROTOCOL
 
 
@@ -77,7 +78,7 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
     at = _require_place(state, workspace, branch)
     if at is None:
         if switch:
-            _require_free(journal, workspace)
+            _require_free(journal, workspace, branch)
         checkout.start_branch(branch, state.head, switch=switch)
         done.append(f"created the branch {branch}")
     elif at != state.head:
@@ -85,7 +86,7 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
     if checkout.branch == branch:
         done += _restored(journal, workspace, branch, at, switch=switch)
     elif switch:
-        held, commits = _require_free(journal, workspace)
+        held, commits = _require_free(journal, workspace, branch)
         if held:
             checkout.put_back(held, commits, workspace.head)
             where = checkout.branch or "the detached HEAD"
@@ -122,7 +123,7 @@ def require_resumable(journal: Journal, workspace: Workspace, branch: str, finge
         left = checkout.left_over(*_left_half_done(journal, workspace))
         require_clean(workspace, notes=False, but=left, tag=state.session["tag"])
     else:
-        _require_free(journal, workspace)
+        _require_free(journal, workspace, branch)
 
 
 def _require_place(state: State, workspace: Workspace, branch: str) -> str | None:
@@ -138,14 +139,15 @@ def _require_place(state: State, workspace: Workspace, branch: str) -> str | Non
     return at
 
 
-def _require_free(journal: Journal, workspace: Workspace) -> tuple[list[str], list[str]]:
-    """Return what `_held_elsewhere` does for a checkout that can leave its branch without losing anything.
+def _require_free(journal: Journal, workspace: Workspace, branch: str) -> tuple[list[str], list[str]]:
+    """Return what `_held_elsewhere` does for a checkout that can switch to `branch` without losing anything.
 
     Raises:
-        PreconditionError: it has other changes.
+        PreconditionError: it has other changes, or another working tree has the branch.
     """
     state = journal.state
     assert state.session is not None and state.head is not None
+    require_may_switch(workspace, branch)
     held, commits = _held_elsewhere(journal, workspace)
     require_clean(workspace, but=[*held, *carried(workspace, state.head)], tag=state.session["tag"])
     return held, commits
@@ -192,7 +194,8 @@ def move(workspace: Workspace, branch: str, new: str, old: str) -> list[str]:
     other = elsewhere(workspace, branch)
     if other is not None:
         notes.append(
-            f"the files in {other} stay behind {branch}: `git reset --hard` there, if it has no edits of yours"
+            f"the files in {other} stay behind {branch}: run `git -C {here(other)} reset --hard` if it has no "
+            "edits of yours"
         )
     return notes
 
@@ -263,13 +266,14 @@ def require_undisturbed(workspace: Workspace, branch: str, head: str, tag: str) 
 
 def _moved(workspace: Workspace, branch: str, head: str, tag: str) -> PreconditionError:
     at = workspace.resolve(f"refs/heads/{branch}")
-    keep = f"keep the new commits with `git branch NAME {at[:12]}`, " if at else ""
+    git, ref = git_here(workspace.top), shlex.quote(f"refs/heads/{branch}")
+    keep = f"keep the new commits with `{git} branch NAME {at[:12]}`, " if at else ""
     if own_commits(workspace, branch, head):
         keep = f"measure the new commits with `{typed(f'try --tag {tag}')}`, or {keep}"
     return PreconditionError(
         f"the branch {branch} {f'is at {at[:12]}' if at else 'was deleted'}, but the session left it at {head[:12]}",
-        hint=f"{keep}restore the branch with `git update-ref refs/heads/{branch} {head[:12]}`, then run the same "
-        "command again; or start a session with another --tag",
+        hint=f"{keep}restore the branch with `{git} update-ref {ref} {head[:12]}`, then run the same command "
+        "again; or start a session with another --tag",
     )
 
 

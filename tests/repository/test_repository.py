@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -332,6 +333,85 @@ def test_a_linked_worktree_and_a_branch_that_another_one_has(quick: Path, cli: C
     assert refused.returncode == 3
     go(cli, quick, "u", 2)
     assert git(quick, "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize("left", ["everything", "no refs", "the refs", "the journal and the branch", "the journal"])
+def test_a_session_of_another_worktree_is_no_remains_of_one(quick: Path, cli: Cli, tmp_path: Path, left: str) -> None:
+    beside = tmp_path / "beside"
+    git(quick, "worktree", "add", "--quiet", "--detach", str(beside))
+    go(cli, beside, count=1)
+    if left in ("no refs", "the journal and the branch"):
+        git(quick, "update-ref", "-d", "refs/autoresearch/t/1")
+    if left in ("the journal and the branch", "the journal"):
+        git(beside, "switch", "--quiet", "--detach")
+    if left == "the journal":
+        git(quick, "branch", "--quiet", "-D", "autoresearch/t")
+    if left == "the refs":
+        shutil.rmtree(beside / ".autoresearch")
+    for more in (["--dry-run"], []):
+        done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", *more)
+        assert done.returncode == 3
+        assert f", and {beside} has " in done.stderr
+        assert done.stderr.splitlines()[-1] == "hint: choose another --tag"
+
+
+def test_a_session_of_another_worktree_is_named_to_commands_about_it(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    beside = tmp_path / "beside"
+    git(quick, "worktree", "add", "--quiet", "--detach", str(beside))
+    go(cli, beside, count=1)
+    done = cli(quick, "promote", "--tag", "t", "--training-seconds", "900")
+    assert done.returncode == 3
+    assert f"session t is in {beside}, and not in this workspace" in done.stderr
+
+
+def test_a_session_of_another_workspace_in_the_repository_is_no_remains_of_one(quick: Path, cli: Cli) -> None:
+    below = quick / "below"
+    shutil.copytree(quick, below, ignore=shutil.ignore_patterns(".git", "below"))
+    commit(quick)
+    go(cli, below, count=1)
+    git(quick, "switch", "--quiet", "main")
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    assert done.returncode == 3
+    assert f", and {below} has session t" in done.stderr
+    assert done.stderr.splitlines()[-1] == "hint: choose another --tag"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_session_whose_branch_another_worktree_has_goes_on_after_the_hint(
+    quick: Path, cli: Cli, tmp_path: Path, there: bool
+) -> None:
+    beside = tmp_path / "beside"
+    go(cli, quick, count=1)
+    git(quick, "switch", "--quiet", "main")
+    git(quick, "worktree", "add", "--quiet", str(beside), "autoresearch/t")
+    if not there:
+        shutil.rmtree(beside)
+    for more in (["--dry-run"], []):
+        done = cli(quick, "run", "--tag", "t", "--max-experiments", "2", *more)
+        assert done.returncode == 3
+        assert str(beside) in done.stderr
+        assert "failed in" not in done.stderr
+    (command,) = re.findall("`(git [^`]*)`", done.stderr)
+    subprocess.run(command, shell=True, cwd=quick, check=True)
+    go(cli, quick, count=2)
+
+
+def test_a_branch_of_a_worktree_that_was_removed_by_hand_can_be_deleted(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    git(quick, "worktree", "add", "--quiet", "-b", "autoresearch/t", str(tmp_path / "beside"))
+    shutil.rmtree(tmp_path / "beside")
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    (command,) = re.findall("`(git [^`]*)`", done.stderr)
+    subprocess.run(command, shell=True, cwd=quick, check=True)
+    go(cli, quick, count=1)
+
+
+@pytest.mark.parametrize("name", ["autoresearch", "autoresearch/t/a(b)&c"])
+def test_a_branch_in_the_way_is_renamed_by_the_hint(quick: Path, cli: Cli, name: str) -> None:
+    git(quick, "branch", name)
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    (command,) = re.findall("`(git [^`]*)`", done.stderr)
+    subprocess.run(command.replace("NAME", "mine"), shell=True, cwd=quick, check=True)
+    go(cli, quick, count=1)
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.common.in_process import call
-from tests.common.sessions import rows
-from tests.common.workspaces import ROOT, git, make_quick
+from tests.common.sessions import keep_in_turn, rows
+from tests.common.workspaces import ROOT, Cli, commit_all, git, make_quick
 
 NOBODY = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
 needs_root = pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="only root becomes another")
@@ -199,3 +202,93 @@ def test_a_worktree_elsewhere_is_named(quick: Path, tmp_path: Path) -> None:
     first, *rest = done.stderr.splitlines()
     assert first.startswith("error: ")
     assert all(line.startswith("hint: ") for line in rest)
+
+
+def hinted(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the git commands that an error suggests."""
+    return re.findall("`(git [^`]*)`", done.stderr.partition("hint: ")[2])
+
+
+def a_session(folder: Path) -> None:
+    done = call(folder, "run", "--tag", "t", "--max-experiments", "1")
+    assert done.returncode == 0, done.stderr
+
+
+def a_commit_on_its_branch(folder: Path) -> None:
+    a_session(folder)
+    (folder / "notes.md").write_text("mine")
+    commit_all(folder, "mine", "notes.md")
+
+
+def nothing_committed(folder: Path) -> None:
+    shutil.rmtree(folder / ".git")
+    git(folder, "init", "--quiet")
+
+
+def results_of_another_tool(folder: Path) -> None:
+    (folder / "results.tsv").write_text("step,loss\n")
+    commit_all(folder, "theirs", "results.tsv")
+
+
+def an_unknown_author(folder: Path) -> None:
+    keep_in_turn(folder, call, "s/^RATE = 0.1 /RATE = 0.3 /")
+    git(folder, "config", "--unset", "user.name")
+
+
+def tracked_state(folder: Path) -> None:
+    (folder / ".autoresearch").mkdir()
+    (folder / ".autoresearch" / "prices.json").write_text("{}")
+    git(folder, "add", "--force", ".autoresearch")
+
+
+RUN, TRY = ("run", "--tag", "t", "--max-experiments", "1"), ("try", "--tag", "t")
+
+
+@pytest.mark.parametrize(
+    ("make", "args", "does"),
+    [
+        (lambda folder: git(folder, "branch", "autoresearch/t"), RUN, "branch -D autoresearch/t"),
+        (lambda folder: git(folder, "branch", "autoresearch"), RUN, "branch -m autoresearch NAME"),
+        (lambda folder: (folder / "train.py").write_text("RATE = 0.1\n"), RUN, "stash"),
+        (lambda folder: (folder / "protocol.json").open("a").write("\n"), TRY, "restore .*/quick/protocol.json"),
+        (lambda folder: (folder / "train.py").write_text("\0"), TRY, "restore .*/quick/train.py"),
+        (results_of_another_tool, RUN, "mv .*/quick/results.tsv .*/quick/earlier-results.tsv"),
+        (nothing_committed, ("init",), "add"),
+        (tracked_state, RUN, "rm -r --cached .*/quick/.autoresearch"),
+        (a_commit_on_its_branch, RUN, "update-ref refs/heads/autoresearch/t [0-9a-f]{12}"),
+        (a_commit_on_its_branch, TRY, "update-ref refs/heads/autoresearch/t [0-9a-f]{12}"),
+        (a_session, ("adopt", "--onto", "missing"), "branch NAME"),
+        (an_unknown_author, ("adopt", "--provisional"), "config user.email ADDRESS"),
+    ],
+)
+def test_git_commands_in_hints_work_where_they_are_typed(
+    quick: Path, tmp_path: Path, make: Callable[[Path], object], args: tuple[str, ...], does: str
+) -> None:
+    make(quick)
+    done = call(tmp_path, "-C", "quick", *args)
+    assert done.returncode in (2, 3), done.stderr
+    commands = hinted(done)
+    assert re.fullmatch(f"git -C {re.escape(str(quick))} {does}", commands[-1]), done.stderr
+    assert all(command.startswith(f"git -C {quick} ") for command in commands)
+
+
+def test_deleting_hint_spares_the_session_of_the_repository_where_it_is_typed(
+    quick: Path, cli: Cli, tmp_path: Path
+) -> None:
+    other = shutil.copytree(quick, tmp_path / "other")
+    a_session(quick)
+    git(other, "update-ref", "refs/autoresearch/t/1", "HEAD")
+    before = git(quick, "for-each-ref")
+    (command,) = hinted(cli(quick, "-C", str(other), *RUN))
+    subprocess.run(command, shell=True, cwd=quick, check=True)
+    assert git(quick, "for-each-ref") == before
+    assert git(other, "for-each-ref", "refs/autoresearch") == ""
+
+
+def test_files_in_hints_are_named_from_a_subfolder(quick: Path, cli: Cli) -> None:
+    inside = quick / "notes"
+    inside.mkdir()
+    (quick / "train.py").write_text("\0")
+    (command,) = hinted(cli(inside, *TRY))
+    subprocess.run(shlex.split(command), cwd=inside, check=True)
+    assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
