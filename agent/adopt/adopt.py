@@ -22,10 +22,11 @@ from agent.protocol.models import Protocol
 from agent.repository.checkout import Checkout
 from agent.repository.index import sweep
 from agent.repository.ready import require_unedited
+from agent.repository.refs import is_branch
 from agent.repository.workspace import Workspace
 from agent.session.context import known_constants
 from agent.source.merging import carried_over
-from agent.system.invocation import typed
+from agent.system.invocation import git_here, typed
 from agent.system.names import PLAYBOOK
 
 USUAL = ("main", "master")
@@ -122,14 +123,15 @@ def branch_for(checkout: Checkout, workspace: Workspace, protocol: Protocol, sta
     assert state.session is not None
     if onto is not None:
         name = onto.removeprefix("refs/heads/")
-        if name.startswith("-") or workspace.resolve(f"refs/heads/{name}") is None:
-            raise UsageError(f"unknown branch {onto[:100]!r}", hint="create it with `git branch NAME`")
+        if name.startswith("-") or not is_branch(workspace, name):
+            create = f"{git_here(workspace.top)} branch NAME"
+            raise UsageError(f"unknown branch {onto[:100]!r}", hint=f"create it with `{create}`")
         if _is_sessions(protocol, name):
             raise UsageError(f"{name} is the branch of a session", hint="choose another --onto")
         return name
     for branch in (state.session.get("left"), checkout.branch, *USUAL):
         own = isinstance(branch, str) and branch and not branch.startswith("-") and not _is_sessions(protocol, branch)
-        if own and workspace.resolve(f"refs/heads/{branch}") is not None:
+        if own and is_branch(workspace, str(branch)):
             return str(branch)
     raise PreconditionError("no branch to adopt the changes on", hint="name one with --onto BRANCH")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ from agent.journal.paths import require_own_state, state_folder
 from agent.journal.state import State
 from agent.protocol.load import load_protocol
 from agent.repository.checkout import Checkout
-from agent.repository.ready import elsewhere
-from agent.repository.refs import delete_refs, is_merged, refs_below
+from agent.repository.ready import elsewhere, holders
+from agent.repository.refs import delete_refs, is_branch, is_merged, refs_below
 from agent.repository.workspace import Workspace
 from agent.session import at_login
 from agent.system.files import remove_tree
@@ -124,16 +125,17 @@ def _require_ours(workspace: Workspace, state: State | None, branch: str, tip: s
         where = f" in {other}" if other else ""
         back = state.session.get("left") if state and state.session and not other else None
         # In one working tree only, a branch can be checked out.
-        free = back and workspace.resolve(f"refs/heads/{back}") and elsewhere(workspace, back) is None
+        free = back is not None and is_branch(workspace, back) and not holders(workspace, back)
         there = f"git -C {here(other)}" if other else git
+        leave = f"{there} switch {shlex.quote(str(back)) if free else '--detach'}"
         raise PreconditionError(
             f"the branch {branch} is checked out{where}",
-            hint=f"leave it with `{there} switch {back if free else '--detach'}`, then run the same command again",
+            hint=f"leave it with `{leave}`, then run the same command again",
         )
     if state is None or tip not in (state.head, state.previous, (state.session or {}).get("base")):
         raise PreconditionError(
             f"the branch {branch} is not where the session left it, so it may have commits of yours",
-            hint=f"keep them with `{git} branch -m {branch} NAME`, then run the same command again",
+            hint=f"keep them with `{git} branch -m {shlex.quote(branch)} NAME`, then run the same command again",
         )
 
 

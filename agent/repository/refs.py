@@ -14,12 +14,16 @@ def refs_below(workspace: Workspace, prefix: str) -> dict[str, str]:
     return dict(line.rsplit(" ", 1) for line in lines)
 
 
+def is_branch(workspace: Workspace, name: str) -> bool:
+    """Return whether a branch has exactly this name: `main~0` names a commit of one."""
+    return workspace.git.asked("show-ref", "--verify", "--quiet", f"refs/heads/{name}") is not None
+
+
 def is_known(workspace: Workspace, tag: str, branch: str) -> bool:
     """Return whether git has the branch of a session, its own or one of a remote, or commits of its experiments."""
     remotes = workspace.git.run("for-each-ref", "--format=%(refname)", "refs/remotes/").splitlines()
-    here = workspace.resolve(f"refs/heads/{branch}") is not None
     return (
-        here
+        is_branch(workspace, branch)
         or any(name.endswith(f"/{branch}") for name in remotes)
         or bool(refs_below(workspace, f"refs/autoresearch/{tag}"))
     )

@@ -309,6 +309,21 @@ def test_branch_of_another_working_tree_is_refused(night: Path, cli: Cli) -> Non
     assert adopted(night, cli)["commit"]
 
 
+def test_branch_of_a_working_tree_that_was_removed_by_hand_is_free(night: Path, cli: Cli) -> None:
+    git(night, "worktree", "add", "--quiet", str(night.parent / "linked"), "main")
+    shutil.rmtree(night.parent / "linked")
+    assert adopted(night, cli)["commit"]
+
+
+@pytest.mark.parametrize("name", ["main~0", "main^0", "main@{0}", "refs/heads/main~0", "tags/../heads/main"])
+def test_a_commit_is_no_branch_to_commit_on(night: Path, cli: Cli, name: str) -> None:
+    before = git(night, "for-each-ref")
+    done = cli(night, "adopt", "--onto", name)
+    assert done.returncode == 2
+    assert f"unknown branch {name!r}" in done.stderr
+    assert git(night, "for-each-ref") == before
+
+
 @pytest.mark.parametrize("which", [("best", "best"), ("best", "2")])
 def test_best_is_no_keep_among_others(night: Path, cli: Cli, which: tuple[str, ...]) -> None:
     done = cli(night, "adopt", *which)

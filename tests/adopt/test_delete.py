@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -117,7 +118,7 @@ def test_checked_out_branch_is_refused(ended: Path, cli: Cli) -> None:
     assert journal_path(ended, "t").exists()
 
 
-@pytest.mark.parametrize("way", ["another working tree", "main in another", "main renamed"])
+@pytest.mark.parametrize("way", ["another working tree", "main in another", "main in a removed one", "main renamed"])
 def test_hint_for_a_checked_out_branch_leaves_it(ended: Path, cli: Cli, way: str) -> None:
     linked, session = str(ended.parent / "linked"), "autoresearch/t"
     if way == "another working tree":
@@ -125,8 +126,10 @@ def test_hint_for_a_checked_out_branch_leaves_it(ended: Path, cli: Cli, way: str
         git(ended, "worktree", "add", "--quiet", linked, session)
     else:
         git(ended, "switch", "--quiet", session)
-    if way == "main in another":
+    if way in ("main in another", "main in a removed one"):
         git(ended, "worktree", "add", "--quiet", linked, "main")
+    if way == "main in a removed one":
+        shutil.rmtree(linked)
     if way == "main renamed":
         git(ended, "branch", "-m", "main", "trunk")
     done = cli(ended, "sessions", "--delete", "t", "--yes")
@@ -134,6 +137,22 @@ def test_hint_for_a_checked_out_branch_leaves_it(ended: Path, cli: Cli, way: str
     (leave,) = re.findall("`(git .*?switch --detach)`", done.stderr)
     subprocess.run(leave, shell=True, cwd=ended, check=True)
     assert cli(ended, "sessions", "--delete", "t", "--yes").returncode == 0
+
+
+def test_branch_of_a_working_tree_that_was_removed_by_hand_goes(ended: Path, cli: Cli) -> None:
+    git(ended, "worktree", "add", "--quiet", str(ended.parent / "linked"), "autoresearch/t")
+    shutil.rmtree(ended.parent / "linked")
+    assert cli(ended, "sessions", "--delete", "t", "--yes").returncode == 0
+
+
+def test_hint_leaves_for_a_branch_whose_name_a_shell_would_read(quick: Path, cli: Cli) -> None:
+    git(quick, "switch", "--quiet", "--create", "fix(a)&b")
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "0").returncode == 0
+    done = cli(quick, "sessions", "--delete", "t", "--yes")
+    (leave,) = re.findall("`(git .*?)`", done.stderr)
+    subprocess.run(leave, shell=True, cwd=quick, check=True)
+    assert git(quick, "branch", "--show-current") == "fix(a)&b"
+    assert cli(quick, "sessions", "--delete", "t", "--yes").returncode == 0
 
 
 def test_commits_of_the_user_are_refused(ended: Path, cli: Cli) -> None:
