@@ -229,17 +229,6 @@ def _require_no_home(workspace: Workspace, fault: str, branch: str, tag: str) ->
             raise PreconditionError(f"{fault}, and {there} has {what}", hint="choose another --tag")
 
 
-def _working_trees(workspace: Workspace) -> Sequence[tuple[Path, str | None]]:
-    """Return each working tree that git knows, with its branch; None for a detached HEAD."""
-    found = list[tuple[Path, str | None]]()
-    for line in workspace.git.run("worktree", "list", "--porcelain").split("\n"):  # git 2.36 and later know -z
-        if line.startswith("worktree "):
-            found.append((Path(line.removeprefix("worktree ")), None))
-        elif line.startswith("branch ") and found:
-            found[-1] = (found[-1][0], line.removeprefix("branch refs/heads/"))
-    return found
-
-
 def _exists(place: Path) -> bool:
     """Return whether a working tree still exists, as `git worktree prune` finds out."""
     return os.path.lexists(place / ".git")

@@ -623,6 +623,58 @@ def test_an_untracked_file_in_the_way_of_a_folder_is_named(quick: Path) -> None:
     require_unedited(workspace, main, {"lib/deep/extra.py": "extra = 1\n"})
 
 
+@pytest.mark.parametrize("options", [(), ("--apply",), ("--update-refs",)])
+def test_a_branch_that_a_rebase_will_move_is_refused(quick: Path, options: tuple[str, ...]) -> None:
+    """Else the rebase could not be finished: git moves the branch only from where it found it."""
+    workspace, linked = Workspace(quick, load_protocol(quick)), quick.parent / "linked"
+    git(quick, "worktree", "add", "--quiet", "-b", "upstream", str(linked))
+    (linked / "prepare.py").write_text("HARNESS = 1\n")
+    git(linked, "commit", "--quiet", "-am", "theirs")
+    (quick / "prepare.py").write_text("HARNESS = 2\n")
+    git(quick, "commit", "--quiet", "-am", "ours")
+    moved = "above" if "--update-refs" in options else "main"
+    if moved == "above":
+        git(quick, "switch", "--quiet", "-c", moved)
+        git(quick, "commit", "--quiet", "--allow-empty", "-m", "on top of main")
+    for folder in (quick, linked):
+        git(quick, "switch", "--quiet", "--detach")
+        git(folder, "switch", "--quiet", moved)
+        rebase = ["git", "rebase", "--quiet", *options, "upstream"]
+        assert subprocess.run(rebase, cwd=folder, capture_output=True, check=False).returncode == 1
+        with pytest.raises(PreconditionError, match=f"main is being rebased in {folder}, which") as refused:
+            require_unedited(workspace, "main", {})
+        assert "finish or abort the rebase, then" in refused.value.hint
+        git(folder, "rebase", "--abort")
+        git(folder, "switch", "--quiet", "--detach")
+        require_unedited(workspace, "main", {})
+
+
+@pytest.mark.parametrize("begin", [("merge", "--no-ff", "--no-commit", "other"), ("bisect", "start")])
+def test_an_unfinished_operation_is_refused_beside_files_to_commit(quick: Path, begin: tuple[str, ...]) -> None:
+    workspace, text = Workspace(quick, load_protocol(quick)), "RATE = 0.3\n"
+    git(quick, "switch", "--quiet", "-c", "other")
+    git(quick, "commit", "--quiet", "--allow-empty", "-m", "theirs")
+    git(quick, "switch", "--quiet", "main")
+    git(quick, *begin)
+    (quick / "train.py").write_text(text)
+    with pytest.raises(PreconditionError, match="git is in the middle of a merge"):
+        require_unedited(workspace, "main", {"train.py": text})
+    # Nothing of the operation is on another branch.
+    require_unedited(workspace, "other", {"train.py": text})
+
+
+@pytest.mark.parametrize("setting", [("core.autocrlf", "true"), ("core.eol", "crlf")])
+def test_files_to_commit_are_no_changes_in_other_line_ends(quick: Path, setting: tuple[str, str]) -> None:
+    """A kept edit of `try`, or a killed `adopt`, leaves them in the checkout."""
+    git(quick, "config", *setting)
+    (quick / ".git" / "info" / "attributes").write_text("*.py text\n")
+    workspace = Workspace(quick, load_protocol(quick))
+    (quick / "train.py").write_bytes(b"RATE = 0.3\r\n")
+    require_unedited(workspace, "main", {"train.py": "RATE = 0.3\n"})
+    with pytest.raises(PreconditionError, match="uncommitted changes"):
+        require_unedited(workspace, "main", {"train.py": "RATE = 0.2\n"})
+
+
 def test_a_commit_that_a_person_makes_while_the_branch_moves_is_not_lost(quick: Path) -> None:
     workspace = Workspace(quick, load_protocol(quick))
     git(quick, "switch", "--quiet", "-c", "autoresearch/t")
