@@ -128,6 +128,7 @@ class Checkout:
     def left_over(self, files: Iterable[str], commits: Iterable[str]) -> list[str]:
         """Return the files that `heal` would restore or remove."""
         left, head = list[str](), self._workspace.head
+        changed = {self._workspace.inside(name) for name in self.changes()}
         rows = self._workspace.protocol.provenance.results_log.path
         known = [commit for commit in dict.fromkeys(commits) if commit]
         for path in files:
@@ -139,7 +140,10 @@ class Checkout:
             if self._workspace.content(head, path) is None:
                 if is_there and found and found in contents:
                     left.append(path)
-            elif not is_there or any(_is_left_of(found, content, rows=path == rows) for content in contents):
+            # A sparse checkout lacks files without a change.
+            elif path in changed and (
+                not is_there or any(_is_left_of(found, content, rows=path == rows) for content in contents)
+            ):
                 left.append(path)
         return left
 

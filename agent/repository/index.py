@@ -89,8 +89,24 @@ def index_with(git: Git, scratch: Path, entries: Mapping[str, tuple[str, str] | 
         for path, entry in entries.items()
     )
     if said:
-        git.fed(["update-index", "-z", "--index-info"], os.fsencode(said), {"GIT_INDEX_FILE": str(changed)})
+        env = {"GIT_INDEX_FILE": str(changed)}
+        flags = _flags(git, entries)
+        git.fed(["update-index", "-z", "--index-info"], os.fsencode(said), env)
+        for flag, paths in flags.items():  # of the last of several options only, git reads the paths
+            if paths:
+                said = "".join(f"{path}\0" for path in paths)
+                git.fed(["update-index", "-z", f"--{flag}", "--stdin"], os.fsencode(said), env)
     return changed
+
+
+def _flags(git: Git, entries: Mapping[str, tuple[str, str] | None]) -> dict[str, list[str]]:
+    """Return those of the paths that the user has told git to leave alone, by the flag; a new entry would lose it."""
+    listed = (line.split(" ", 1) for line in git.lines("ls-files", "-v", "-z"))
+    tags = {path: tag for tag, path in listed if entries.get(path) is not None}
+    return {
+        "skip-worktree": [path for path, tag in tags.items() if tag in "Ss"],
+        "assume-unchanged": [path for path, tag in tags.items() if tag.islower()],
+    }
 
 
 @contextlib.contextmanager

@@ -494,6 +494,43 @@ def test_what_a_person_stages_while_the_branch_moves_is_not_lost(quick: Path) ->
     git(quick, "add", "mine.txt")
 
 
+def test_files_that_git_was_told_to_leave_alone_stay_so(quick: Path) -> None:
+    """Else the user's text would become an uncommitted change, and the session would refuse to go on."""
+    workspace = Workspace(quick, load_protocol(quick))
+    names = ["train.py", "prepare.py", "protocol.json", "pyproject.toml"]
+    old = git(quick, "rev-parse", "HEAD")
+    git(quick, "switch", "--quiet", "-c", "ahead")
+    for name in names:
+        (quick / name).write_text((quick / name).read_text() + "\n")
+    commit(quick)
+    new = git(quick, "rev-parse", "HEAD")
+    git(quick, "switch", "--quiet", "main")
+    git(quick, "update-index", "--skip-worktree", "train.py", "protocol.json")
+    git(quick, "update-index", "--assume-unchanged", "prepare.py", "protocol.json")
+    for name in ("train.py", "prepare.py"):
+        (quick / name).write_text("mine = True\n")
+    (quick / "protocol.json").unlink()  # as a sparse checkout does
+    tags = git(quick, "ls-files", "-v")
+    assert sorted(line[0] for line in tags.splitlines()) == ["H", "S", "h", "s"]
+    checkout = Checkout(workspace)
+    assert checkout.advance("main", new, old) == ["prepare.py", "protocol.json", "train.py"]
+    assert git(quick, "ls-files", "-v") == tags
+    assert git(quick, "write-tree") == git(quick, "rev-parse", f"{new}^{{tree}}")
+    assert (quick / "train.py").read_text() == (quick / "prepare.py").read_text() == "mine = True\n"
+    assert not (quick / "protocol.json").exists()
+    assert checkout.changes() == []
+
+
+def test_a_sparse_checkout_stays_sparse(quick: Path, cli: Cli) -> None:
+    git(quick, "sparse-checkout", "set", "--no-cone", "/*", "!/train.py", "!/prepare.py")
+    for count in (1, 2):
+        go(cli, quick, count=count)
+        assert git(quick, "ls-files", "-t", "train.py", "prepare.py").splitlines() == ["S prepare.py", "S train.py"]
+        assert not (quick / "train.py").exists()
+        assert git(quick, "status", "--porcelain") == ""
+    assert git(quick, "show", "HEAD:train.py") != git(quick, "show", "main:train.py")
+
+
 def test_the_branch_moves_after_a_git_that_writes_the_index(quick: Path, tmp_path: Path) -> None:
     """Its entry stays, and so does the loop's."""
     workspace = Workspace(quick, load_protocol(quick))
