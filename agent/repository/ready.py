@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
 from agent.errors import AutoresearchError, PreconditionError
@@ -86,16 +86,24 @@ def require_clean(
             name for name, path in inside.items() if path and (path in own or rules.mutable_surface.allows(path))
         ]
     if changed:
-        shown = named(changed, 3)
-        mine = {*changed} <= {*checkout.edited()}
-        attempt = typed(f"try --tag {tag}" if tag else "try")
-        stash = f"`{git_here(workspace.top)} stash` {'it' if mine else 'them'}"
-        do = f"measure the edit with `{attempt}`, or commit" if mine else "commit"
         raise PreconditionError(
-            f"the working tree has uncommitted changes ({shown})",
-            hint=f"{do} or {stash}, then run the same command again",
+            f"the working tree has uncommitted changes ({named(changed, 3)})",
+            hint=f"{_remedy(workspace, changed, tag)}, then run the same command again",
         )
     require_no_operation(workspace)
+
+
+def _remedy(workspace: Workspace, changed: Collection[str], tag: str | None) -> str:
+    """Return how to get rid of uncommitted changes, for a hint."""
+    modules, git = sorted({*changed} & {*workspace.submodules()}), git_here(workspace.top)
+    if modules:
+        others = f"commit or `{git} stash` the other files; " if len(modules) < len(changed) else ""
+        back = f"`{git} submodule update`"
+        return f"{others}commit or `git stash` inside of {named(modules, 3)}, and commit it here or run {back}"
+    mine = {*changed} <= {*Checkout(workspace).edited()}
+    attempt = typed(f"try --tag {tag}" if tag else "try")
+    do = f"measure the edit with `{attempt}`, or commit" if mine else "commit"
+    return f"{do} or `{git} stash` {'it' if mine else 'them'}"
 
 
 def carried(workspace: Workspace, commit: str) -> tuple[str, ...]:

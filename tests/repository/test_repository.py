@@ -20,13 +20,13 @@ from agent.repository import excludes, index
 from agent.repository.checkout import Checkout
 from agent.repository.git import Git
 from agent.repository.index import SCRATCH, sweep
-from agent.repository.ready import require_unedited
+from agent.repository.ready import require_clean, require_unedited
 from agent.repository.refs import delete_refs
 from agent.repository.workspace import Workspace
 from agent.session import recovery
 from tests.common.processes import other_git
 from tests.common.stations import until
-from tests.common.workspaces import Cli, commit_many, git, quick_protocol
+from tests.common.workspaces import Cli, commit_many, git, quick_protocol, repository
 
 THEIRS = "commit\tval_bpb\tmemory_gb\tstatus\tdescription\nabc1234\t2.100000\t26.9\tkeep\tsomebody's\n"
 
@@ -710,6 +710,28 @@ def test_files_to_commit_are_no_changes_in_other_line_ends(quick: Path, setting:
     require_unedited(workspace, "main", {"train.py": "RATE = 0.3\n"})
     with pytest.raises(PreconditionError, match="uncommitted changes"):
         require_unedited(workspace, "main", {"train.py": "RATE = 0.2\n"})
+
+
+def test_the_hint_for_a_changed_submodule_works(quick: Path, tmp_path: Path) -> None:
+    """Git stashes nothing of a submodule."""
+    module, own = repository(tmp_path / "module", {"a.txt": "a\n"}), quick / "module"
+    git(quick, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(module), "module")
+    git(quick, "commit", "--quiet", "-m", "module")
+    workspace = Workspace(quick, load_protocol(quick))
+    require_clean(workspace)
+    (own / "a.txt").write_text("mine\n")
+    with pytest.raises(PreconditionError, match=r"uncommitted changes \(module\)") as refused:
+        require_clean(workspace)
+    assert "stash` inside of module, and commit it here or run `git" in refused.value.hint
+    git(own, "-c", "user.name=x", "-c", "user.email=x@x", "commit", "--quiet", "-am", "mine")
+    (quick / "prepare.py").write_text("HARNESS = 2\n")
+    with pytest.raises(PreconditionError, match=r"uncommitted changes \(module, prepare.py\)") as refused:
+        require_clean(workspace)
+    assert refused.value.hint.startswith("commit or `git stash` the other files; ")
+    assert "submodule update`" in refused.value.hint
+    git(quick, "stash", "--quiet")
+    git(quick, "submodule", "--quiet", "update")
+    require_clean(workspace)
 
 
 def test_a_commit_that_a_person_makes_while_the_branch_moves_is_not_lost(quick: Path) -> None:
