@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from agent.errors import AutoresearchError, Interrupted, MachineFault, Precondit
 from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
 from agent.journal.journal import Journal, fold
-from agent.journal.paths import find_session, journal_path
+from agent.journal.paths import find_session, is_tag, journal_path
 from agent.journal.state import State
 from agent.playbook.findings import added, findings
 from agent.protocol.load import load_protocol
@@ -32,7 +31,6 @@ from agent.system.invocation import here, typed
 from agent.system.names import PLAYBOOK
 from agent.views.plain import show_plain
 
-TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 Work = Callable[[Workbench], dict[str, Any]]
 
 
@@ -204,12 +202,12 @@ def require_journal(folder: Path, tag: str) -> None:
     Raises:
         PreconditionError: git has the session, but its journal is missing.
     """
-    if journal_path(folder, tag).exists():
+    if not is_tag(tag) or journal_path(folder, tag).exists():
         return
     protocol = load_protocol(folder)
     workspace = Workspace(folder, protocol)
     branch = protocol.provenance.git_workflow.branch_pattern.replace("<tag>", tag)
-    if TAG.fullmatch(tag) and is_known(workspace, tag, branch):
+    if is_known(workspace, tag, branch):
         home = home_of(workspace, tag)
         if home is not None:
             raise PreconditionError(

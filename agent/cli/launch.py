@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ from agent.execution.process import Observer
 from agent.execution.setup import is_due
 from agent.format import block, counted, duration, one_line
 from agent.journal.journal import Journal, View
-from agent.journal.paths import journal_path, next_tag, state_folder
+from agent.journal.paths import LONGEST_TAG, is_tag, journal_path, next_tag, state_folder
 from agent.loop import run_session
 from agent.playbook.entries import read_book
 from agent.playbook.tried import misfits
@@ -132,8 +131,11 @@ class RunConfig:
 
 def require_tag(tag: str) -> None:
     """Raise UsageError if a tag cannot name a branch."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag) or tag.endswith((".", ".lock")) or ".." in tag:
-        raise UsageError(f"--tag {tag!r} cannot name a branch", hint="use letters, digits, `_`, `-` and single dots")
+    if not is_tag(tag):
+        raise UsageError(
+            f"--tag {tag[:LONGEST_TAG]!r} cannot name a branch",
+            hint=f"use at most {LONGEST_TAG} letters, digits, `_`, `-` and single dots",
+        )
 
 
 def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: None) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -21,6 +22,8 @@ from agent.system.shielded import run_shielded
 GIT_SECONDS = 30
 GIT_CONFIGURED = ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_SYSTEM")
 MOST_NAMED = 3
+# A tag names files: a folder, and a ref with its lock, for which a branch pattern and git need some of the 255 bytes.
+LONGEST_TAG = 200
 LONGEST_NUMBER = 9  # digits at the end of a tag
 BASELINE, LARGEST_BASELINE = "baseline.json", 2**22  # the runs of the latest baseline, beside their logs; bytes
 NOT_TRUSTED = "dubious ownership"  # as in git's error message
@@ -146,6 +149,12 @@ def find_session(workspace: Path, tag: str | None) -> str:
             f"unknown session '{tag}' in {workspace}", hint=f"choose from {', '.join(sorted(tags))}"
         )
     return tag
+
+
+def is_tag(text: str) -> bool:
+    """Return whether a text can be the tag of a session, which names a folder and a part of refs."""
+    plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text) is not None and len(text) <= LONGEST_TAG
+    return plain and not text.endswith((".", ".lock")) and ".." not in text
 
 
 def next_tag(workspace: Path, tag: str) -> str:
