@@ -15,12 +15,12 @@ from agent.errors import PreconditionError
 from agent.format import named
 from agent.journal.experiment import Run
 from agent.system.files import Unusable, read_bounded
+from agent.system.git_variables import without_others
 from agent.system.invocation import git_here, here, typed
 from agent.system.names import PROTOCOL, STATE
 from agent.system.shielded import run_shielded
 
 GIT_SECONDS = 30
-GIT_CONFIGURED = ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_SYSTEM")
 MOST_NAMED = 3
 # A tag names files: a folder, and a ref with its lock, for which a branch pattern and git need some of the 255 bytes.
 LONGEST_TAG = 200
@@ -185,10 +185,8 @@ def came_with_the_repository(workspace: Path) -> list[str]:
     Raises:
         PreconditionError: git refuses to read the repository.
     """
-    # Of git's variables only those of the user's configuration are passed on, because it lists the folders that git
-    # trusts. LC_ALL=C makes git report errors in English.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in GIT_CONFIGURED}
-    env["LC_ALL"] = "C"
+    # The user's configuration lists the folders that git trusts. LC_ALL=C makes git report errors in English.
+    env = {**without_others(os.environ), "LC_ALL": "C"}
     ask = ["git", "-c", "core.fsmonitor=false", "ls-files", "-z", "--", f":(icase){STATE}"]
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         done = run_shielded(ask, cwd=workspace, env=env, timeout=GIT_SECONDS)

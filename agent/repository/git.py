@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agent.errors import AutoresearchError, PreconditionError
 from agent.journal.paths import NOT_TRUSTED, not_trusted
+from agent.system.git_variables import without_others
 from agent.system.invocation import typed
 from agent.system.shielded import run_shielded
 
@@ -26,8 +27,6 @@ OLDEST = (2, 29)  # for `fetch --no-write-fetch-head`, and `update-ref --stdin` 
 LOCK_ATTEMPTS, LOCK_WAIT_SECONDS = 8, 0.5
 LOCKED = ".lock': File exists"  # in git's own words
 FALLBACK_IDENTITY = {"name": "autoresearch", "email": "autoresearch@localhost"}
-# Git's variables that control how it works. The others select a repository, such as that of a calling hook or alias.
-OF_GIT = re.compile(r"GIT_((AUTHOR|COMMITTER)_\w+|CONFIG_(GLOBAL|SYSTEM|NOSYSTEM)|EXEC_PATH|CEILING_DIRECTORIES)")
 # Take every path literally, whatever character it starts with (gitglossary(7), pathspec).
 LITERAL = "GIT_LITERAL_PATHSPECS"
 NO_REPOSITORY, NO_WORK_TREE = "not a git repository", "must be run in a work tree"  # git's own words
@@ -57,7 +56,7 @@ class Git:
     Attributes:
         top: the top folder of the working tree.
         folder: the absolute path of the .git folder.
-        user: `name` and `email` as the user has configured them; missing ones are left out.
+        user: `name` and `email` of the user, as git would take them for a commit; missing ones are left out.
 
     Raises:
         PreconditionError: `folder` is not in a working tree, git does not trust its owner, or git cannot be started.
@@ -78,13 +77,16 @@ class Git:
                 f"{folder} is outside of {self.top}, which core.worktree sets as the working tree of its repository",
                 hint=f"run the same command in {self.top}",
             )
-        self.user = self._configured_user()
-        self._env |= self._identity()
+        configured = self._configured_names()
+        self.user = _identity(configured, "author")
+        for role in ("author", "committer"):
+            names = {**FALLBACK_IDENTITY, **_identity(configured, role)}
+            self._env |= {f"GIT_{role}_{key}".upper(): value for key, value in names.items()}
 
     @property
     def knows_user(self) -> bool:
         """Whether name and address of the user are configured, or set by variables."""
-        return all(key in self.user or os.environ.get(f"GIT_AUTHOR_{key.upper()}") for key in FALLBACK_IDENTITY)
+        return len(self.user) == len(FALLBACK_IDENTITY)
 
     def environment(self, **more: str) -> dict[str, str]:
         """Return the environment variables for git, with `more` added."""
@@ -148,23 +150,27 @@ class Git:
                 "sets up, or allow this command to run outside of the sandbox",
             )
 
-    def _configured_user(self) -> dict[str, str]:
-        """Return `name` and `email` as the user has configured them, without those that are missing."""
+    def _configured_names(self) -> dict[str, str]:
+        """Return the names and addresses of git's configuration by key, such as `user.name`."""
         entries = []
-        with contextlib.suppress(AutoresearchError):  # git fails if neither is set
-            entries = self.lines("config", "-z", "--get-regexp", "^user\\.(name|email)$")
-        found = dict(entry.removeprefix("user.").partition("\n")[::2] for entry in entries)  # the last of each counts
-        return {key: value for key, value in found.items() if value}
+        with contextlib.suppress(AutoresearchError):  # git fails if none is set
+            entries = self.lines("config", "-z", "--get-regexp", "^(user|author|committer)\\.(name|email)$")
+        return dict(entry.partition("\n")[::2] for entry in entries)  # the last of each counts
 
-    def _identity(self) -> dict[str, str]:
-        """Return the variables that name the author of the loop's commits, with a fallback if none is configured."""
-        env = {}
-        for key, fallback in FALLBACK_IDENTITY.items():
-            value = self.user.get(key, fallback)
-            for role in ("AUTHOR", "COMMITTER"):
-                variable = f"GIT_{role}_{key.upper()}"
-                env[variable] = os.environ.get(variable) or value
-        return env
+
+def _identity(configured: Mapping[str, str], role: str) -> dict[str, str]:
+    """Return `name` and `email` of a role as git finds them (git-commit(1)), without those that are missing.
+
+    Args:
+        configured: names and addresses by their keys in git's configuration.
+        role: `author` or `committer`.
+    """
+    found = {}
+    for key in FALLBACK_IDENTITY:
+        asked = (os.environ.get(f"GIT_{role}_{key}".upper()), configured.get(f"{role}.{key}"))
+        found[key] = next(filter(None, [*asked, configured.get(f"user.{key}")]), "")
+    found["email"] = found["email"] or os.environ.get("EMAIL", "")
+    return {key: value for key, value in found.items() if value}
 
 
 def own_language() -> dict[str, str]:
@@ -192,9 +198,10 @@ def new_repository(folder: Path, kind: str) -> Git:
 
 def _forget_others() -> None:
     """Drop git's variables that select another repository from the environment of this process."""
-    for name in [*os.environ]:
-        if name.startswith("GIT_") and not OF_GIT.fullmatch(name):
-            del os.environ[name]
+    kept = without_others(os.environ)
+    for name in {*os.environ} - {*kept}:
+        del os.environ[name]
+    os.environ.update(kept)
 
 
 def _no_repository(folder: Path, words: str) -> PreconditionError | None:

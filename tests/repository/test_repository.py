@@ -182,6 +182,37 @@ def test_git_s_variables_of_a_hook_lead_to_no_other_repository(quick: Path, cli:
         assert cli(quick, *command, **hostile).returncode == 0
 
 
+@pytest.mark.parametrize("by", ["configuration", "configuration of roles", "numbered variables", "address variable"])
+def test_commits_have_the_names_that_git_would_give_them(
+    quick: Path, by: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = {"user.name": "User", "user.email": "u@example.invalid"}
+    if by == "configuration of roles":
+        settings |= {"author.name": "Pseudonym", "author.email": "p@x.invalid", "committer.name": "Committer"}
+    git(quick, "config", "--remove-section", "user")
+    if by == "numbered variables":
+        hooks = {"core.worktree": str(tmp_path), "core.sshCommand": "false", "alias.status": "!false"}
+        for i, (key, value) in enumerate({**hooks, **settings}.items()):
+            monkeypatch.setenv(f"GIT_CONFIG_KEY_{i}", key)
+            monkeypatch.setenv(f"GIT_CONFIG_VALUE_{i}", value)
+        monkeypatch.setenv("GIT_CONFIG_COUNT", "5")
+    else:
+        if by == "address variable":
+            monkeypatch.setenv("EMAIL", settings.pop("user.email"))
+        for key, value in settings.items():
+            git(quick, "config", key, value)
+    workspace = Workspace(quick, load_protocol(quick))
+    assert sorted(key for name, key in os.environ.items() if name.startswith("GIT_CONFIG_KEY_")) == (
+        ["user.email", "user.name"] if by == "numbered variables" else []
+    )
+    ours = workspace.commit_files(workspace.head, {"train.py": "RATE = 0.3\n"}, "ours")
+    git(quick, "commit", "--quiet", "--allow-empty", "-m", "mine")
+    names = git(quick, "log", "-1", "--format=%an <%ae> %cn <%ce>")
+    assert git(quick, "log", "-1", "--format=%an <%ae> %cn <%ce>", ours) == names
+    assert workspace.author is not None
+    assert names.startswith(workspace.author)
+
+
 def test_a_session_goes_on_beside_notes_of_a_person(quick: Path, cli: Cli) -> None:
     for name in ("program.md", "docs/ideas.md"):
         (quick / name).parent.mkdir(exist_ok=True)

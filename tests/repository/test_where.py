@@ -122,6 +122,9 @@ def test_a_repository_of_another_user_gets_gits_own_remedy(quick: Path) -> None:
         assert done.returncode in (1, 3), (command, done)
         assert remedy in done.stdout + done.stderr, (command, done)
         assert "no commit" not in done.stdout + done.stderr
+    by_variable = {"KEY_0": "safe.directory", "VALUE_0": str(quick), "COUNT": "1"}
+    done = call(quick, "status", **{f"GIT_CONFIG_{name}": value for name, value in by_variable.items()})
+    assert done.returncode == 0, done.stderr
     subprocess.run(remedy, shell=True, check=True)
     assert call(quick, "status").returncode == 0
 
