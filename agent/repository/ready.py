@@ -231,10 +231,12 @@ def require_unedited(workspace: Workspace, branch: str, files: Mapping[str, str]
 
 
 def _require_no_home(workspace: Workspace, fault: str, branch: str, tag: str) -> None:
-    """Raise PreconditionError, which begins with `fault`, if another working tree has the branch or the session."""
-    for there, what in ((elsewhere(workspace, branch), branch), (home_of(workspace, tag), f"session {tag}")):
-        if there is not None:
-            raise PreconditionError(f"{fault}, and {there} has {what}", hint="choose another --tag")
+    """Raise PreconditionError, which begins with `fault`, if another working tree or workspace has the session."""
+    other, home = elsewhere(workspace, branch), home_of(workspace, tag)
+    if other is not None:
+        raise PreconditionError(f"{fault}, and {branch} is checked out in {other}", hint="choose another --tag")
+    if home is not None:
+        raise PreconditionError(f"{fault}, and session {tag} is in {home}", hint="choose another --tag")
 
 
 def _exists(place: Path) -> bool:

@@ -382,7 +382,8 @@ def test_a_session_of_another_worktree_is_no_remains_of_one(quick: Path, cli: Cl
     for more in (["--dry-run"], []):
         done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", *more)
         assert done.returncode == 3
-        assert f", and {beside} has " in done.stderr
+        what = "session t is" if "journal" in left else "autoresearch/t is checked out"
+        assert f", and {what} in {beside}\n" in done.stderr
         assert done.stderr.splitlines()[-1] == "hint: choose another --tag"
 
 
@@ -403,7 +404,7 @@ def test_a_session_of_another_workspace_in_the_repository_is_no_remains_of_one(q
     git(quick, "switch", "--quiet", "main")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
     assert done.returncode == 3
-    assert f", and {below} has session t" in done.stderr
+    assert f", and session t is in {below}\n" in done.stderr
     assert done.stderr.splitlines()[-1] == "hint: choose another --tag"
 
 
