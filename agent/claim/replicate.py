@@ -33,7 +33,7 @@ LEAST_PAIRS = 2
 # How the errors of runs begin that a slower machine, or one with a smaller disk, may have alone.
 LOCAL = (
     *("timed out: ", "out of memory: ", "killed: it filled the disk"),
-    *("voided: it handed over ", "voided: it trained for "),
+    *("voided: it handed over ", "voided: it trained for ", "voided: its evaluation took "),
 )
 
 Verdict = Literal["replicated", "not replicated", "cannot tell"]

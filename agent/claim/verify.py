@@ -104,7 +104,7 @@ def _replicated(
         steps = min((run.num_steps for run in claim.runs.b if run.num_steps), default=None)
         remove_tree(logs)
         with prepared(runner, setup=False) as ready, kept_awake():
-            ready = showing(opened.workspace, ready)
+            ready = showing(opened.workspace, ready, commits["b"])
             setting = Setting(ready, commits, known, seeds, steps, logs, interrupts, say)
             try:
                 _tell_holdout(claim, ready)

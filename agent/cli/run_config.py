@@ -16,6 +16,7 @@ from agent.cli.run_flags import EndFlags, MeasureFlags, ProposerFlags, RunFlags,
 from agent.errors import UsageError
 from agent.format import one_line
 from agent.journal.paths import journal_path, require_own_state
+from agent.room.variables import LOGIN
 
 if TYPE_CHECKING:
     from agent.cli.fleet import StationsConfig
@@ -292,11 +293,13 @@ def merged(state: State | None, given: Mapping[str, Any]) -> tuple[dict[str, Any
     changed = [name for name in given if name in kept and given[name] != kept[name] and name != "training_seconds"]
     left = _without(kept, WHO) if not set(WHO).isdisjoint(given) else kept
     left = _without(left, WHERE) if not set(WHERE).isdisjoint(given) else left
-    said = [f"{_flag_of(name)} is now {given[name]}; it was {kept[name]}" for name in changed]
+    # An earlier version kept a model's address with its login.
+    before = {name: LOGIN.sub("://***@", str(value)) for name, value in kept.items()}
+    said = [f"{_flag_of(name)} is now {given[name]}; it was {before[name]}" for name in changed]
     if "model" not in {**left, **given}:  # nothing else has a cost that could be capped
         left = _without(left, CAPS)
     hold = {**left, **given}
-    said += [f"{_flag_of(name)} {kept[name]} no longer applies" for name in kept if name not in hold]
+    said += [f"{_flag_of(name)} {before[name]} no longer applies" for name in kept if name not in hold]
     # `inf` removes a limit, as in `--max-cost inf`.
     return {name: value for name, value in hold.items() if value != math.inf}, said
 

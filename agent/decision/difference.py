@@ -118,18 +118,20 @@ def ignores_seed(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], mac
         a: values of one program, one for each seed, in groups of a station; so is `b`.
         machine: the noise of runs with the same seed.
     """
-    (more, a_degrees), (less, b_degrees) = _variance(a), _variance(b)
-    if not machine.known or not a_degrees or not b_degrees:
+    (more, a_degrees), (less, b_degrees) = _sd(a), _sd(b)
+    if not machine.known or not more or not a_degrees or not b_degrees:
         return False
-    larger = _f_tail(more / less if less else math.inf, a_degrees, b_degrees) <= CERTAINLY
-    return larger and _f_tail(less / machine.sd**2, b_degrees, machine.degrees) > POSSIBLY
+    # Squares of large numbers are a product here, because `**` raises OverflowError.
+    apart, beyond = more / less if less else math.inf, less / machine.sd
+    larger = _f_tail(apart * apart, a_degrees, b_degrees) <= CERTAINLY
+    return larger and _f_tail(beyond * beyond, b_degrees, machine.degrees) > POSSIBLY
 
 
-def _variance(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """Return the variance within groups, and its degrees of freedom."""
+def _sd(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
+    """Return the standard deviation within groups, and its degrees of freedom."""
     degrees = sum(len(each) - 1 for each in groups)
-    squares = sum((value - mean(each)) ** 2 for each in groups for value in each)
-    return squares / max(degrees, 1), degrees
+    apart = [value - middle for each in groups for middle in [mean(each)] for value in each]
+    return math.hypot(*apart) / math.sqrt(max(degrees, 1)), degrees
 
 
 def _f_tail(ratio: float, above: float, below: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +16,7 @@ from agent.journal.state import State, gain
 from agent.protocol.models import Protocol
 
 NOTED: dict[str, type] = {"experiments": int, "until": float, "patience": int, "target": float}
+LARGEST = sys.float_info.max
 LATEST = 1e11  # the latest Unix time that a calendar can show
 RESERVED = "the remaining time is reserved for confirmation"
 
@@ -85,7 +86,7 @@ def of_note(note: Mapping[str, Any]) -> Limits:
     found = {
         name: kind(note[name])
         for name, kind in NOTED.items()
-        if isinstance(note.get(name), int | float) and math.isfinite(note[name]) and abs(note[name]) < LATEST
+        if isinstance(note.get(name), int | float) and abs(note[name]) < (LARGEST if name == "target" else LATEST)
     }
     return Limits(**found)
 

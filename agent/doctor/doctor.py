@@ -13,7 +13,7 @@ from agent.doctor.check import Check
 from agent.errors import AutoresearchError, PreconditionError, in_one_line
 from agent.execution.fingerprint import backend, installed
 from agent.execution.kill import Process
-from agent.format import counted
+from agent.format import counted, tabular
 from agent.journal import lock, results
 from agent.journal.journal import Journal, drop_torn_line
 from agent.journal.paths import find_session, journal_path, state_folder
@@ -210,11 +210,15 @@ def _rows(workspace: Workspace, protocol: Protocol, state: State, tag: str) -> C
     if not state.experiments:
         return Check(f"{tag}: rows", "ok", "no experiments yet")
     try:
-        own = results.render(protocol, state.experiments, workspace.short)
-        below = results.render(protocol, state.experiments, workspace.short, workspace.show(base, path) or "")
+        # Earlier versions kept no rows of other sessions, and wrote six decimals of any metric.
+        forms = [
+            results.render(protocol, state.experiments, workspace.short, above, number)
+            for above in (workspace.show(base, path) or "", "")
+            for number in (tabular, "{:.6f}".format)
+        ]
     except AutoresearchError as error:
         return Check(f"{tag}: rows", "broken", in_one_line(error))
-    if workspace.show(state.head, path) in (own, below):  # earlier versions kept no rows of other sessions
+    if workspace.show(state.head, path) in forms:
         return Check(f"{tag}: rows", "ok", f"{path} has all rows of the journal ({count})")
     return Check(f"{tag}: rows", "broken", f"{path} in {state.head[:12]} was edited: it differs from the journal")
 

@@ -136,9 +136,10 @@ class Allowance:
             seconds: from the handover to the metric, or to now.
         """
         if seconds > self.evaluation:
+            whose = self.side if "baseline" in self.side else f"{self.side} or the baseline"
             raise Violation(
                 f"voided: its evaluation took more than {self.evaluation:.1f} s, which are allowed as that of "
-                f"{self.side} or the baseline took {self.evaluated or 0.0:.1f} s; a graph must not contain training"
+                f"{whose} took {self.evaluated or 0.0:.1f} s; a graph must not contain training"
             )
 
 

@@ -13,7 +13,7 @@ from agent.export.sessions import Measured, Session
 from agent.format import one_line
 from agent.journal.experiment import Experiment, Value
 from agent.pruning.curves import Curve
-from agent.report.gain import outcome
+from agent.report.gain import metric_of, outcome
 
 PER_MILLE = 1000  # steps of a curve whose log prints no step numbers
 
@@ -54,7 +54,7 @@ def of_session(session: Session) -> Tracked:
         kept = each.verdict.status == "keep"
         so_far = each.metric if kept and each.metric is not None else so_far
         values = {
-            metric: each.metric,
+            metric: metric_of(state, each),
             "best": so_far,
             "gain": outcome(state, each).gain,
             "kept": float(kept),
@@ -76,7 +76,7 @@ def _of_experiment(session: Session, each: Experiment, workspace: Path, artifact
     shown = next((run for run in own if run.run.metric is not None), own[-1] if own else None)
     steps = _curve(shown, curve_of(shown.run, workspace, artifact)) if shown is not None else []
     metric = one_line(session.state.session["metric"])
-    result = _finite({metric: each.metric, "gain": outcome(session.state, each).gain})
+    result = _finite({metric: metric_of(session.state, each), "gain": outcome(session.state, each).gain})
     at = session.recorded.get(each.number, session.state.latest_at)
     last = steps.pop() if steps else Step(0, at, {})
     steps.append(Step(last.step, at, {**last.values, **result}))

@@ -6,6 +6,7 @@ An edit is written before anything slow begins. The next start of the session me
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -84,18 +85,23 @@ def drop(journal: Path, number: int) -> None:
 
 def unsettled(journal: Path) -> dict[int, Edit]:
     """Return number -> edit of those that are waiting, in progress, or measured but not settled, in order."""
-    return {number: edit for number, edit in _all(journal).items() if not edit.settled}
+    found = {number: read(journal, number) for number in _numbers(journal)}
+    return {number: edit for number, edit in found.items() if edit is not None and not edit.settled}
 
 
 def files(journal: Path) -> set[str]:
-    """Return the paths of all files of the session's edits. The working tree may still have them."""
-    return {path for edit in _all(journal).values() for path in edit.files}
+    """Return the paths of all files of the session's edits that can be read. The working tree may still have them."""
+    found = set[str]()
+    for number in _numbers(journal):
+        with contextlib.suppress(AutoresearchError):
+            edit = read(journal, number)
+            found |= {*edit.files} if edit is not None else set()
+    return found
 
 
-def _all(journal: Path) -> dict[int, Edit]:
-    names = sorted(path.parent.name for path in journal.parent.glob(f"experiments/[0-9]*/{NAME}"))
-    found = {number: read(journal, number) for name in names if name.isdecimal() for number in (int(name),)}
-    return {number: edit for number, edit in sorted(found.items()) if edit is not None}
+def _numbers(journal: Path) -> list[int]:
+    names = (path.parent.name for path in journal.parent.glob(f"experiments/[0-9]*/{NAME}"))
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def _edit(content: dict[str, Any]) -> Edit:

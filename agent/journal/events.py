@@ -43,7 +43,8 @@ In the order in which they occur in an experiment:
 Between experiments:
 
     comparing  {commits, files, count, seeds, rung}      held-out runs of several commits begin: label -> commit;
-               seeds: that of each run of a commit, empty if they use the recipe's own; rung: only for `promote`
+               seeds: that of each run of a commit, empty if they use the recipe's own; rung: only for `promote`;
+               varied: the constants that a seed sets if they are several
                (`agent.journal.comparison`)
     running    {label, run, pid, born, start, log, expected}    one of these runs starts
     faulted    {label, run, fault, reason, seconds, pause}   as in an experiment

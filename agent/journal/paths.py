@@ -23,7 +23,7 @@ from agent.system.shielded import run_shielded
 GIT_SECONDS = 30
 MOST_NAMED = 3
 # A tag names files: a folder, and a ref with its lock, for which a branch pattern and git need some of the 255 bytes.
-LONGEST_TAG = 200
+LONGEST_TAG = 250
 LONGEST_NUMBER = 9  # digits at the end of a tag
 BASELINE, LARGEST_BASELINE = "baseline.json", 2**22  # the runs of the latest baseline, beside their logs; bytes
 NOT_TRUSTED = "dubious ownership"  # as in git's error message

@@ -21,16 +21,21 @@ TEXTS = ("commit", "status", "description")
 
 
 def render(
-    protocol: Protocol, experiments: Iterable[Experiment], short: Callable[[str], str], earlier: str = ""
+    protocol: Protocol,
+    experiments: Iterable[Experiment],
+    short: Callable[[str], str],
+    earlier: str = "",
+    number: Callable[[float], str] = tabular,
 ) -> str:
     """Return the whole file in the protocol's format and columns.
 
     Args:
         short: abbreviates a commit hash.
         earlier: the content of the file before the session, kept above the session's rows.
+        number: formats a metric.
     """
     columns = protocol.columns
-    rows = [row(protocol, experiment, short) for experiment in experiments]
+    rows = [row(protocol, experiment, short, number) for experiment in experiments]
     above = earlier if not earlier or earlier.endswith("\n") else f"{earlier}\n"
     if protocol.provenance.results_log.format == "jsonl":
         return above + "".join(
@@ -71,7 +76,12 @@ def cell(column: str, text: str) -> str:
     return f"'{text}" if column in TEXTS and text.lstrip(" ").startswith(FORMULA) else text
 
 
-def row(protocol: Protocol, experiment: Experiment, short: Callable[[str], str]) -> dict[str, str]:
+def row(
+    protocol: Protocol,
+    experiment: Experiment,
+    short: Callable[[str], str],
+    number: Callable[[float], str] = tabular,
+) -> dict[str, str]:
     """Return one experiment's columns; a crash has 0.000000 and 0.0, as in the results format of this family."""
     metric = experiment.metric
     secondary = experiment.runs[-1].secondary if metric is not None else {}
@@ -88,7 +98,7 @@ def row(protocol: Protocol, experiment: Experiment, short: Callable[[str], str])
         "memory_gb": f"{secondary.get('peak_vram_mb', 0.0) / 1024:.1f}",
         **values,
         "commit": short(experiment.commit),
-        protocol.metric.name: tabular(metric if metric is not None else 0.0),
+        protocol.metric.name: number(metric if metric is not None else 0.0),
         "status": experiment.verdict.status,
         "description": one_line(description),
     }

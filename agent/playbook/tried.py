@@ -87,7 +87,7 @@ def untried(entries: Iterable[Entry], trials: Sequence[Trial], parameters: Mappi
 
 
 def misfits(entries: Iterable[Entry], parameters: Mapping[str, Value]) -> list[str]:
-    """Return a sentence for each turn to a text of a constant that has none, as in `RATE half`: nothing makes it.
+    """Return a sentence for each turn to a value of another kind than the constant's, as in `RATE half`.
 
     Args:
         parameters: the constants of the recipe.
@@ -96,7 +96,10 @@ def misfits(entries: Iterable[Entry], parameters: Mapping[str, Value]) -> list[s
     for entry in entries:
         for turn in entry.turns:
             values = _of(turn, parameters)
-            if isinstance(turn.value, str) and values and not any(isinstance(value, str) for value in values):
+            kinds = (
+                (str,) if isinstance(turn.value, str) else (str, bool) if isinstance(turn.value, bool) else (object,)
+            )
+            if values and not any(isinstance(value, kinds) for value in values):
                 kind = "True or False" if all(isinstance(value, bool) for value in values) else "a number"
                 found.append(
                     f"{PLAYBOOK}, line {entry.line}: {turn.name} is {kind}, so `{turn.name} {turn.value}` turns nothing"

@@ -199,13 +199,18 @@ def _set_by_user(bench: Workbench, keeps: Sequence[Experiment]) -> list[str]:
     """Return the constants that these keeps changed and the rung sets."""
     rung = bench.rung
     assert rung is not None
-    names = [name for keep, places in _changed(bench) if keep in keeps for _, name in places]
+    if not rung.values:
+        return []
+    names = [name for _, places in _changed(bench, {keep.number for keep in keeps}) for _, name in places]
     return [*dict.fromkeys(name for name in names if name in rung.values)]
 
 
-def _changed(bench: Workbench) -> Iterator[tuple[Experiment, Collection[Place]]]:
-    """Yield each keep after the baseline with the constants that it changed."""
+def _changed(
+    bench: Workbench, numbers: Collection[int] | None = None
+) -> Iterator[tuple[Experiment, Collection[Place]]]:
+    """Yield each keep after the baseline, or each of those with these numbers, with the constants that it changed."""
     workspace, known = bench.runner.workspace, known_constants(bench.runner.protocol)
     kept = (each for each in bench.journal.state.experiments if each.verdict.status == "keep")
     for before, after in itertools.pairwise(kept):
-        yield after, changed_values(workspace.files(before.commit), workspace.files(after.commit), known)
+        if numbers is None or after.number in numbers:
+            yield after, changed_values(workspace.files(before.commit), workspace.files(after.commit), known)

@@ -138,6 +138,8 @@ def _keep(state: State, number: int, keep: Experiment, known: _Known) -> dict[st
     own = {id(run) for each in (state.experiments[0], keep) for run in (*each.runs, *each.heldout_runs)}
     # The first runs of candidates are left out, because they are lucky by selection.
     others = [group for group in known.groups if not any(id(run) in own for run in group)]
+    if known.exact and len({*metrics(runs)}) > 1:
+        others = []  # programs without noise tell nothing about that of a random one
     found = _interval(state, (number, keep), base, runs, others) if base and runs else None
     low = found.low if found is not None and math.isfinite(found.low) else None
     gain = found.gain if found is not None else None

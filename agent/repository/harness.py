@@ -76,7 +76,7 @@ class HarnessFiles:
         """Return whether `path` belongs to the harness in `commit`, unless allowedGlobs name it literally."""
         return path not in self._named and path in self.of(commit)
 
-    def refusal(self, commit: str, paths: Iterable[str]) -> str | None:
+    def refusal(self, commit: str, paths: Iterable[str], *, shadows: bool = True) -> str | None:
         """Return why a candidate on top of `commit` may not change or add files at `paths`, or None if it may.
 
         A new file is refused if the harness would import it in place of its own module or of an installed one.
@@ -99,7 +99,7 @@ class HarnessFiles:
                 return f"adds {path}, which would evaluate the runs"
         for path in sorted(new & self._reached(tree, {*tree, *new}, starts)):
             return f"adds {path}, which the harness would import"
-        return self._shadowing(new, starts)
+        return self._shadowing(new, starts) if shadows else None
 
     def _shadowing(self, new: Collection[str], starts: Collection[str]) -> str | None:
         """Return why a new file may not be added if Python would import it in place of a module that is not ours.

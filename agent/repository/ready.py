@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from agent.errors import AutoresearchError, PreconditionError
@@ -125,13 +126,18 @@ def require_no_operation(workspace: Workspace) -> None:
 
 def elsewhere(workspace: Workspace, branch: str) -> Path | None:
     """Return the other working tree of the repository that has `branch` checked out; None if none has."""
-    return next((place for place in holders(workspace, branch) if _exists(place)), None)
+    found = (each for each in _others_with(workspace, branch) if each.locked or _exists(each.place))
+    return next((each.place for each in found), None)
 
 
 def holders(workspace: Workspace, branch: str) -> list[Path]:
     """Return the other working trees for which git keeps `branch`, including those that were removed by hand."""
-    places = _working_trees(workspace)
-    return [place for place, its in places if its == branch and place.resolve() != workspace.top]
+    return [each.place for each in _others_with(workspace, branch)]
+
+
+def _others_with(workspace: Workspace, branch: str) -> list[_WorkingTree]:
+    found = _working_trees(workspace)
+    return [each for each in found if each.branch == branch and each.place.resolve() != workspace.top]
 
 
 def home_of(workspace: Workspace, tag: str) -> Path | None:
@@ -139,7 +145,7 @@ def home_of(workspace: Workspace, tag: str) -> Path | None:
     inside = {PurePosixPath(name).parent for name in workspace.staged() if PurePosixPath(name).name == PROTOCOL}
     folders = [
         place / folder
-        for place in dict.fromkeys((workspace.top, *(place for place, _ in _working_trees(workspace))))
+        for place in dict.fromkeys((workspace.top, *(each.place for each in _working_trees(workspace))))
         for folder in sorted({*inside, PurePosixPath(workspace.prefix)})
     ]
     others = (each for each in folders if each.resolve() != workspace.folder)
@@ -153,12 +159,16 @@ def require_not_elsewhere(workspace: Workspace, branch: str, flag: str) -> None:
         flag: the flag that names another branch.
     """
     other = elsewhere(workspace, branch)
-    if other is not None:
-        raise PreconditionError(
-            f"{branch} is checked out in {other}",
-            hint=f"release it with `git -C {here(other)} switch --detach`, then run the same command again, or "
-            f"choose another {flag}",
-        )
+    if other is None:
+        return
+    release = f"release it with `git -C {here(other)} switch --detach`"
+    if not _exists(other):
+        git = git_here(workspace.top)
+        release = f"make it available, or forget it with `{git} worktree remove -f -f {here(other)}`"
+    raise PreconditionError(
+        f"{branch} is checked out in {other}" + ("" if _exists(other) else ", which is locked and not here now"),
+        hint=f"{release}, then run the same command again, or choose another {flag}",
+    )
 
 
 def require_may_switch(workspace: Workspace, branch: str) -> None:
@@ -177,24 +187,39 @@ def _rebased_in(workspace: Workspace, branch: str) -> Path | None:
 
     HEAD is detached meanwhile, so that no working tree has the branch checked out.
     """
-    for place, _ in _working_trees(workspace):
-        folder = workspace.git.asked("-C", str(place), "rev-parse", "--absolute-git-dir")
+    for each in _working_trees(workspace):
+        folder = workspace.git.asked("-C", str(each.place), "rev-parse", "--absolute-git-dir")
         # With --update-refs, a rebase moves other branches as well.
         for name in ("rebase-merge/head-name", "rebase-apply/head-name", "rebase-merge/update-refs"):
             file = Path(folder or "") / name
             if folder and file.is_file() and f"refs/heads/{branch}" in os.fsdecode(file.read_bytes()).splitlines():
-                return place
+                return each.place
     return None
 
 
-def _working_trees(workspace: Workspace) -> list[tuple[Path, str | None]]:
-    """Return the working trees of the repository, each with the branch that it has checked out."""
-    found: list[tuple[Path, str | None]] = []
+@dataclass(frozen=True)
+class _WorkingTree:
+    """One of the repository's working trees.
+
+    Attributes:
+        branch: which it has checked out; None for a detached HEAD.
+        locked: it may be on a disk that is not here now, and `git worktree prune` keeps it.
+    """
+
+    place: Path
+    branch: str | None = None
+    locked: bool = False
+
+
+def _working_trees(workspace: Workspace) -> list[_WorkingTree]:
+    found: list[_WorkingTree] = []
     for line in workspace.git.run("worktree", "list", "--porcelain").split("\n"):  # git 2.36 and later know -z
         if line.startswith("worktree "):
-            found.append((Path(line.removeprefix("worktree ")), None))
+            found.append(_WorkingTree(Path(line.removeprefix("worktree "))))
         elif line.startswith("branch "):
-            found[-1] = (found[-1][0], line.removeprefix("branch refs/heads/"))
+            found[-1] = replace(found[-1], branch=line.removeprefix("branch refs/heads/"))
+        elif line == "locked" or line.startswith("locked "):
+            found[-1] = replace(found[-1], locked=True)
     return found
 
 
@@ -240,7 +265,7 @@ def _require_no_home(workspace: Workspace, fault: str, branch: str, tag: str) ->
 
 
 def _exists(place: Path) -> bool:
-    """Return whether a working tree still exists, as `git worktree prune` finds out."""
+    """Return whether a working tree still exists, as `git worktree prune` finds out of one that is not locked."""
     return os.path.lexists(place / ".git")
 
 

@@ -116,8 +116,12 @@ class Workspace:
         """Return a SHA-256 over paths and contents of the harness in `commit`."""
         return self._harness.digest(commit)
 
-    def refusal(self, parent: str, paths: Iterable[str]) -> str | None:
-        """Return why a candidate on top of `parent` may not change `paths`, as "changes a.py, which ...", or None."""
+    def refusal(self, parent: str, paths: Iterable[str], *, shadows: bool = True) -> str | None:
+        """Return why a candidate on top of `parent` may not change `paths`, as "changes a.py, which ...", or None.
+
+        Args:
+            shadows: refuse new modules in place of Python's and installed ones, too.
+        """
         for path in paths:
             inside = (self.folder / path).resolve().is_relative_to(self.folder)
             if not inside or not self.protocol.mutable_surface.allows(path):
@@ -125,7 +129,7 @@ class Workspace:
             for above in PurePosixPath(self.in_repository(path)).parents:
                 if self.tree(parent).get(str(above), ("", ""))[0] == SUBMODULE:
                     return f"changes {path}, which is in the submodule {above}"
-        return self._harness.refusal(parent, paths)
+        return self._harness.refusal(parent, paths, shadows=shadows)
 
     def show(self, commit: str, path: str) -> str | None:
         """Return the text of `path` in `commit`, or None if it has no such file."""
@@ -249,7 +253,8 @@ class Workspace:
         Raises:
             PreconditionError: a file may not change there, or git does not know the user's name.
         """
-        if refusal := self.refusal(parent, [*files]):
+        # Earlier versions measured and kept modules that would be refused now.
+        if refusal := self.refusal(parent, [*files], shadows=False):
             raise PreconditionError(f"the commit {refusal}")
         if not self.git.knows_user:
             git = git_here(self.top)

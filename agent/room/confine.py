@@ -154,7 +154,7 @@ def build_root(spec: dict[str, Any], users: bool) -> None:
             continue
         _mount(source, place, None, BIND_ALL)
         # A device is written to although its mount is read-only, which protects its mode, owner and times from root.
-        device = target.startswith("/dev")
+        device = target == "/dev" or target.startswith("/dev/")
         limits = SET_NO_SETUID | (0 if device else SET_NO_DEVICES)
         _limit(place, limits | (SET_READ_ONLY if device or kind != "rw" else 0))
     for target, path in spec.get("links", ()):
@@ -381,7 +381,7 @@ def _enter(command: Sequence[str], spec: dict[str, Any]) -> None:
             give_up_rights()
             open_network, listed = own or not spec.get("no_network"), spec.get("listed", ())
             restrict(spec.get("read", ()), spec.get("write", ()), open_network, everything=own, listed=listed)
-            refuse_lasting_memory(attributes=not own)
+            refuse_lasting_memory(attributes=not own and not spec.get("attributes"))
         _answer_signals((*ENDING, *OF_PYTHON), DEFAULT)
         os.execvp(command[0], [*command])
     except OSError as error:

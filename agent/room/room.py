@@ -43,6 +43,7 @@ PARTS = ("tree", "home", "tmp", "cache", "evaluator", "root", "scratch")
 ENVIRONMENT = ".venv"
 # Without copy-on-write layers, a folder up to this size is copied, and a larger one is read-only.
 LARGEST_COPY, MOST_COPIED = 64 * 2**20, 5000
+LARGEST_COPIES = 2**30  # of all copies of a room together, bytes
 # Claims and keys are looked for in untracked folders, so many levels down. A folder with one is shown without it, part
 # by part, or not at all if it has more than MOST_PARTS.
 DEEPEST, MOST_PARTS = 2, 2000
@@ -313,7 +314,7 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
         Shown(base / "cache", Path("/cache"), "rw"),
         Shown(tree, top, "rw"),
     ]
-    leads: list[Path] = []
+    so_far = _SoFar()
     checkout, names = furniture.untracked.source or top, furniture.untracked.names
     closed = furniture.evaluated or furniture.kind == "agent"
     inner = texts(checkout / name for name in names) if closed else []
@@ -321,7 +322,7 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
     for name in itertools.chain.from_iterable(
         _but(checkout, each, [*furniture.hidden, *inner], whole=sandbox.has_root) for each in names
     ):
-        shown += _share(sandbox, checkout, name, tree / name, top / name, leads)
+        shown += _share(sandbox, checkout, name, tree / name, top / name, so_far)
     for name, content in furniture.cache.items():
         target = base / "cache" / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -329,7 +330,7 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
             target.write_bytes(content)
         else:
             shown.append(_show(sandbox, content, target, Path("/cache") / name, "ro"))
-    leads += [lead for _, lead in leading_out(tree)]
+    leads = [*so_far.leads, *(lead for _, lead in leading_out(tree))]
     leads = [lead for lead in leads if not (is_private(lead, top) or _is_in(lead, furniture.hidden))]
     # Landlock can only allow, so that every other entry of a folder with keys needs a rule.
     keys = {lead: [*keys_in(lead)] for lead in leads if sandbox.way != "Landlock" or can_be_split(lead)}
@@ -349,7 +350,7 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
     if not sandbox.has_root:
         _link_tools(base / "home", home, (*read, *furniture.write))
     inside = workspace if sandbox.has_root else tree / workspace.relative_to(top)
-    layout = Layout(base, tuple(shown), read, tuple(dict.fromkeys(hidden)), listed)
+    layout = Layout(base, tuple(shown), read, tuple(dict.fromkeys(hidden)), listed, furniture.kind != "run")
     room = Room(layout, tree / workspace.relative_to(top), inside, {}, sandbox)
     return replace(room, environment=_environment(room, furniture))
 
@@ -409,7 +410,36 @@ def _environment(room: Room, furniture: Furniture) -> dict[str, str]:
     return {**seen, **own, **furniture.variables}
 
 
-def _share(sandbox: Sandbox, checkout: Path, name: str, target: Path, inside: Path, leads: list[Path]) -> list[Shown]:
+@dataclass
+class _SoFar:
+    """What untracked files have added to a room so far.
+
+    Attributes:
+        leads: the targets of those that are links.
+        copies: the number of files that were copied.
+        size: their size together, bytes.
+    """
+
+    leads: list[Path] = field(default_factory=list)
+    copies: int = 0
+    size: int = 0
+
+    def takes(self, path: Path) -> bool:
+        """Return whether a file or folder is small enough to be copied, and count it if it is."""
+        size = copies = 0
+        for folder, _, names in os.walk(path) if path.is_dir() else [(str(path.parent), [], [path.name])]:
+            for name in names:
+                with contextlib.suppress(OSError):
+                    size += (Path(folder) / name).lstat().st_size
+                copies += 1
+                whole = self.size + size > LARGEST_COPIES or self.copies + copies > MOST_COPIED
+                if size > LARGEST_COPY or whole:
+                    return False
+        self.size, self.copies = self.size + size, self.copies + copies
+        return True
+
+
+def _share(sandbox: Sandbox, checkout: Path, name: str, target: Path, inside: Path, so_far: _SoFar) -> list[Shown]:
     """Add one untracked file or folder to the copy.
 
     Args:
@@ -417,7 +447,7 @@ def _share(sandbox: Sandbox, checkout: Path, name: str, target: Path, inside: Pa
         name: of the file, relative to `checkout`.
         target: in the copy on this machine.
         inside: as the command sees it.
-        leads: receives the target of the file if it is a link.
+        so_far: what others have added; receives what this one adds.
 
     Returns:
         The mounts that it needs; none if it was copied or linked.
@@ -429,7 +459,7 @@ def _share(sandbox: Sandbox, checkout: Path, name: str, target: Path, inside: Pa
         # The commit has files in it, too. Without the user's, its run would measure something else.
         entries = sorted(each.name for each in source.iterdir()) if os.access(source, os.R_OK | os.X_OK) else []
         parts = [(f"{name}/{entry}", target / entry, inside / entry) for entry in entries]
-        return [each for part in parts for each in _share(sandbox, checkout, *part, leads)]
+        return [each for part in parts for each in _share(sandbox, checkout, *part, so_far)]
     if os.path.lexists(target) or not os.path.lexists(source):
         return []
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -438,7 +468,7 @@ def _share(sandbox: Sandbox, checkout: Path, name: str, target: Path, inside: Pa
         # The copy may be elsewhere, from where a relative link out of the checkout would lead to another place.
         within = Path(os.path.normpath(source.parent / link)).is_relative_to(checkout)
         target.symlink_to(link if within else source.resolve())
-        leads.append(source.resolve())
+        so_far.leads.append(source.resolve())
         return []
     if not (source.is_dir() or source.is_file()):
         return []  # a socket, pipe or device is not data
@@ -446,7 +476,7 @@ def _share(sandbox: Sandbox, checkout: Path, name: str, target: Path, inside: Pa
         return [_show(sandbox, source, target, inside, "ro")]
     if source.is_dir() and sandbox.layers:
         return [Shown(source, inside, "cow")]
-    if _is_small(source):
+    if so_far.takes(source):
         _copy(source, target)
         return []
     return [_show(sandbox, source, target, inside, "ro")]
@@ -483,18 +513,6 @@ def _copy(source: Path, target: Path) -> None:
     if done.returncode != 0 and (faults or not words or not target.exists()):
         why = one_line((faults or words or [f"cp ended with exit code {done.returncode}"])[0])
         raise AutoresearchError(f"cannot copy {source} for a run: {why[:200]}")
-
-
-def _is_small(path: Path) -> bool:
-    total = count = 0
-    for folder, _, names in os.walk(path) if path.is_dir() else [(str(path.parent), [], [path.name])]:
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += (Path(folder) / name).lstat().st_size
-            count += 1
-            if total > LARGEST_COPY or count > MOST_COPIED:
-                return False
-    return True
 
 
 def _link_tools(room_home: Path, home: Path, read: Iterable[Path]) -> None:

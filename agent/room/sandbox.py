@@ -64,6 +64,7 @@ class Layout:
         read: paths of the machine, shown read-only at the same path.
         hidden: paths within all others that are not shown.
         listed: folders with something hidden whose other contents can be listed also under Landlock.
+        installing: whether the command may set owners and attributes of files also under Landlock, as `tar` does.
     """
 
     folder: Path
@@ -71,6 +72,7 @@ class Layout:
     read: tuple[Path, ...]
     hidden: tuple[Path, ...]
     listed: tuple[Path, ...] = ()
+    installing: bool = False
 
     @property
     def scratch(self) -> list[Path]:
@@ -240,13 +242,15 @@ def _succeeds(box: Sandbox, command: Sequence[str], folder: Path) -> Layout | No
 def temporary_folder(workspace: Path) -> Iterator[Path]:
     """Create a temporary folder for a run of `workspace`, and remove it with its contents after the block.
 
-    Leftover folders of a killed loop are removed first, which is safe as there is only one loop per workspace.
+    Leftover folders of a killed loop are removed first, which is safe as there is only one loop per workspace. Another
+    machine, such as a container, may have one at the same path, and share a folder with this one.
     """
-    prefix = f"autoresearch-{hashlib.sha256(os.fsencode(workspace)).hexdigest()[:12]}-"
+    place = os.fsencode(workspace) + b"\0" + os.uname().nodename.encode(errors="replace")
+    prefix = f"autoresearch-{hashlib.sha256(place).hexdigest()[:12]}-"
     spare = layers_folder()
-    for place in (Path(tempfile.gettempdir()), *([spare] if spare else [])):
+    for above in (Path(tempfile.gettempdir()), *([spare] if spare else [])):
         with contextlib.suppress(OSError):  # it may be writable but not readable, or not exist
-            for left in [entry.path for entry in os.scandir(place) if entry.name.startswith(prefix)]:
+            for left in [entry.path for entry in os.scandir(above) if entry.name.startswith(prefix)]:
                 remove_tree(Path(left))
     folder = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
     try:
@@ -336,6 +340,7 @@ def _rules(layout: Layout) -> dict[str, Any]:
         "read": [str(place) for place in split(read, layout.hidden)],
         "write": [str(place) for place in (*write, *devices())],
         "listed": [*dict.fromkeys(map(str, (*packages, *layout.listed)))],
+        "attributes": layout.installing,
     }
 
 

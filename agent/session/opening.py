@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +128,14 @@ def cloned(runner: Runner, purpose: str) -> Iterator[Runner]:
         yield dataclasses.replace(runner, workspace=copy, linked=False)
 
 
-def showing(source: Workspace, runner: Runner) -> Runner:
-    """Return the runner of a clone, whose runs see the untracked files of the workspace that was cloned."""
-    return dataclasses.replace(runner, untracked=dataclasses.replace(room.untracked_files(source), source=source.top))
+def showing(source: Workspace, runner: Runner, best: str | None = None) -> Runner:
+    """Return the runner of a clone, whose runs see the untracked files of the workspace that was cloned.
+
+    Args:
+        best: a commit in the clone whose own files are shown to no other run.
+    """
+    untracked = room.untracked_files(source, _untracked_in(source, runner.workspace.tree(best)) if best else ())
+    return dataclasses.replace(runner, untracked=dataclasses.replace(untracked, source=source.top))
 
 
 def _of_candidates(workspace: Workspace, journal: Path) -> set[str]:
@@ -139,8 +144,15 @@ def _of_candidates(workspace: Workspace, journal: Path) -> set[str]:
     `try` leaves them there: an edit until its verdict, and what was kept. The baseline has none of them.
     """
     head = fold(journal).head
-    tracked = {workspace.inside(name) for name in workspace.tree(head)} if head and workspace.resolve(head) else set()
-    return {*edits.files(journal), *(path for path in tracked if path is not None)}
+    tree = workspace.tree(head) if head and workspace.resolve(head) else ()
+    return {*edits.files(journal), *_untracked_in(workspace, tree)}
+
+
+def _untracked_in(workspace: Workspace, names: Iterable[str]) -> set[str]:
+    """Return those of the names of a commit that git does not track in the checkout, relative to the workspace."""
+    here = workspace.staged()
+    inside = (workspace.inside(name) for name in names if name not in here)
+    return {path for path in inside if path is not None}
 
 
 def require_startable(

@@ -190,6 +190,8 @@ def move(workspace: Workspace, branch: str, new: str, old: str) -> list[str]:
     """Move the session's branch to a commit, and return what the user should know about checkouts, as sentences."""
     notes = list[str]()
     for path in Checkout(workspace).advance(branch, new, old):
+        if not os.path.lexists(workspace.folder / path):  # such as of a sparse checkout
+            continue
         notes.append(f"{path} has uncommitted changes, which are left alone; the session's version is in git")
     other = elsewhere(workspace, branch)
     if other is not None:

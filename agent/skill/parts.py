@@ -13,10 +13,9 @@ from agent.skill import members
 from agent.skill.members import Unfit
 from agent.system.invocation import NAME
 
-# As `system.invocation.program` starts this program, with the folder that an agent fills in.
-_OURS = re.compile(
-    rf"(([^\0]*/)?{NAME}|uv\0run\0{NAME}|[^\0]+\0-m\0agent)(\0-C\0\$\{{workspaceFolder\}})?\0mcp", re.DOTALL
-)
+# As `system.invocation.program` starts this program, with the folder that an agent fills in, or that the user has given
+# as docs/mcp.md says.
+_OURS = re.compile(rf"(([^\0]*/)?{NAME}|uv\0run\0{NAME}|[^\0]+\0-m\0agent)(\0-C\0[^\0]+)?\0mcp", re.DOTALL)
 
 State = Literal["installed", "outdated", "missing"]
 

@@ -315,6 +315,20 @@ def test_branch_of_a_working_tree_that_was_removed_by_hand_is_free(night: Path, 
     assert adopted(night, cli)["commit"]
 
 
+def test_branch_of_a_working_tree_on_a_disk_that_is_away_is_refused(night: Path, cli: Cli) -> None:
+    """Its index would take the adopted change back with the next commit there."""
+    linked = night.parent / "linked"
+    git(night, "worktree", "add", "--quiet", str(linked), "main")
+    git(night, "worktree", "lock", str(linked))
+    shutil.rmtree(linked)
+    done = cli(night, "adopt")
+    assert done.returncode == 3
+    assert "which is locked and not here now" in done.stderr
+    (command,) = [each for each in re.findall("`(git [^`]*)`", done.stderr) if "worktree" in each]
+    subprocess.run(command, shell=True, cwd=night, check=True)
+    assert adopted(night, cli)["commit"]
+
+
 @pytest.mark.parametrize("name", ["main~0", "main^0", "main@{0}", "refs/heads/main~0", "tags/../heads/main"])
 def test_a_commit_is_no_branch_to_commit_on(night: Path, cli: Cli, name: str) -> None:
     before = git(night, "for-each-ref")
@@ -332,61 +346,10 @@ def test_best_is_no_keep_among_others(night: Path, cli: Cli, which: tuple[str, .
     assert "hint: give `best` alone, or numbers of kept experiments" in done.stderr
 
 
-@pytest.mark.parametrize("options", [(), ("--apply",), ("--update-refs",)])
-def test_branch_that_a_rebase_will_move_is_refused(night: Path, cli: Cli, options: tuple[str, ...]) -> None:
-    """Else the rebase could not be finished: git moves the branch only from where it found it."""
-    linked = night.parent / "linked"
-    git(night, "worktree", "add", "--quiet", "-b", "upstream", str(linked), "main")
-    (linked / "prepare.py").write_text("HARNESS = 1\n")
-    commit_all(linked, "theirs")
-    edit(night, "import sys\n", "import sys  # ours\n")
-    (night / "prepare.py").write_text("HARNESS = 2\n")
-    commit_all(night, "ours")
-    if "--update-refs" in options:  # the rebase of another branch that is on top of it
-        git(night, "switch", "--quiet", "-c", "above")
-        git(night, "commit", "--quiet", "--allow-empty", "-m", "above")
-    moved = git(night, "branch", "--show-current")
-    git(night, "switch", "--quiet", "--detach")
-    git(linked, "switch", "--quiet", moved)
-    rebase = ["git", "rebase", "--quiet", *options, "upstream"]
-    for folder, other in ((night, linked), (linked, night)):
-        git(other, "switch", "--quiet", "--detach")
-        git(folder, "switch", "--quiet", moved)
-        assert subprocess.run(rebase, cwd=folder, capture_output=True, check=False).returncode == 1
-        said = refusal(night, cli)
-        assert f"error: main is being rebased in {folder}, which" in said
-        assert "hint: finish or abort the rebase, then" in said
-        git(folder, "rebase", "--abort")
-    assert adopted(night, cli)["commit"]
-
-
-@pytest.mark.parametrize("operation", ["merge", "bisect"])
-def test_unfinished_operation_is_refused_with_the_files_to_adopt_in_the_checkout(
-    night: Path, cli: Cli, operation: str
-) -> None:
-    git(night, "switch", "--quiet", "-c", "other", "main")
-    git(night, "commit", "--quiet", "--allow-empty", "-m", "theirs")
+def test_files_of_a_killed_adopt_are_no_changes_of_the_user(night: Path, cli: Cli) -> None:
+    """Killed between its renames and the move of the branch, it leaves exactly the new files in the checkout."""
     git(night, "switch", "--quiet", "main")
-    git(night, *(("merge", "--no-ff", "--no-commit", "other") if operation == "merge" else ("bisect", "start")))
     (night / "train.py").write_text(train(night, "autoresearch/t") + "\n")
-    assert "git is in the middle of a merge" in refusal(night, cli)
-    git(night, "bisect", "reset") if operation == "bisect" else (night / ".git" / "MERGE_HEAD").unlink()
-    assert adopted(night, cli)["commit"]
-
-
-@pytest.mark.parametrize("setting", ["", "core.autocrlf", "core.eol"])
-def test_files_of_a_killed_adopt_are_no_changes_of_the_user(night: Path, cli: Cli, setting: str) -> None:
-    """Killed between its renames and the move of the branch, it leaves exactly the new files in the checkout.
-
-    A kept edit of `try` leaves them, too.
-    """
-    git(night, "switch", "--quiet", "main")
-    content = f"{train(night, 'autoresearch/t')}\n".encode()
-    if setting:
-        git(night, "config", setting, "true" if setting == "core.autocrlf" else "crlf")
-        (night / ".git" / "info" / "attributes").write_text("" if setting == "core.autocrlf" else "*.py text\n")
-        content = content.replace(b"\n", b"\r\n")
-    (night / "train.py").write_bytes(content)
     assert not is_clean(night)
     assert adopted(night, cli)["commit"]
     assert is_clean(night)

@@ -253,6 +253,7 @@ def test_best_that_this_machine_fails_is_not_told(
     [
         (Run(None, 1.0, error="voided: it handed over its model after 400.0 s"), "cannot tell"),
         (Run(None, 1.0, error="voided: it trained for 400.0 s after its first text"), "cannot tell"),
+        (Run(None, 1.0, error="voided: its evaluation took more than 74.0 s"), "cannot tell"),
         (Run(None, 1.0, error="the GPU failed in 6 runs in a row", fault="machine"), "cannot tell"),
         (Run(None, 1.0, error="voided: its predictions depend on later tokens"), "not replicated"),
         (Run(None, 1.0, error="killed: it filled the disk"), "cannot tell"),

@@ -87,6 +87,15 @@ def test_program_whose_seed_is_fixed_is_found_in_spite_of_noise() -> None:
     assert found > 450
 
 
+@pytest.mark.parametrize("unit", [2.0**-970, 1.0, 2.0**970])
+def test_seed_is_judged_in_any_unit(unit: float) -> None:
+    machine = Noise(0.02 * unit, 6.1)
+    a, b = ([unit * value for value in side] for side in ([1.0, 3.0, 2.0, 5.0], [1.0, 1.01, 0.99, 1.0]))
+    assert ignores_seed([a], [b], machine)
+    assert not ignores_seed([b], [a], machine)
+    assert not ignores_seed([[unit] * 3], [[0.9 * unit] * 3], machine)  # two programs whose numbers are rounded
+
+
 def test_equal_gains_of_pairs_without_known_noise_have_no_spread() -> None:
     found = paired([0.25, 0.25, 0.25])
     assert (found.gain, found.low, found.high, found.noise) == (0.25, 0.25, 0.25, 0.0)

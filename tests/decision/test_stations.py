@@ -332,15 +332,14 @@ def test_equal_steps_remove_the_speed_within_each_station() -> None:
     assert found.evidence.gain == pytest.approx(3.0, abs=0.5)
 
 
-@pytest.mark.parametrize("unit", [2.0**-970, 2.0**-330, 2.0**200, 2.0**330, -(2.0**330)])
+@pytest.mark.parametrize("unit", [2.0**-330, 2.0**200, 2.0**330, -(2.0**330)])
 def test_metric_of_any_size_is_judged(unit: float) -> None:
     """In squares of squares, of which degrees of freedom are made, it would be 0 or infinite."""
     rng, whole = random.Random(0), set[str]()
     for shift in (-8.0, -2.0, 0.0, 2.0) * 6:
         values = [rng.gauss(0, 1) for _ in range(18)]
         found = [_judged_in(each, values, shift) for each in (1.0, unit)]
-        # Below 1e-145, noise is not told from none in how stations disagree.
-        assert found[0] == found[1] or abs(unit) < 1e-145, (found, values)
+        assert found[0] == found[1], (found, values)
         whole.add(found[0])
     assert whole >= {"keep", "discard"}
 

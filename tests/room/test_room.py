@@ -18,7 +18,7 @@ from agent.execution.measure import Runner, measure
 from agent.journal.experiment import Run
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
-from agent.room import sandbox
+from agent.room import room, sandbox
 from agent.room.sandbox import Sandbox, Way
 from agent.session.opening import prepared
 from tests.common.processes import start, wait_for
@@ -94,6 +94,28 @@ def test_new_file_in_an_untracked_folder_hides_nothing_of_it(quick: Path, tmp_pa
         found = measure(ready, candidate, tmp_path / "run.log")
     assert found.metric == 1.5, (found.error, (tmp_path / "run.log").read_text())
     assert (quick / "data" / "more" / "b.txt").read_text() == "mine"
+
+
+def test_copies_of_untracked_files_are_bounded_together(
+    quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that is shown in parts would fill the disk, a small file at a time."""
+    monkeypatch.setattr(room, "MOST_COPIED", 2)
+    set_protocol(quick, mutableSurface={"allowedGlobs": ["train.py", "**/*.py"]})
+    (quick / "data").mkdir()
+    for name in "abcd":
+        (quick / "data" / f"{name}.txt").write_text(name)
+    writes = (
+        "import pathlib\n"
+        "said = ''.join(pathlib.Path(f'data/{name}.txt').read_text() for name in 'abcd')\n"
+        "assert said == 'abcd', said\n"
+        "assert sum(not pathlib.Path(f'data/{name}.txt').is_symlink() for name in 'abcd') == 2\n"
+    )
+    with runner(quick, None) as ready:
+        files = {"train.py": writes + PRINT, "data/new.py": "x = 1\n"}
+        candidate = ready.workspace.commit_candidate("refs/t/1", ready.workspace.head, files, "a candidate")
+        found = measure(ready, candidate, tmp_path / "run.log")
+    assert found.metric == 1.5, (found.error, (tmp_path / "run.log").read_text())
 
 
 def test_candidate_takes_nothing_new_in_an_environment_or_over_data(quick: Path, cli: Cli) -> None:

@@ -171,6 +171,17 @@ def test_entry_of_the_user_is_not_removed(tmp_path: Path) -> None:
     assert "mine" in file.read_text()
 
 
+def test_entry_that_the_docs_name_is_ours(tmp_path: Path) -> None:
+    """A proposing agent must not find the server of the workspace in its copy."""
+    file = tmp_path / ".mcp.json"
+    text = '{"mcpServers": {"autoresearch": {"command": "autoresearch", "args": ["-C", "/path/to/recipe", "mcp"]}}}'
+    file.write_text(text)
+    strip(tmp_path)
+    assert not file.exists() or "recipe" not in file.read_text()
+    file.write_text(text)
+    assert remove(tmp_path, find_agent("claude"))[1] == "delete"
+
+
 def test_file_that_changed_since_the_question_is_kept(tmp_path: Path) -> None:
     agents, codex = tmp_path / "AGENTS.md", find_agent("codex")
     agents.write_text(NOTES)

@@ -109,7 +109,7 @@ class SpendingCap:
             flag = "--max-cost" if most is not None else "--max-cost-per-experiment"
             raise UsageError(
                 f"{flag} needs the price of {model.label}, which is unknown",
-                hint=f"add it to .autoresearch/prices.toml, 0 if it is free (see docs/models.md), or leave out {flag}",
+                hint=f"add it to .autoresearch/prices.toml, 0 if it is free (see docs/models.md), or use `{flag} inf`",
             )
         self._model, self._price = model, price
         self._most, self._most_per_experiment = most, most_per_experiment

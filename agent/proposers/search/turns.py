@@ -79,6 +79,8 @@ def _turned(dimension: Dimension, turn: Turn, steps: int) -> Value | None:
 
 def _given(dimension: Dimension, value: Value | None) -> Value | None:
     """Return a value of the playbook as one of the constant's type; None if it is not in its range."""
+    if isinstance(value, bool) and isinstance(dimension.value, str):
+        value = str(value).lower()  # a text that the playbook reads as one of these
     if value is None or isinstance(value, bool) != isinstance(dimension.value, bool) or not dimension.fits(value):
         return None
     if dimension.kind == "choice":
