@@ -96,10 +96,9 @@ def misfits(entries: Iterable[Entry], parameters: Mapping[str, Value]) -> list[s
     for entry in entries:
         for turn in entry.turns:
             values = _of(turn, parameters)
-            kinds = (
-                (str,) if isinstance(turn.value, str) else (str, bool) if isinstance(turn.value, bool) else (object,)
-            )
-            if values and not any(isinstance(value, kinds) for value in values):
+            word = isinstance(turn.value, str) and not any(isinstance(value, str) for value in values)
+            flag = isinstance(turn.value, bool) and not any(isinstance(value, str | bool) for value in values)
+            if values and (word or flag):
                 kind = "True or False" if all(isinstance(value, bool) for value in values) else "a number"
                 found.append(
                     f"{PLAYBOOK}, line {entry.line}: {turn.name} is {kind}, so `{turn.name} {turn.value}` turns nothing"

@@ -115,3 +115,15 @@ def commit_many(folder: Path, texts: Sequence[str]) -> list[str]:
 def set_protocol(folder: Path, **sections: Any) -> None:
     (folder / "protocol.json").write_text(json.dumps(quick_protocol(**sections), indent=2))
     commit_all(folder, "protocol")
+
+
+def commit(folder: Path, message: str = "theirs") -> None:
+    """Commit all changes but those of the program's own folder."""
+    git(folder, "add", "-A", ":!.autoresearch")
+    git(folder, "commit", "--quiet", "-m", message)
+
+
+def go(cli: Cli, folder: Path, tag: str = "t", count: int = 2) -> None:
+    """Run a session with so many experiments."""
+    done = cli(folder, "run", "--tag", tag, "--max-experiments", str(count))
+    assert done.returncode == 0, done.stderr

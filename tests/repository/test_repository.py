@@ -8,37 +8,20 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from agent.errors import AutoresearchError, PreconditionError, Violation
 from agent.protocol.load import load_protocol
-from agent.repository import excludes, index
+from agent.repository import excludes
 from agent.repository.checkout import Checkout
-from agent.repository.git import Git
-from agent.repository.index import SCRATCH, sweep
 from agent.repository.ready import require_clean, require_unedited
-from agent.repository.refs import delete_refs
 from agent.repository.workspace import Workspace
-from agent.session import recovery
 from tests.common.processes import other_git
-from tests.common.stations import until
-from tests.common.workspaces import Cli, commit_many, git, quick_protocol, repository
+from tests.common.workspaces import Cli, commit, commit_many, git, go, quick_protocol, repository
 
 THEIRS = "commit\tval_bpb\tmemory_gb\tstatus\tdescription\nabc1234\t2.100000\t26.9\tkeep\tsomebody's\n"
-
-
-def commit(folder: Path, message: str = "theirs") -> None:
-    git(folder, "add", "-A", ":!.autoresearch")
-    git(folder, "commit", "--quiet", "-m", message)
-
-
-def go(cli: Cli, folder: Path, tag: str = "t", count: int = 2) -> None:
-    done = cli(folder, "run", "--tag", tag, "--max-experiments", str(count))
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("ending", ["", "# no last newline\t0\t0\tkeep\tx"])
@@ -353,90 +336,6 @@ def test_a_repository_with_hashes_of_sha_256(tmp_path: Path, quick: Path, cli: C
     assert cli(folder, "show", "1").returncode == 0
 
 
-def test_a_linked_worktree_and_a_branch_that_another_one_has(quick: Path, cli: Cli, tmp_path: Path) -> None:
-    beside = tmp_path / "beside"
-    git(quick, "worktree", "add", "--quiet", "-b", "side", str(beside))
-    go(cli, beside, count=3)
-    assert git(beside, "symbolic-ref", "HEAD") == "refs/heads/autoresearch/t"
-    assert git(beside, "status", "--porcelain") == ""
-    assert git(quick, "branch", "--show-current") == "main"
-    refused = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
-    assert refused.returncode == 3
-    go(cli, quick, "u", 2)
-    assert git(quick, "status", "--porcelain") == ""
-
-
-@pytest.mark.parametrize("left", ["everything", "no refs", "the refs", "the journal and the branch", "the journal"])
-def test_a_session_of_another_worktree_is_no_remains_of_one(quick: Path, cli: Cli, tmp_path: Path, left: str) -> None:
-    beside = tmp_path / "beside"
-    git(quick, "worktree", "add", "--quiet", "--detach", str(beside))
-    go(cli, beside, count=1)
-    if left in ("no refs", "the journal and the branch"):
-        git(quick, "update-ref", "-d", "refs/autoresearch/t/1")
-    if left in ("the journal and the branch", "the journal"):
-        git(beside, "switch", "--quiet", "--detach")
-    if left == "the journal":
-        git(quick, "branch", "--quiet", "-D", "autoresearch/t")
-    if left == "the refs":
-        shutil.rmtree(beside / ".autoresearch")
-    for more in (["--dry-run"], []):
-        done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", *more)
-        assert done.returncode == 3
-        what = "session t is" if "journal" in left else "autoresearch/t is checked out"
-        assert f", and {what} in {beside}\n" in done.stderr
-        assert done.stderr.splitlines()[-1] == "hint: choose another --tag"
-
-
-def test_a_session_of_another_worktree_is_named_to_commands_about_it(quick: Path, cli: Cli, tmp_path: Path) -> None:
-    beside = tmp_path / "beside"
-    git(quick, "worktree", "add", "--quiet", "--detach", str(beside))
-    go(cli, beside, count=1)
-    done = cli(quick, "promote", "--tag", "t", "--training-seconds", "900")
-    assert done.returncode == 3
-    assert f"session t is in {beside}, and not in this workspace" in done.stderr
-
-
-def test_a_session_of_another_workspace_in_the_repository_is_no_remains_of_one(quick: Path, cli: Cli) -> None:
-    below = quick / "below"
-    shutil.copytree(quick, below, ignore=shutil.ignore_patterns(".git", "below"))
-    commit(quick)
-    go(cli, below, count=1)
-    git(quick, "switch", "--quiet", "main")
-    done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
-    assert done.returncode == 3
-    assert f", and session t is in {below}\n" in done.stderr
-    assert done.stderr.splitlines()[-1] == "hint: choose another --tag"
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_a_session_whose_branch_another_worktree_has_goes_on_after_the_hint(
-    quick: Path, cli: Cli, tmp_path: Path, there: bool
-) -> None:
-    beside = tmp_path / "beside"
-    go(cli, quick, count=1)
-    git(quick, "switch", "--quiet", "main")
-    git(quick, "worktree", "add", "--quiet", str(beside), "autoresearch/t")
-    if not there:
-        shutil.rmtree(beside)
-    for more in (["--dry-run"], []):
-        done = cli(quick, "run", "--tag", "t", "--max-experiments", "2", *more)
-        assert done.returncode == 3
-        assert str(beside) in done.stderr
-        assert "failed in" not in done.stderr
-    (command,) = re.findall("`(git [^`]*)`", done.stderr)
-    subprocess.run(command, shell=True, cwd=quick, check=True)
-    go(cli, quick, count=2)
-
-
-def test_a_branch_of_a_worktree_that_was_removed_by_hand_can_be_deleted(quick: Path, cli: Cli, tmp_path: Path) -> None:
-    git(quick, "worktree", "add", "--quiet", "-b", "autoresearch/t", str(tmp_path / "beside"))
-    shutil.rmtree(tmp_path / "beside")
-    done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
-    (command,) = re.findall("`(git [^`]*)`", done.stderr)
-    subprocess.run(command, shell=True, cwd=quick, check=True)
-    go(cli, quick, count=1)
-
-
 @pytest.mark.parametrize("name", ["autoresearch", "autoresearch/t/a(b)&c"])
 def test_a_branch_in_the_way_is_renamed_by_the_hint(quick: Path, cli: Cli, name: str) -> None:
     git(quick, "branch", name)
@@ -458,226 +357,6 @@ def test_a_tracked_link_to_keys_is_named(quick: Path, cli: Cli, mode: str, says:
     assert f"k may lead to keys: runs {says}" in done.stderr
 
 
-def test_a_worktree_that_stays_behind_the_branch_is_named(quick: Path, tmp_path: Path) -> None:
-    workspace, beside = Workspace(quick, load_protocol(quick)), tmp_path / "beside"
-    old = workspace.head
-    git(quick, "worktree", "add", "--quiet", "-b", "autoresearch/t", str(beside))
-    new = workspace.commit_results(old, "commit\tval_bpb\n", "rows")
-    (said,) = recovery.move(workspace, "autoresearch/t", new, old)
-    assert f"the files in {beside} stay behind autoresearch/t" in said
-    git(beside, "reset", "--quiet", "--hard")
-    assert git(beside, "status", "--porcelain") == ""
-    git(quick, "worktree", "remove", str(beside))
-    assert recovery.move(workspace, "autoresearch/t", old, new) == []
-
-
-@pytest.mark.parametrize("edit", ["written", "deleted", "created anew"])
-def test_what_a_person_writes_while_the_branch_moves_stays(quick: Path, edit: str) -> None:
-    """Edit after the loop has looked at the file, when it renames the first of two."""
-    workspace = Workspace(quick, load_protocol(quick))
-    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
-    old, text = workspace.head, (quick / "train.py").read_text()
-    kept = workspace.commit_candidate("refs/t/1", old, {"train.py": text.replace("RATE = 0.1", "RATE = 0.2")}, "kept")
-    new = workspace.commit_results(kept, "commit\tval_bpb\n", "rows")
-    armed = True
-
-    def hear(event: str, args: tuple[Any, ...]) -> None:
-        nonlocal armed
-        if armed and event == "os.rename" and str(args[1]) == str(quick / "results.tsv"):
-            armed = False
-            if edit != "written":
-                (quick / "train.py").unlink()
-            if edit != "deleted":
-                (quick / "train.py").write_text("mine\n")
-
-    sys.addaudithook(hear)
-    try:
-        assert Checkout(workspace).advance("autoresearch/t", new, old) == ["train.py"]
-    finally:
-        armed = False
-    assert git(quick, "rev-parse", "HEAD") == new
-    if edit == "deleted":
-        assert not (quick / "train.py").exists()
-    else:
-        assert (quick / "train.py").read_text() == "mine\n"
-    assert (quick / "results.tsv").read_text() == "commit\tval_bpb\n"
-    assert "RATE = 0.2" in git(quick, "show", ":train.py")
-
-
-def test_what_a_person_stages_while_the_branch_moves_is_not_lost(quick: Path) -> None:
-    """Git refuses, as it does while another git writes the index. Without a lock it would seem to succeed."""
-    workspace = Workspace(quick, load_protocol(quick))
-    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
-    old = workspace.head
-    new = workspace.commit_results(old, "commit\tval_bpb\n", "rows")
-    (quick / "mine.txt").write_text("mine\n")
-    said: list[str] = []
-
-    def hear(event: str, args: tuple[Any, ...]) -> None:
-        if not said and event == "os.rename" and str(args[1]) == str(quick / "results.tsv"):
-            said.append("")
-            done = subprocess.run(["git", "add", "mine.txt"], cwd=quick, capture_output=True, text=True, check=False)
-            said.append(done.stderr)
-
-    sys.addaudithook(hear)
-    assert Checkout(workspace).advance("autoresearch/t", new, old) == []
-    assert "index.lock" in said[1]
-    assert git(quick, "status", "--porcelain") == "?? mine.txt"
-    git(quick, "add", "mine.txt")
-
-
-def test_files_that_git_was_told_to_leave_alone_stay_so(quick: Path) -> None:
-    """Else the user's text would become an uncommitted change, and the session would refuse to go on."""
-    workspace = Workspace(quick, load_protocol(quick))
-    names = ["train.py", "prepare.py", "protocol.json", "pyproject.toml"]
-    old = git(quick, "rev-parse", "HEAD")
-    git(quick, "switch", "--quiet", "-c", "ahead")
-    for name in names:
-        (quick / name).write_text((quick / name).read_text() + "\n")
-    commit(quick)
-    new = git(quick, "rev-parse", "HEAD")
-    git(quick, "switch", "--quiet", "main")
-    git(quick, "update-index", "--skip-worktree", "train.py", "protocol.json")
-    git(quick, "update-index", "--assume-unchanged", "prepare.py", "protocol.json")
-    for name in ("train.py", "prepare.py"):
-        (quick / name).write_text("mine = True\n")
-    (quick / "protocol.json").unlink()  # as a sparse checkout does
-    tags = git(quick, "ls-files", "-v")
-    assert sorted(line[0] for line in tags.splitlines()) == ["H", "S", "h", "s"]
-    checkout = Checkout(workspace)
-    assert checkout.advance("main", new, old) == ["prepare.py", "protocol.json", "train.py"]
-    assert git(quick, "ls-files", "-v") == tags
-    assert git(quick, "write-tree") == git(quick, "rev-parse", f"{new}^{{tree}}")
-    assert (quick / "train.py").read_text() == (quick / "prepare.py").read_text() == "mine = True\n"
-    assert not (quick / "protocol.json").exists()
-    assert checkout.changes() == []
-
-
-def test_a_sparse_checkout_stays_sparse(quick: Path, cli: Cli) -> None:
-    git(quick, "sparse-checkout", "set", "--no-cone", "/*", "!/train.py", "!/prepare.py")
-    for count in (1, 2):
-        go(cli, quick, count=count)
-        assert git(quick, "ls-files", "-t", "train.py", "prepare.py").splitlines() == ["S prepare.py", "S train.py"]
-        assert not (quick / "train.py").exists()
-        assert git(quick, "status", "--porcelain") == ""
-    assert git(quick, "show", "HEAD:train.py") != git(quick, "show", "main:train.py")
-
-
-def test_the_branch_moves_after_a_git_that_writes_the_index(quick: Path, tmp_path: Path) -> None:
-    """Its entry stays, and so does the loop's."""
-    workspace = Workspace(quick, load_protocol(quick))
-    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
-    old = workspace.head
-    new = workspace.commit_results(old, "commit\tval_bpb\n", "rows")
-    begun, gate = tmp_path / "begun", tmp_path / "gate"
-    wait = f"touch {begun}; while [ ! -e {gate} ]; do sleep 0.02; done; cat"
-    git(quick, "config", "filter.slow.clean", wait)
-    (quick / ".git" / "info" / "attributes").write_text("mine.txt filter=slow\n")
-    (quick / "mine.txt").write_text("mine\n")
-
-    def hear(event: str, args: tuple[Any, ...]) -> None:
-        if event == "os.link" and str(args[1]) == str(quick / ".git" / "index.lock"):
-            gate.touch()
-
-    with subprocess.Popen(["git", "add", "mine.txt"], cwd=quick) as adding:
-        until(begun.exists, "git has not begun")
-        sys.addaudithook(hear)
-        assert Checkout(workspace).advance("autoresearch/t", new, old) == []
-        gate.touch()
-    assert adding.returncode == 0
-    assert git(quick, "status", "--porcelain") == "A  mine.txt"
-
-
-def test_a_lock_that_a_killed_git_has_left_ends_no_night(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "LOCK_SECONDS", 0.1)
-    workspace = Workspace(quick, load_protocol(quick))
-    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
-    old = workspace.head
-    new = workspace.commit_results(old, "commit\tval_bpb\n", "rows")
-    theirs = quick / ".git" / "index.lock"
-    theirs.touch()
-    assert Checkout(workspace).advance("autoresearch/t", new, old) == []
-    sweep(workspace.git)
-    assert theirs.exists()  # it may belong to a git that waits for an editor
-    theirs.unlink()
-    assert git(quick, "status", "--porcelain") == ""
-
-
-def test_the_branch_moves_after_a_git_that_writes_its_ref(quick: Path) -> None:
-    """`git gc` holds the lock for longer than git itself waits for it."""
-    workspace = Workspace(quick, load_protocol(quick))
-    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
-    old = workspace.head
-    new = workspace.commit_results(old, "commit\tval_bpb\n", "rows")
-    theirs = quick / ".git" / "refs" / "heads" / "autoresearch" / "t.lock"
-    theirs.touch()
-    tries: list[object] = []
-
-    def hear(event: str, args: tuple[Any, ...]) -> None:
-        if event == "subprocess.Popen" and "update-ref" in args[1]:
-            tries.append(args)
-            if len(tries) == 2:
-                theirs.unlink()
-
-    sys.addaudithook(hear)
-    assert Checkout(workspace).advance("autoresearch/t", new, old) == []
-    assert git(quick, "rev-parse", "HEAD") == new
-    assert len(tries) == 2
-
-
-def test_a_branch_whose_name_is_not_utf_8_moves(quick: Path) -> None:
-    name = os.fsdecode(b"caf\xe9")
-    git(quick, "switch", "--quiet", "-c", name)
-    workspace = Workspace(quick, load_protocol(quick))
-    old = workspace.head
-    new = workspace.commit_results(old, "commit\tval_bpb\n", "rows")
-    assert Checkout(workspace).advance(name, new, old) == []
-    assert git(quick, "rev-parse", "HEAD") == new
-    delete_refs(workspace, {f"refs/heads/{name}": new})
-    assert workspace.resolve(f"refs/heads/{name}") is None
-
-
-def test_the_lock_of_a_killed_loop_is_swept(quick: Path) -> None:
-    workspace = Workspace(quick, load_protocol(quick))
-    left = quick / ".git" / "autoresearch-x"
-    left.mkdir()
-    (left / "held").touch()
-    (quick / ".git" / "index.lock").hardlink_to(left / "held")
-    sweep(workspace.git)
-    assert not left.exists()
-    git(quick, "add", "train.py")
-
-
-def test_the_temporary_folder_of_an_earlier_version_is_swept(quick: Path) -> None:
-    """It was killed before it held the index, so its folder has no file to lock."""
-    left = quick / ".git" / f"{SCRATCH}x"
-    left.mkdir()
-    (left / "train.py.part").touch()
-    sweep(Git(quick))
-    assert not left.exists()
-
-
-@pytest.mark.parametrize("event", ["open", "os.rename"])
-def test_a_branch_moves_while_another_workspace_sweeps(quick: Path, event: str) -> None:
-    """It sweeps when the temporary folder is about to be locked, or once the first file has left it."""
-    workspace = Workspace(quick, load_protocol(quick))
-    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
-    old = workspace.head
-    new = workspace.commit_results(old, "commit\tval_bpb\n", "rows")
-    seen: list[str] = []
-
-    def hear(heard: str, args: tuple[Any, ...]) -> None:
-        if not seen and heard == event and f".git/{SCRATCH}" in str(args[0]):
-            seen.append(str(args[0]))
-            sweep(workspace.git)
-
-    sys.addaudithook(hear)
-    assert Checkout(workspace).advance("autoresearch/t", new, old) == []
-    assert seen
-    assert git(quick, "status", "--porcelain") == ""
-    assert not [*(quick / ".git").glob(f"{SCRATCH}*")]
-
-
 def test_an_untracked_file_in_the_way_of_a_folder_is_named(quick: Path) -> None:
     workspace, main = Workspace(quick, load_protocol(quick)), git(quick, "branch", "--show-current")
     (quick / "lib").write_text("mine\n")
@@ -690,32 +369,6 @@ def test_an_untracked_file_in_the_way_of_a_folder_is_named(quick: Path) -> None:
     (quick / "lib").unlink()
     (quick / "lib").mkdir()
     require_unedited(workspace, main, {"lib/deep/extra.py": "extra = 1\n"})
-
-
-@pytest.mark.parametrize("options", [(), ("--apply",), ("--update-refs",)])
-def test_a_branch_that_a_rebase_will_move_is_refused(quick: Path, options: tuple[str, ...]) -> None:
-    """Else the rebase could not be finished: git moves the branch only from where it found it."""
-    workspace, linked = Workspace(quick, load_protocol(quick)), quick.parent / "linked"
-    git(quick, "worktree", "add", "--quiet", "-b", "upstream", str(linked))
-    (linked / "prepare.py").write_text("HARNESS = 1\n")
-    git(linked, "commit", "--quiet", "-am", "theirs")
-    (quick / "prepare.py").write_text("HARNESS = 2\n")
-    git(quick, "commit", "--quiet", "-am", "ours")
-    moved = "above" if "--update-refs" in options else "main"
-    if moved == "above":
-        git(quick, "switch", "--quiet", "-c", moved)
-        git(quick, "commit", "--quiet", "--allow-empty", "-m", "on top of main")
-    for folder in (quick, linked):
-        git(quick, "switch", "--quiet", "--detach")
-        git(folder, "switch", "--quiet", moved)
-        rebase = ["git", "rebase", "--quiet", *options, "upstream"]
-        assert subprocess.run(rebase, cwd=folder, capture_output=True, check=False).returncode == 1
-        with pytest.raises(PreconditionError, match=f"main is being rebased in {folder}, which") as refused:
-            require_unedited(workspace, "main", {})
-        assert "finish or abort the rebase, then" in refused.value.hint
-        git(folder, "rebase", "--abort")
-        git(folder, "switch", "--quiet", "--detach")
-        require_unedited(workspace, "main", {})
 
 
 @pytest.mark.parametrize("begin", [("merge", "--no-ff", "--no-commit", "other"), ("bisect", "start")])
@@ -764,22 +417,6 @@ def test_the_hint_for_a_changed_submodule_works(quick: Path, tmp_path: Path) -> 
     git(quick, "stash", "--quiet")
     git(quick, "submodule", "--quiet", "update")
     require_clean(workspace)
-
-
-def test_a_commit_that_a_person_makes_while_the_branch_moves_is_not_lost(quick: Path) -> None:
-    workspace = Workspace(quick, load_protocol(quick))
-    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
-    old = workspace.head
-    new = workspace.commit_results(old, "commit\tval_bpb\n", "rows")
-    git(quick, "commit", "--quiet", "--allow-empty", "-m", "theirs")
-    theirs = workspace.head
-    with pytest.raises(AutoresearchError):
-        Checkout(workspace).advance("autoresearch/t", new, old)
-    git(quick, "switch", "--quiet", "main")
-    with pytest.raises(AutoresearchError):
-        Checkout(workspace).advance("autoresearch/t", new, old)
-    assert git(quick, "rev-parse", "autoresearch/t") == theirs
-    assert not (quick / "results.tsv").exists()
 
 
 @pytest.mark.parametrize(
@@ -864,8 +501,8 @@ def test_changes_of_many_commits_are_their_diffs(quick: Path) -> None:
     missing = "f" * 40
     found = workspace.changes([commits[0], missing, *commits])
     assert set(found) == set(commits)
-    for commit in commits:
-        assert found[commit].strip() == workspace.diff(f"{commit}^", commit).strip()
+    for each in commits:
+        assert found[each].strip() == workspace.diff(f"{each}^", each).strip()
     (quick / "results.tsv").write_text("row\n")
     git(quick, "add", "results.tsv")
     git(quick, "commit", "--quiet", "-m", "only a row")
