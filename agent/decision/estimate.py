@@ -35,6 +35,8 @@ def groups_of(experiment: Experiment, kept: Callable[[Sequence[Run]], list[Run]]
     Args:
         kept: returns the undisturbed ones, compared over all stations together or on each.
     """
+    if _is_exact(experiment) and experiment.verdict.status != "keep":
+        return []  # its runs differ only if it is random itself, where the others are not
     known, own = unbiased(experiment), succeeded(experiment.runs)
     return [known, [] if any(run in known for run in own) else kept(own[1:])]
 
@@ -42,12 +44,16 @@ def groups_of(experiment: Experiment, kept: Callable[[Sequence[Run]], list[Run]]
 def split(experiment: Experiment) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
     """Return all runs without selection bias, failed ones included, and all other runs."""
     evidence = experiment.verdict.evidence
-    exact = evidence is not None and evidence.noise == 0.0
     sigmas = (evidence.sigmas if evidence else None) or 0.0
-    chosen_by_luck = experiment.number > 0 and not exact and sigmas < CLEAR_SIGMAS
+    chosen_by_luck = experiment.number > 0 and not _is_exact(experiment) and sigmas < CLEAR_SIGMAS
     if chosen_by_luck:
         return experiment.heldout_runs, experiment.runs
     return (*experiment.runs, *experiment.heldout_runs), ()
+
+
+def _is_exact(experiment: Experiment) -> bool:
+    evidence = experiment.verdict.evidence
+    return evidence is not None and evidence.noise == 0.0
 
 
 def since_rebase(runs: Sequence[Run]) -> Sequence[Run]:

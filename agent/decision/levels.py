@@ -91,8 +91,8 @@ class Records:
         return levels_of(self)
 
     def adding(self, runs: Sequence[Run]) -> Records:
-        """Return the records with one more program."""
-        return replace(self, groups=[*self.groups, runs])
+        """Return the records with one more program, unless nothing but that program is random here."""
+        return self if self.noise.exact else replace(self, groups=[*self.groups, runs])
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,10 @@ def records_of(
         candidates: the runs so far of candidates without a verdict, except for the one to be judged.
     """
     groups = [group for each in experiments for group in groups_of(each, undisturbed_on_stations)]
-    groups += [undisturbed_on_stations(succeeded(runs)[1:]) for runs in candidates]
-    return Records([group for group in groups if group], direction, tuple(stations))
+    found = Records([group for group in groups if group], direction, tuple(stations))
+    for runs in candidates:
+        found = found.adding(undisturbed_on_stations(succeeded(runs)[1:]))
+    return found
 
 
 def levels_of(records: Records) -> Levels:

@@ -50,8 +50,12 @@ class Noise:
 
 
 def noise_of(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -> Noise:
-    """Estimate the noise from the repeated runs of a session and of the current candidate."""
-    return pooled([metrics(group) for group in repeated(experiments, candidate)], _scale(experiments))
+    """Estimate the noise from the repeated runs of a session and, unless that is deterministic, of the candidate."""
+    known = list(experiments)
+    found = pooled([metrics(group) for group in repeated(known)], _scale(known))
+    if found.exact or not candidate:
+        return found
+    return pooled([metrics(group) for group in repeated(known, candidate)], _scale(known))
 
 
 def repeated(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -> list[Sequence[Run]]:

@@ -57,7 +57,7 @@ class Pooled:
         plain = 1 / self.runs + 1 / self.incumbent_runs
         more = (error / sd) ** 2 - plain if sd else 0.0
         doubt = max(0.0, more) if self.adjusted or more > 1e-9 * plain else None
-        sigmas = self.gain / error if error else None
+        sigmas = self.gain / error if error and sd else None
         how = "confirmed" if self.runs > 1 or self.noise.exact else "one run"
         return Evidence(
             how,

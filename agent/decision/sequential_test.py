@@ -131,7 +131,8 @@ def weigh(
         if row.then != "test":
             return "incumbent" if row.then == "incumbent" else Verdict("discard", row.why)
     if noise.sd == 0.0:
-        return exact(evidence, leaner)
+        gains = [gain(evidence.incumbent_mean, value, direction) for value in candidate]
+        return exact(evidence, [gains], leaner) or "candidate"
     first, effect = evidence.runs == 1, incumbent.effect
     ratio = log_ratio(evidence, noise, effect, 0.0)
     if ratio >= (FIRST_KEEP if first else KEEP):
@@ -217,14 +218,30 @@ def _evidence(
     return Evidence(how, own, n, other, m, by, noise.sd, sigmas, doubt)
 
 
-def exact(evidence: Evidence, leaner: str | None) -> Verdict:
-    """Judge without noise: if repeated runs give equal numbers, every difference is real."""
-    if evidence.gain > 0:
-        return Verdict("keep", f"better by {evidence.gain:.6g}; equal programs give equal numbers here", evidence)
-    if evidence.gain == 0 and leaner is not None:
+def exact(evidence: Evidence, gains: Sequence[Sequence[float]], leaner: str | None) -> Verdict | None:
+    """Judge without noise: if repeated runs give equal numbers, every difference is real.
+
+    A candidate may be random where the incumbent is not, so no single run keeps it. If its runs differ, MOST_RUNS of
+    them must be better, without exception: one in 256 candidates that are better as often as worse passes.
+
+    Args:
+        gains: of each run over the incumbent, by station.
+
+    Returns:
+        None if another run of the candidate must come first.
+    """
+    least, runs = min(map(min, gains)), sum(map(len, gains))
+    differ = ", whose numbers differ" if any(min(own) != max(own) for own in gains) else ""
+    if least < 0 or (least == 0 and leaner is None):
+        why = f"worse by {-evidence.gain:.6g}" if evidence.gain < 0 else "equal"
+        return Verdict("discard", f"not better in each of {runs} runs{differ}" if differ else why, evidence)
+    if runs < MOST_RUNS and (differ or runs == len(gains)):
+        return None
+    if least == 0:
         why = f"simplification: {leaner}, and the result is equal"
         return Verdict("keep", why, replace(evidence, how="simplification"))
-    return Verdict("discard", f"worse by {-evidence.gain:.6g}" if evidence.gain else "equal", evidence)
+    why = f" in {runs} of {runs} runs{differ}" if differ else "; equal programs give equal numbers here"
+    return Verdict("keep", f"better by {evidence.gain:.6g}{why}", evidence)
 
 
 def log_ratio(evidence: Evidence, noise: Noise, effect: float, margin: float) -> float:

@@ -37,6 +37,7 @@ from agent.decision.sequential_test import (
 )
 from agent.execution.conditions import swaps_more
 from agent.journal.experiment import ROUNDING, Evidence, Run, Verdict, by_station, mean, metrics, succeeded
+from agent.journal.state import gain
 
 # A keep needs runs on so many stations, if the session has them, until its programs have shown that they agree.
 FEWEST_STATIONS = 2
@@ -279,7 +280,7 @@ def _confirm(case: _Case) -> Verdict | Wants:
         return _unmeasured(case)
     evidence, ratio = case.evidence(found), _ratio(found)
     if case.noise.sd == 0.0:
-        return exact(evidence, case.trial.leaner)
+        return _exact(case)
     uncertain = not case.heldout and found.gain > -UNCERTAIN * found.noise.sd
     if uncertain and places:
         # The runs that the base was kept for are optimistic.
@@ -395,7 +396,7 @@ def _disturbed(case: _Case) -> Verdict | Wants:
 
 
 def _exact(case: _Case) -> Verdict | Wants:
-    """Judge without noise: one run of each on one station suffices."""
+    """Judge without noise: differences on one station suffice."""
     found = within(case.candidate, case.heldout or case.selection, case.records, case.records.direction)
     if found is None:
         places = frozenset(case.candidate)
@@ -403,7 +404,11 @@ def _exact(case: _Case) -> Verdict | Wants:
     evidence = case.evidence(found)
     if len(found.gains) > 1 and min(found.gains.values()) <= 0 < max(found.gains.values()):
         return Verdict("discard", f"{disagreement(found)}: {amount(evidence)}", evidence)
-    return exact(evidence, case.trial.leaner)
+    base, direction = case.heldout or case.selection, case.records.direction
+    values = {name: mean(metrics(base[name])) for name in found.gains}
+    gains = [[gain(values[name], run, direction) for run in metrics(case.candidate[name])] for name in found.gains]
+    again = frozenset(found.gains) - case.lost or case.free
+    return exact(evidence, gains, case.trial.leaner) or Wants(1, again, priority=KEEP if case.best else 0.0)
 
 
 def _greedy(case: _Case) -> Verdict | Wants:

@@ -58,32 +58,56 @@ def _count(text: str) -> int:
 
 
 class _Unseed(ast.NodeTransformer):
-    """A transformer that sets every number used as a seed to 0."""
+    """A transformer that removes statements that only set a seed, and sets every other seed to 0."""
 
-    def visit_Assign(self, node: ast.Assign) -> ast.AST:
-        if any(isinstance(target, ast.Name) and SEED.search(target.id) for target in node.targets):
-            node.value = _zero(node.value)
-        return self.generic_visit(node)
+    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
+        named = any(isinstance(target, ast.Name) and SEED.search(target.id) for target in node.targets)
+        return None if named and _is_seed(node.value, calls=False) else self.generic_visit(node)
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        if isinstance(node.target, ast.Name) and SEED.search(node.target.id) and node.value is not None:
-            node.value = _zero(node.value)
-        return self.generic_visit(node)
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        named = isinstance(node.target, ast.Name) and SEED.search(node.target.id) and node.value is not None
+        return None if named and _is_seed(node.value, calls=False) else self.generic_visit(node)
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        return None if _seeds(node.value) else self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        if called in SEEDING:
-            node.args = [_zero(argument) for argument in node.args]
+        if _seeds(node):
+            node.args, node.keywords = [ast.Constant(0)], []
         return self.generic_visit(node)
 
     def visit_keyword(self, node: ast.keyword) -> ast.AST:
-        if node.arg is not None and SEED.search(node.arg):
-            node.value = _zero(node.value)
+        if node.arg is not None and SEED.search(node.arg) and _is_seed(node.value):
+            node.value = ast.Constant(0)
         return self.generic_visit(node)
 
 
-def _zero(node: ast.expr) -> ast.expr:
-    return ast.Constant(0) if isinstance(node, ast.Constant) and isinstance(node.value, int) else node
+def _seeds(node: ast.AST) -> bool:
+    """Return whether a node is the call of a function that takes a seed, with nothing but seeds."""
+    if not isinstance(node, ast.Call):
+        return False
+    called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    return called in SEEDING and all(map(_is_seed, (*node.args, *(each.value for each in node.keywords))))
+
+
+def _is_seed(node: ast.AST | None, *, calls: bool = True) -> bool:
+    """Return whether an expression depends on nothing of the program but its seeds.
+
+    Args:
+        calls: whether it may call functions, and be another constant than a number.
+    """
+    match node:
+        case ast.Constant():
+            return calls or isinstance(node.value, int | float)
+        case ast.Name():
+            return SEED.search(node.id) is not None
+        case ast.UnaryOp():
+            return _is_seed(node.operand, calls=calls)
+        case ast.BinOp():
+            return _is_seed(node.left, calls=calls) and _is_seed(node.right, calls=calls)
+        case ast.Call():
+            return calls and all(map(_is_seed, (*node.args, *(each.value for each in node.keywords))))
+    return False
 
 
 def _unseeded(files: Mapping[str, str]) -> dict[str, str]:

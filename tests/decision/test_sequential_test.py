@@ -16,7 +16,7 @@ from agent.decision.estimate import estimate, unbiased
 from agent.decision.noise import PRIOR, PRIOR_DEGREES, Noise, noise_of, pooled
 from agent.decision.sequential_test import IncumbentSample, sample_of, weigh
 from agent.execution.conditions import MORE_SWAP, disturbed, undisturbed
-from agent.journal.experiment import Run, Verdict
+from agent.journal.experiment import Experiment, Run, Verdict
 from agent.source.simplicity import leaner, repeats
 from benchmarks import verdict as simulation
 from tests.common.experiments import case, kept
@@ -122,7 +122,7 @@ def test_equal_numbers_are_equal_whatever_their_mean_is() -> None:
         assert exact.exact
         assert exact.sd == 0.0
         assert not exact.unsure
-        kept = weigh([value - 1e-4], IncumbentSample([value] * 3, [value]), exact, "minimize")
+        kept = weigh([value - 1e-4] * 2, IncumbentSample([value] * 3, [value]), exact, "minimize")
         assert isinstance(kept, Verdict)
         assert kept.status == "keep"
 
@@ -132,12 +132,37 @@ def test_equal_numbers_are_equal_whatever_their_mean_is() -> None:
 def test_an_equal_number_is_no_gain_whatever_the_mean_of_the_incumbent_is(value: float, simpler: str | None) -> None:
     """The sum of three equal numbers, divided by three, may miss them in the last digit, either way."""
     noise = pooled([[value] * 3], value)
-    found = weigh([value], IncumbentSample([value] * 3, []), noise, "minimize", leaner=simpler)
+    found = weigh([value] * 2, IncumbentSample([value] * 3, []), noise, "minimize", leaner=simpler)
     assert isinstance(found, Verdict)
     assert found.status == ("keep" if simpler else "discard")
     assert found.evidence is not None
     assert found.evidence.gain == 0.0
     assert anytime.interval([value] * 3, [value], "minimize") == anytime.Interval(0.0, 0.0, 0.0)
+
+
+def test_random_candidate_must_win_every_run_where_others_are_deterministic() -> None:
+    exact, known = pooled([[2.0, 2.0, 2.0]], 2.0), IncumbentSample([2.0, 2.0], [2.0])
+    better = [1.9, 1.8, 1.7, 1.95, 1.85, 1.99, 1.6, 1.75]
+    assert weigh(better[:7], known, exact, "minimize") == "candidate"
+    kept = weigh(better, known, exact, "minimize")
+    assert isinstance(kept, Verdict)
+    assert kept.reason == "better by 0.1825 in 8 of 8 runs, whose numbers differ"
+    lost = weigh([1.0, 1.1, 2.0], known, exact, "minimize")
+    assert isinstance(lost, Verdict)
+    assert lost.status == "discard"
+    assert lost.reason == "not better in each of 3 runs, whose numbers differ"
+
+
+def test_random_candidate_leaves_a_deterministic_session_deterministic() -> None:
+    def tried(number: int, verdict: Verdict, *values: float) -> Experiment:
+        return Experiment(number, "search", "", "", "", {}, tuple(Run(value, 1.0) for value in values), verdict)
+
+    history = [tried(0, Verdict("keep", "baseline"), 2.0, 2.0, 2.0)]
+    own = tuple(Run(value, 1.0) for value in (1.0, 1.1, 2.1))
+    assert noise_of(history, own).exact
+    found = weigh([1.0, 1.1, 2.1], IncumbentSample([2.0] * 3, []), noise_of(history, own), "minimize")
+    assert isinstance(found, Verdict)
+    assert noise_of([*history, tried(1, found, 1.0, 1.1, 2.1)]).exact
 
 
 def test_zero_metric_gives_no_noise_estimate() -> None:
@@ -157,7 +182,8 @@ def test_without_noise_every_difference_is_real() -> None:
     assert exact.sd == 0.0
     assert unsure.sd > 0
     assert weigh([1.999], known, unsure, "minimize") == "incumbent"
-    kept = weigh([1.999], known, exact, "minimize")
+    assert weigh([1.999], known, exact, "minimize") == "candidate"
+    kept = weigh([1.999, 1.999], known, exact, "minimize")
     assert isinstance(kept, Verdict)
     assert kept.status == "keep"
     assert kept.evidence
@@ -166,7 +192,7 @@ def test_without_noise_every_difference_is_real() -> None:
         found = weigh([value], known, exact, "minimize")
         assert isinstance(found, Verdict)
         assert found.status == "discard"
-    simpler = weigh([2.0], known, exact, "minimize", leaner="9 tokens less")
+    simpler = weigh([2.0] * 2, known, exact, "minimize", leaner="9 tokens less")
     assert isinstance(simpler, Verdict)
     assert simpler.status == "keep"
     assert simpler.reason.startswith("simplification")
@@ -222,6 +248,32 @@ def test_only_the_seed_or_only_comments_make_a_repeat() -> None:
     marked = {"a.py": "\ufeff" + text}
     assert repeats(marked, {"a.py": text}) == "only comments and layout differ"
     assert repeats({"a.py": marked["a.py"].replace("SEED = 1", "SEED = 2")}, marked) == "only the seed differs"
+
+
+def test_a_seed_written_in_another_way_is_a_repeat() -> None:
+    text = "import x\nSEED = 1\nRATE = 0.1\nx.random.seed(SEED)\ny = x.load(seed=SEED)\n"
+    for old, new in (
+        ("SEED = 1", "SEED = -7"),
+        ("SEED = 1", "SEED = 6 * 7 + 1"),
+        ("seed(SEED)", "seed(7)"),
+        ("seed(SEED)", "seed(SEED + 7)"),
+        ("seed(SEED)", "seed(-7)"),
+        ("seed(SEED)", "seed('lucky')"),
+        ("seed(SEED)", "seed()"),
+        ("seed(SEED)", "seed(int(time.time()))"),
+        ("seed(SEED)", "seed(SEED)\nx.random.seed(8)"),
+        ("seed=SEED", "seed=3 * SEED"),
+        ("SEED = 1\n", ""),
+    ):
+        assert repeats({"a.py": text.replace(old, new)}, {"a.py": text}) == "only the seed differs", new
+    for old, new in (("seed(SEED)", "seed(RATE)"), ("x.load(", "x.load(RATE, "), ("x.load", "x.store")):
+        assert repeats({"a.py": text.replace(old, new)}, {"a.py": text}) is None, new
+
+
+def test_what_is_only_called_like_a_seed_is_no_repeat() -> None:
+    text = "k = self.key(x)\nseed_layer = Linear(4, 4)\nSEED_TEXT = 'Once'\nself.seed(x)\n"
+    for old, new in (("key(x)", "key(norm(x))"), ("(4, 4)", "(4, 8)"), ("Once", "There"), ("seed(x)", "seed(y)")):
+        assert repeats({"a.py": text.replace(old, new)}, {"a.py": text}) is None, new
 
 
 def test_leaner_means_less_code_or_less_memory() -> None:

@@ -231,9 +231,14 @@ def test_incumbent_is_measured_again_where_its_runs_were_the_disturbed_ones() ->
     assert asked.rebase == {"studio"}
 
 
-def test_exact_stations_need_one_run_each() -> None:
+def test_exact_stations_repeat_a_candidate_once_before_a_keep() -> None:
     records = session(noise=0.0)
-    found = verdict([run("mini", 9.99)], heldout(), records)
+    asked = wants([run("mini", 9.99)], heldout(), records)
+    assert asked.candidate == 1
+    assert asked.stations == {"mini"}
+    assert asked.priority > 0
+    assert verdict([run("mini", 9.99)], heldout(), records, overtaken=True).reason.startswith("promising")
+    found = verdict([run("mini", 9.99), run("mini", 9.99)], heldout(), records)
     assert found.status == "keep"
     assert found.evidence is not None
     assert found.evidence.noise == 0.0
@@ -241,6 +246,15 @@ def test_exact_stations_need_one_run_each() -> None:
     assert wants([run("mini", 9)], heldout(stations=("studio",)), records).incumbent == {"mini"}
     apart = verdict([run("studio", 9), run("mini", 11)], heldout(), records)
     assert apart.reason.startswith("better on studio (+1), not on mini (-1)")
+
+
+def test_random_candidate_must_win_every_run_on_exact_stations() -> None:
+    records = session(noise=0.0)
+    better = [run(name, 9 - number / 10) for number, name in enumerate(("mini", "studio") * 4)]
+    assert wants(better[:7], heldout(), records).candidate == 1
+    assert verdict(better, heldout(), records).status == "keep"
+    lost = verdict([run("mini", 9), run("mini", 10.5)], heldout(), records)
+    assert lost.reason == "not better in each of 2 runs, whose numbers differ"
 
 
 def test_simpler_candidate_is_kept_if_nothing_is_lost() -> None:

@@ -179,7 +179,7 @@ def test_log_shows_output_of_run(finished: Path, session: Path, cli: Cli) -> Non
     assert cli(session, "log", "2", "--run", "1").stdout.startswith("---")
     assert data(cli, session, "log", "0")["path"].endswith("incumbent-1.log")
     assert cli(session, "log", "--follow").stdout == text
-    journal_path(session, "t").write_text(journal_path(session, "t").read_text().replace("0002/run-1.log", "gone.log"))
+    journal_path(session, "t").write_text(journal_path(session, "t").read_text().replace("0002/run-2.log", "gone.log"))
     assert "of experiment #2 not found" in cli(session, "log", "2").stderr
 
 
@@ -240,7 +240,7 @@ def test_sessions_lists_all_sessions(session: Path, cli: Cli) -> None:
         (["show", "fffffff"], 3, "no experiment with hash fffffff in session t"),
         (["show", "1", "--tag", "u"], 3, "unknown session 'u'"),
         (["diff", "1", "98"], 3, "experiment #98 not found"),
-        (["log", "1", "--run", "7"], 3, "experiment #1 of session t has no run 7, only run 1"),
+        (["log", "1", "--run", "7"], 3, "experiment #1 of session t has no run 7, only runs 1 to 2"),
         (["log", "--follow", "--json"], 2, "mutually exclusive"),
     ],
 )
