@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CA, CERTIFICATE, KEY = "ca.pem", "certificate.pem", "key.pem"
 DAYS = 3650  # a fleet whose certificates expire at night is worth less than one whose certificates are replaced by hand
+VALID_BEFORE = datetime.timedelta(days=1)  # clocks differ
 ADDRESS = re.compile(r"(?:(?P<scheme>[a-z]+)://)?(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?/?")
 
 
@@ -98,7 +99,7 @@ def make_certificates(folder: Path) -> None:
 
     if any((folder / name).exists() for name in (CA, CERTIFICATE, KEY)):
         raise PreconditionError(f"{folder} has certificates already", hint="delete them first, or give another folder")
-    now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)  # clocks differ
+    now = datetime.datetime.now(datetime.UTC) - VALID_BEFORE
     until = now + datetime.timedelta(days=DAYS)
     authority, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "autoresearch fleet")])
@@ -140,6 +141,29 @@ def _require_certificates(folder: Path) -> None:
     with _sound(folder / KEY, f"not the key of {CERTIFICATE}"):
         # With an empty password, because OpenSSL asks for one on the terminal.
         context.load_cert_chain(folder / CERTIFICATE, folder / KEY, password=str)
+    try:
+        _shake_hands(folder)
+    except ssl.SSLError as error:
+        why = getattr(error, "verify_message", "") or error.reason or str(error)
+        raise PreconditionError(
+            f"other machines would not accept {here(folder / CERTIFICATE)}: {why}",
+            hint=f"compare the clock and {CA} with those of another machine, or {_how_to_make()}",
+        ) from None
+
+
+def _shake_hands(folder: Path) -> None:
+    """Let two machines with these files meet, in memory. Raises SSLError if one does not trust the other."""
+    wires = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = []
+    for protocol, (incoming, outgoing) in ((ssl.PROTOCOL_TLS_CLIENT, wires), (ssl.PROTOCOL_TLS_SERVER, wires[::-1])):
+        context = ssl.SSLContext(protocol)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_REQUIRED
+        context.load_verify_locations(folder / CA)
+        context.load_cert_chain(folder / CERTIFICATE, folder / KEY, password=str)
+        ends.append(context.wrap_bio(incoming, outgoing, server_side=protocol == ssl.PROTOCOL_TLS_SERVER))
+    for end in ends * 2:  # each speaks twice: a greeting, and its certificate
+        with contextlib.suppress(ssl.SSLWantReadError):
+            end.do_handshake()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import stat
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from agent.errors import PreconditionError, UsageError
+from agent.fleet import security
 from agent.fleet.cluster import Cluster
 from agent.fleet.local import local_stations
 from agent.fleet.security import Endpoint, endpoint, make_certificates, require_closed
@@ -63,6 +65,33 @@ def test_key_of_another_certificate_or_with_a_password_is_named(tmp_path: Path) 
         own.write_bytes(content)
         with pytest.raises(PreconditionError, match=r"key\.pem is not the key of certificate\.pem"):
             require_closed(tmp_path / "one", insecure=False)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("expired", "certificate has expired"),
+        ("early", "certificate is not yet valid"),
+        ("mixed", "unable to get local issuer certificate|certificate signature failure"),
+    ],
+)
+def test_certificate_that_no_machine_would_accept_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, why: str
+) -> None:
+    """Dask would blame the connection, and a station would wait for ever."""
+    if name == "expired":
+        monkeypatch.setattr(security, "DAYS", 0.5)
+    if name == "early":
+        monkeypatch.setattr(security, "VALID_BEFORE", datetime.timedelta(days=-2))
+    folder = tmp_path / "fleet"
+    make_certificates(folder)
+    if name == "mixed":
+        make_certificates(tmp_path / "other")
+        (folder / "ca.pem").write_bytes((tmp_path / "other" / "ca.pem").read_bytes())
+    for check in (lambda: require_closed(folder, insecure=False), lambda: endpoint("studio", folder, insecure=False)):
+        with pytest.raises(PreconditionError, match=rf"other machines would not accept .*certificate\.pem: ({why})"):
+            check()
 
 
 @pytest.mark.quick
