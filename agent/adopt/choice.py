@@ -67,7 +67,7 @@ def choose(
     """
     assert state.session is not None
     tag, baseline, best = state.session["tag"], state.baseline, state.incumbent
-    keeps = [each for each in state.experiments[1:] if each.verdict.status == "keep"]
+    keeps = state.keeps
     if baseline is None or best is None or not keeps:
         raise PreconditionError(f"session {tag} kept nothing better than the baseline, so it has nothing to adopt")
     if smaller is not None:
@@ -130,7 +130,7 @@ def promoted(workspace: Workspace, state: State, known: Mapping[str, Value]) -> 
     confirmation, commit, rung = {**judged, "verdict": "confirmed"}, judged["b"], found[-1]["rung"]
     set_there = _set_alone(workspace, state, rung["values"], known)
     without = sorted({*without, *set_there})
-    keeps = [e for e in state.experiments[1:] if e.verdict.status == "keep" and e.number not in without]
+    keeps = [e for e in state.keeps if e.number not in without]
     files = workspace.files(commit)
     adopted = _as_before(files, workspace.files(baseline.commit), rung["values"], known)
     if adopted == files:
@@ -155,7 +155,7 @@ def _as_before(
 
 def _set_alone(workspace: Workspace, state: State, names: Collection[str], known: Mapping[str, Value]) -> set[int]:
     """Return the numbers of the keeps that changed nothing but constants of these names."""
-    kept = [each for each in state.experiments if each.verdict.status == "keep"] if names else []
+    kept = [each for each in state.experiments if each.kept] if names else []
     trees = [(each.number, workspace.files(each.commit)) for each in kept]
     return {
         number

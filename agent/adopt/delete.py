@@ -144,12 +144,11 @@ def _is_unadopted(workspace: Workspace, state: State | None, journal: Path) -> b
     if state is None or state.session is None or best is None or best.number == 0:
         return False
     # A keep that was adopted alone takes no other one home.
-    keeps = [each for each in state.experiments[1:] if each.verdict.status == "keep"]
     without = _smaller(journal)
     marks = [
         {f"{TRAILER}: {commit}" for commit in (each.commit, *without.get(each.number, ()))}
         | {f"{LEFT_OUT}: {each.commit}"}
-        for each in keeps
+        for each in state.keeps
     ]
     return not is_merged(workspace, best.commit, state.session["branch"], marks)
 

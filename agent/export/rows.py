@@ -167,7 +167,7 @@ def _experiment(session: Session, each: Experiment) -> Mapping[str, Any]:
         "gain_low": low,
         "gain_high": high,
         "sigmas": came.sigmas,
-        "confirmed": came.sure if each.number and each.verdict.status == "keep" else None,
+        "confirmed": came.sure if each.number and each.kept else None,
         "holdout": _holdout(state, each.commit),
         "holdout_when_kept": state.scored.get(each.number, {}).get("holdout"),
         "pruned": next((run.pruned for run in reversed(each.runs) if run.pruned is not None), None),

@@ -51,13 +51,12 @@ def of_session(session: Session) -> Tracked:
     best = state.incumbent or state.experiments[0]
     metric, steps, so_far = one_line(state.session["metric"]), list[Step](), math.nan
     for each in state.experiments:
-        kept = each.verdict.status == "keep"
-        so_far = each.metric if kept and each.metric is not None else so_far
+        so_far = each.metric if each.kept and each.metric is not None else so_far
         values = {
             metric: metric_of(state, each),
             "best": so_far,
             "gain": outcome(state, each).gain,
-            "kept": float(kept),
+            "kept": float(each.kept),
             "seconds": each.seconds,
         }
         steps.append(Step(each.number, session.recorded.get(each.number, state.latest_at), _finite(values)))

@@ -146,7 +146,7 @@ class Orders:
 
         They are those of `agent.session.references`.
         """
-        kept = [each for each in self._session.state.experiments if each.verdict.status == "keep"]
+        kept = [each for each in self._session.state.experiments if each.kept]
         if not kept:
             return {}
         own = self._kept(kept, lease)
@@ -171,7 +171,7 @@ class Orders:
     def _settled(self) -> tuple[str, ...]:
         """Return the leases whose logs no later run needs: those of candidates that were not kept."""
         state = self._session.state
-        kept = [each for each in state.experiments if each.verdict.status == "keep"]
+        kept = [each for each in state.experiments if each.kept]
         needed = {Path(run.log).stem for each in kept for run in each.runs}
         needed |= {Path(run.log).stem for runs in state.flight.kept.values() for run in runs}
         needed |= {Path(run.log).stem for each in state.flight.candidates.values() for run in each.runs}

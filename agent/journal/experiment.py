@@ -227,6 +227,11 @@ class Experiment:
     parts: tuple[int, ...] = ()
 
     @property
+    def kept(self) -> bool:
+        """Whether its verdict is a keep, as that of the baseline is."""
+        return self.verdict.status == "keep"
+
+    @property
     def seconds(self) -> float:
         """The duration of its runs before the verdict, screens included."""
         return sum(run.seconds for run in (*(each.run for each in self.screens), *self.runs))

@@ -55,7 +55,7 @@ def incumbent_before(history: Sequence[Experiment], number: int) -> Experiment |
     own = history[number] if number < len(history) and history[number].number == number else None
     if own is not None and own.base is not None and own.base < number:
         return history[own.base]
-    return next((e for e in reversed(history[:number]) if e.verdict.status == "keep"), None)
+    return next((e for e in reversed(history[:number]) if e.kept), None)
 
 
 def _ideas_of(history: Sequence[Experiment], experiment: Experiment) -> list[str]:
@@ -85,7 +85,7 @@ def by_idea(history: Sequence[Experiment]) -> dict[str, list[Experiment]]:
 def _latest(experiments: Sequence[Experiment], most: int) -> Sequence[Experiment]:
     """Return the last `most`, preceded by the incumbent at that time. Reading a thousand logs would take seconds."""
     first = max(0, len(experiments) - most)
-    while first > 0 and experiments[first].verdict.status != "keep":
+    while first > 0 and not experiments[first].kept:
         first -= 1
     return experiments[first:]
 

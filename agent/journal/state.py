@@ -127,7 +127,12 @@ class State:
     @property
     def incumbent(self) -> Experiment | None:
         """The best kept experiment, which is the last one: a keep must beat the previous keep."""
-        return next((e for e in reversed(self.experiments) if e.verdict.status == "keep"), None)
+        return next((e for e in reversed(self.experiments) if e.kept), None)
+
+    @property
+    def keeps(self) -> list[Experiment]:
+        """The kept experiments after the baseline."""
+        return [each for each in self.experiments[1:] if each.kept]
 
     @property
     def confirmation(self) -> Mapping[str, Any] | None:

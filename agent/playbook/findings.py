@@ -56,8 +56,7 @@ class Finding:
 
 def findings(state: State) -> list[Finding]:
     """Return an entry for each kept change; none before held-out runs have compared baseline and best."""
-    kept = [each for each in state.experiments[1:] if each.verdict.status == "keep"]
-    confirmation = state.confirmation
+    kept, confirmation = state.keeps, state.confirmation
     if state.session is None or confirmation is None:
         return []
     return [_finding(state, each, confirmation, len(kept) - 1) for each in kept]

@@ -113,11 +113,10 @@ def set_by_user(bench: Workbench, changes: Sequence[Change]) -> list[dict[str, A
     """Return an entry for each keep of which nothing is left to judge, because the rung sets what it changed."""
     state = bench.journal.state
     judged = {keep.number for change in changes for keep in change.unit.keeps}
-    kept = [each for each in state.experiments[1:] if each.verdict.status == "keep" and each.number not in judged]
     return [
         {**entry_of(Unit((keep,), keep.description)), "set": names, "verdict": SET, "why": "", "judged": None}
-        for keep in kept
-        if (names := _set_by_user(bench, [keep]))
+        for keep in state.keeps
+        if keep.number not in judged and (names := _set_by_user(bench, [keep]))
     ]
 
 
@@ -148,8 +147,7 @@ def gain_at_rung(bench: Workbench, changes: Sequence[Change]) -> float | None:
         None if that is unknown, or a keep changed a constant that the rung sets and something else as well.
     """
     state = bench.journal.state
-    kept = [each for each in state.experiments[1:] if each.verdict.status == "keep"]
-    if not _set_by_user(bench, kept):
+    if not _set_by_user(bench, state.keeps):
         return gain_in_session(state)
     return _gain_of_units(bench, [change.unit for change in changes])
 
@@ -210,7 +208,7 @@ def _changed(
 ) -> Iterator[tuple[Experiment, Collection[Place]]]:
     """Yield each keep after the baseline, or each of those with these numbers, with the constants that it changed."""
     workspace, known = bench.runner.workspace, known_constants(bench.runner.protocol)
-    kept = (each for each in bench.journal.state.experiments if each.verdict.status == "keep")
+    kept = (each for each in bench.journal.state.experiments if each.kept)
     for before, after in itertools.pairwise(kept):
         if numbers is None or after.number in numbers:
             yield after, changed_values(workspace.files(before.commit), workspace.files(after.commit), known)

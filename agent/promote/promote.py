@@ -91,7 +91,7 @@ def require_kept(bench: Workbench) -> None:
     tag, best = state.session["tag"], state.incumbent
     if best is None or best.number == 0:
         raise PreconditionError("nothing better than the baseline was kept, so nothing can be promoted")
-    kept = [each for each in state.experiments if each.verdict.status == "keep"]
+    kept = [each for each in state.experiments if each.kept]
     lost = next((each for each in kept if workspace.resolve(each.commit) is None), None)
     if lost is not None:
         refs = f"refs/autoresearch/{tag}/*"

@@ -114,7 +114,7 @@ class CurveCache:
                 assert first.metric is not None
                 beside = self.of_own(unbiased(incumbent) or incumbent.runs)
                 found.append(Finished(own, first.metric, beside, worth, changed(experiment, incumbent)))
-            if experiment.verdict.status == "keep":
+            if experiment.kept:
                 incumbent = experiment
         return found
 

@@ -107,10 +107,10 @@ def screened_of(experiments: Iterable[Experiment], rung: float, direction: Direc
     for each in experiments:
         screen = each.screens[-1] if each.screens else None
         if incumbent is not None and screen is not None and screen.lead is not None and screen.rung == rung:
-            stopped, kept = screen.then in ("discard", "control"), each.verdict.status == "keep"
+            stopped, kept = screen.then in ("discard", "control"), each.kept
             by = None if screen.then == "discard" else _gain(each, incumbent, direction)
             found.append(Screened(screen.edit, screen.lead, by, kept, stopped))
-        if each.verdict.status == "keep":
+        if each.kept:
             incumbent = each
     return found
 

@@ -172,7 +172,7 @@ class Screens:
             about["of"] = incumbent.number
         experiments = self._journal.state.experiments
         # The time before the handover is compared with screens only: it depends on the training.
-        kept = next((each for each in reversed(experiments) if each.verdict.status == "keep"), None)
+        kept = next((each for each in reversed(experiments) if each.kept), None)
         own = self._good(kept) if kept is not None else []
         references = References(tuple(own), tuple(self._good(experiments[0]))) if own else NO_REFERENCES
         return self._runs.screen(self._shorter, commit, log, references, about)

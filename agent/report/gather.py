@@ -210,7 +210,7 @@ def _confirmation(state: State) -> dict[str, Any] | None:
     `interval` is in values of the metric, `gain_interval` in gains. None without such a comparison.
     """
     best = state.incumbent
-    kept = [e for e in state.experiments if e.verdict.status == "keep"]
+    kept = [e for e in state.experiments if e.kept]
     pairs = (f"{state.experiments[0].commit} {e.commit}" for e in reversed(kept))
     found = next((state.confirmations[pair] for pair in pairs if pair in state.confirmations), None)
     means = (found or {}).get("means") or {}
@@ -254,7 +254,7 @@ def _ideas(state: State) -> list[dict[str, Any]]:
             {
                 "idea": idea,
                 "tried": len(members),
-                "kept": sum(e.verdict.status == "keep" for e in members),
+                "kept": sum(e.kept for e in members),
                 "crashed": sum(e.verdict.status == "crash" for e in members),
                 "best": max(gains, default=None),
                 "median": statistics.median(gains) if gains else None,
@@ -280,7 +280,7 @@ def _diff(workspace: Workspace, state: State) -> list[dict[str, str | None]]:
     """
     baseline, best = state.baseline, state.incumbent
     assert baseline is not None and best is not None
-    changed = sorted({path for e in state.experiments if e.verdict.status == "keep" for path in e.files})
+    changed = sorted({path for e in state.experiments if e.kept for path in e.files})
     if None in map(workspace.resolve, (baseline.commit, best.commit)):
         return [{"path": _text(path), "before": None, "after": None} for path in changed]
     texts = [
@@ -298,8 +298,7 @@ def _commands(protocol: Protocol, workspace: Workspace, state: State) -> list[di
     """Return commands to paste into a shell in the workspace, each with its purpose."""
     assert state.session is not None and state.incumbent is not None
     tag, best, prefix = state.session["tag"], state.incumbent.commit, workspace.prefix
-    kept = [e for e in state.experiments[1:] if e.verdict.status == "keep"]
-    paths = sorted({path for e in kept for path in e.files})
+    paths = sorted({path for e in state.keeps for path in e.files})
     # Next to the repository, whose root may be above the workspace.
     folder = "../" * (1 + len(PurePosixPath(prefix).parts)) + f"best-{tag}"
     enter = f"cd {shlex.quote(str(PurePosixPath(folder, prefix, protocol.execution.cwd)))}"
@@ -310,7 +309,7 @@ def _commands(protocol: Protocol, workspace: Workspace, state: State) -> list[di
     ]
     found.append(("Run the best in a folder of its own", f"git worktree add {folder} {best}"))
     found.append(("", f"{enter} && {budget}{protocol.execution.command}"))
-    if kept:
+    if state.keeps:
         adopt = f"{program(workspace.folder)} adopt --tag {tag}"
         found.append(("Take the kept changes to your branch, as one commit", adopt))
     found.append(("Resume the session", f"{program(workspace.folder)} run --tag {tag}"))

@@ -28,7 +28,7 @@ def ladder_of(state: State) -> dict[str, Any] | None:
     controls = [each for each in experiments if each.screens and each.screens[-1].then == "control"]
     full = [run.seconds for each in experiments for run in each.runs if run.error is None]
     seconds = sum(screen.run.seconds for screen in every)
-    kept = sum(each.verdict.status == "keep" for each in experiments[1:])
+    kept = sum(each.kept for each in experiments[1:])
     found = {
         "rung": every[-1].rung,
         "screened": len(own),
@@ -38,7 +38,7 @@ def ladder_of(state: State) -> dict[str, Any] | None:
         "kept": kept,
         "lost": sum(screen.chance or 0.0 for screen in out),
         "controls": len(controls),
-        "controls_kept": sum(each.verdict.status == "keep" for each in controls),
+        "controls_kept": sum(each.kept for each in controls),
         "edits": _by_edit(experiments),
     }
     # A resumed session may have another `--ladder`.

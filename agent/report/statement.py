@@ -37,7 +37,7 @@ def statement(state: State) -> dict[str, Any] | None:
     if session is None or state.baseline is None:
         return None
     state = on_reference(state)
-    kept, known = _kept(state), _Known.of(state)
+    kept, known = state.keeps, _Known.of(state)
     keeps = [_keep(state, number, keep, known) for number, keep in enumerate(kept, start=1)]
     bounded = [each for each in keeps if each["low"] is not None]
     best = next((each for each in bounded if each is keeps[-1] and each["low"] > 0), None)
@@ -106,12 +106,8 @@ def bound_of(state: State, experiment: Experiment) -> dict[str, Any] | None:
     """Return the entry of one keep in `statement`; None for other experiments."""
     state = on_reference(state)
     experiment = next((each for each in state.experiments if each.number == experiment.number), experiment)
-    number = next((k for k, keep in enumerate(_kept(state), start=1) if keep.number == experiment.number), None)
+    number = next((k for k, keep in enumerate(state.keeps, start=1) if keep.number == experiment.number), None)
     return _keep(state, number, experiment, _Known.of(state)) if number is not None else None
-
-
-def _kept(state: State) -> list[Experiment]:
-    return [experiment for experiment in state.experiments[1:] if experiment.verdict.status == "keep"]
 
 
 @dataclass(frozen=True)
@@ -160,14 +156,14 @@ def _sides(state: State, keep: Experiment, *, exact: bool) -> tuple[list[Run], l
     every = undisturbed(succeeded((*keep.runs, *keep.heldout_runs, *own)))
     if exact and len({*metrics(every)}) == 1:
         return base, every
-    earlier = (each for each in _kept(state) if each.number < keep.number)
+    earlier = (each for each in state.keeps if each.number < keep.number)
     if any(run.rebased for each in earlier for run in each.heldout_runs):
         return base, []
     changed = next((index for index, run in enumerate(keep.heldout_runs) if run.rebased), None)
     runs = undisturbed(succeeded(keep.heldout_runs[:changed]))
     if exact and len(runs) + len(own) < 2:
         return base, []  # nothing tells the noise of this program
-    if any(run.rebased for each in _kept(state) for run in each.heldout_runs):
+    if any(run.rebased for each in state.keeps for run in each.heldout_runs):
         return base, runs
     return [*base, *_compared(state, baseline.commit)], [*runs, *own]
 
@@ -203,5 +199,5 @@ def _as_measured(experiment: Experiment) -> bool:
 
 def _same_work(state: State, keep: Experiment) -> bool:
     """Return whether the verdicts of this keep and of all before it compared at equal steps."""
-    kept = [each for each in _kept(state) if each.number <= keep.number]
+    kept = [each for each in state.keeps if each.number <= keep.number]
     return all(each.verdict.evidence is not None and each.verdict.evidence.equal_steps for each in kept)

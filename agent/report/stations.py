@@ -200,10 +200,7 @@ def _running(state: State, lease: Lease, now: float) -> Running:
 
 
 def _kept(state: State, name: str) -> int:
-    return sum(
-        each.verdict.status == "keep" and any(run.station == name for run in each.runs)
-        for each in state.experiments[1:]
-    )
+    return sum(any(run.station == name for run in each.runs) for each in state.keeps)
 
 
 def _noise(records: Records, name: str) -> float | None:

@@ -112,7 +112,7 @@ def units_of(runner: Runner, state: State, files_of: Callable[[str], Mapping[str
         files_of: returns the mutable files of a commit as they run; None takes them as they are.
     """
     files_of, known = files_of or runner.workspace.files, known_constants(runner.protocol)
-    kept = [each for each in state.experiments if each.verdict.status == "keep"]
+    kept = [each for each in state.experiments if each.kept]
     first, last = files_of(kept[0].commit), files_of(kept[-1].commit)
     touched: dict[Place, list[Experiment]] = {}
     codes: list[Unit] = []

@@ -25,7 +25,7 @@ def of_commit(experiments: Sequence[Experiment], commit: str) -> References:
     is compared with the best. What it lacks of the best may have made runs quicker, so it may take as long as either
     the best or the baseline.
     """
-    kept = [experiment for experiment in experiments if experiment.verdict.status == "keep"]
+    kept = [experiment for experiment in experiments if experiment.kept]
     if not kept:
         return NO_REFERENCES
     known = next((experiment for experiment in experiments if experiment.commit == commit), None)

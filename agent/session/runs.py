@@ -169,7 +169,7 @@ class Runs:
     def score(self, experiment: Experiment) -> None:
         """Score a kept model on the holdout, once, for the user alone. Delete the models of its other runs."""
         runs, number = succeeded(experiment.runs), experiment.number
-        if experiment.verdict.status == "keep" and runs and number not in self._journal.state.scored:
+        if experiment.kept and runs and number not in self._journal.state.scored:
             value = holdout.score(self._runner, Path(runs[-1].log), self._interrupts.raise_if_immediate)
             if value is not None:
                 self._journal.append("scored", number=number, metric=runs[-1].metric, holdout=value)

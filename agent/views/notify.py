@@ -98,7 +98,7 @@ class Notifier:
 
 def _recorded(state: State) -> tuple[str, str] | None:
     last = state.experiments[-1]
-    if last.number > 0 and last.verdict.status == "keep":
+    if last.number > 0 and last.kept:
         return "new best", f"#{last.number} {last.description}. {headline(summarize(state))}"
     crashed = [each.verdict.status == "crash" for each in state.experiments[-CRASHES - 1 :]]
     # Notify once, when the streak reaches this length, and not for every further crash.

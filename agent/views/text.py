@@ -53,7 +53,7 @@ def _gained_by(state: State, experiment: Experiment) -> str:
     said += ["at equal steps"] if came.equal_steps else []
     said += [f"mean of {came.runs} runs"] if came.runs > 1 else []
     said += against(state, experiment)
-    said += ["provisional"] if experiment.verdict.status == "keep" and not came.sure else []
+    said += ["provisional"] if experiment.kept and not came.sure else []
     return figure(came.gain, came.value, "+") + (f" ({', '.join(said)})" if said else "")
 
 
@@ -231,7 +231,7 @@ def _next_commands(summary: Mapping[str, Any], places: Places) -> list[str]:
 
 def _kept(state: State) -> list[str]:
     """List the kept changes with the largest gains, in the order of their numbers."""
-    kept = [(e, outcome(state, e).gain or 0.0) for e in state.experiments[1:] if e.verdict.status == "keep"]
+    kept = [(e, outcome(state, e).gain or 0.0) for e in state.keeps]
     most = sorted(kept, key=lambda each: -each[1])[:MOST_KEPT]
     shown = sorted(most, key=lambda each: each[0].number)
     numbers, gains = [f"#{e.number}" for e, _ in shown], [figure(by, e.metric, "+") for e, by in shown]

@@ -261,7 +261,7 @@ def _predictions(context: Context) -> list[str]:
 def _diffs(context: Context) -> list[str]:
     """Return the diffs of a model's last rejected experiments: diffs teach more than descriptions."""
     lines: list[str] = []
-    failed = [e for e in reversed(context.history[1:]) if e.verdict.status != "keep" and e.proposer != "search"]
+    failed = [e for e in reversed(context.history[1:]) if not e.kept and e.proposer != "search"]
     for experiment in failed[:DIFFS]:
         before, texts = incumbent_before(context.history, experiment.number), context.workspace.texts
         diff = plain(difference(texts(before), texts(experiment))) if before is not None else ""

@@ -65,7 +65,7 @@ def _added(keys: Sequence[str], history: Sequence[Experiment]) -> dict[str, Valu
     """Return the first kept value of each constant."""
     first: dict[str, Value] = {}
     for each in history:
-        if each.verdict.status == "keep":
+        if each.kept:
             first |= {key: each.parameters[key] for key in keys if key in each.parameters and key not in first}
     return first
 

@@ -61,7 +61,7 @@ def proposals(context: Context) -> Iterator[Proposal]:
 def _is_due(history: Sequence[Experiment]) -> bool:
     """Return whether the last near misses made together are far enough behind; the more were lost, the farther."""
     made = [each for each in history if each.parts and not (each.voided or each.overtaken or each.ended_by_fault)]
-    kept = [index for index, each in enumerate(made, 1) if each.verdict.status == "keep"]
+    kept = [index for index, each in enumerate(made, 1) if each.kept]
     lost = len(made) - max(kept, default=0)
     return not lost or len(history) - made[-1].number >= FRUITLESS * 2 ** min(lost, MOST_DOUBLED)
 
@@ -82,7 +82,7 @@ def near_misses(history: Sequence[Experiment]) -> list[Experiment]:
 
 def groups(history: Sequence[Experiment], incumbent: Experiment) -> list[Group]:
     """Return the near misses in twos, and those of an earlier incumbent alone, the most promising first."""
-    lost = Counter(number for each in history if each.verdict.status != "keep" for number in each.parts)
+    lost = Counter(number for each in history if not each.kept for number in each.parts)
     misses = [each for each in near_misses(history) if lost[each.number] < MOST_LOST][:MOST]
     later = [each for each in misses if _base(history, each).number != incumbent.number]
     in_order = sorted(misses, key=lambda each: each.number)

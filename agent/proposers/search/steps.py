@@ -150,19 +150,18 @@ def _lessons(space: Space, history: Sequence[Experiment], incumbent: Experiment)
     weights, crashed = dict(unknown), Counter[Move]()
     best = history[0] if history else incumbent
     for experiment in history[1:]:
-        kept = experiment.verdict.status == "keep"
         if experiment.ended_by_fault:
             continue
         for move in _moves(space, best.parameters, experiment.parameters):
             if value_of(experiment) is None:
                 crashed[move] += 1
                 weights[move] = unknown[move] * RETRY_CRASHED / crashed[move]
-            elif kept:
+            elif experiment.kept:
                 back = Move(move.key, -move.direction)
                 weights |= {back: unknown[back] * RETRY_FAILED, move: KEPT}
             else:
                 weights[move] = min(weights[move], unknown[move]) * RETRY_FAILED
-        if kept:
+        if experiment.kept:
             best = experiment
             # What failed from the old incumbent may succeed from the new one.
             for move in unknown.keys() - crashed.keys():

@@ -49,7 +49,7 @@ def best_path(experiments: Sequence[Experiment]) -> list[float]:
     """Return the metric of the incumbent after each experiment, from the first one that has a metric."""
     path: list[float] = []
     for each in experiments:
-        if each.verdict.status == "keep" and each.metric is not None:
+        if each.kept and each.metric is not None:
             path.append(each.metric)
         elif path:
             path.append(path[-1])

@@ -55,7 +55,7 @@ def _shown(state: State, most: int) -> list[int | None]:
         return [*range(max(0, count - most), count)]
     pins = min(MOST_PINNED, most // 3)
     recent = range(count - (most - pins - 1), count)
-    kept = [each.number for each in state.experiments[1 : recent.start] if each.verdict.status == "keep"][-pins:]
+    kept = [each.number for each in state.experiments[1 : recent.start] if each.kept][-pins:]
     if not kept:
         return [*range(count - most, count)]
     # Lines that no keep needs go to the recent experiments.
