@@ -127,8 +127,7 @@ class Simulated(verdict.Simulated):
 
     @property
     def noise(self) -> float:
-        groups = [verdict.metrics(group) for group in (*self.groups, self.values) if len(group) > 1]
-        return pooled(groups, verdict.BASE).sd
+        return pooled([verdict.metrics(group) for group in self.repeated()], verdict.BASE).sd
 
 
 class Night:

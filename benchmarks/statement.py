@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from agent.decision.anytime import ALPHA, AUTOCORRELATION, interval, interval_at_equal_steps, share
+from agent.decision.noise import groups_for_noise
 from agent.decision.sequential_test import most_false_keeps
 from agent.decision.student_t import quantile
 from agent.journal.experiment import Run
@@ -149,10 +150,9 @@ class Watched(Simulated):
 
     def others(self, keep: Kept) -> list[Runs]:
         """Return the other groups of repeated runs: candidates without their first run, and other keeps."""
-        known = {id(self.baseline), *(id(each.runs) for each in self.kept)}
-        groups: list[Runs] = [group for group in self.groups if id(group) not in known]
-        groups += [each.heldout for each in self.kept if each is not keep]
-        return [group for group in groups if len(group) > 1]
+        own = {id(run) for run in (*self.baseline, *keep.chosen, *keep.runs)}
+        groups: list[Runs] = [group for group in self.repeated() if not any(id(run) in own for run in group)]
+        return groups_for_noise(groups, self.baseline, keep.heldout)
 
     def tightness(self) -> float:
         """Return the bound that the statement names now, as a fraction of the true gain of the best."""

@@ -21,7 +21,7 @@ from functools import partial
 
 from agent.decision.equal_steps import STEPS, slope_of
 from agent.decision.estimate import CLEAR_SIGMAS
-from agent.decision.noise import PRIOR, pooled
+from agent.decision.noise import PRIOR, is_less_stable, pooled
 from agent.decision.sequential_test import MOST_RUNS, incumbent_sample, weigh
 from agent.journal.experiment import Run, Verdict
 
@@ -33,6 +33,7 @@ BASE = 1.0 / PRIOR  # the size of the metric at which the prior of the noise is 
 RULES = ("confirm", "lower wins", "three repeats, bootstrap", "twice one repeat")
 BASELINE_RUNS = 2
 TAIL_SHARE, TAIL_MEAN, BODY = 0.12, 2.4, 0.6
+UNSTABLE = (2.0, 3.0, 5.0, 10.0, 30.0)
 USUAL_STEPS, WANDER, MEMORY, EXPLAINED, SLOPES_DIFFER = 40, 0.1, 0.8, 0.85, 0.4
 
 
@@ -108,7 +109,8 @@ class Simulated:
         self.values = [self.run(self.program) for _ in range(BASELINE_RUNS)]
         self.runs = 0
         self.chosen = list(self.values)
-        self.groups: list[list[Run]] = []
+        self.groups: list[list[Run]] = []  # of what was kept
+        self.discarded: list[list[Run]] = []
         self.repeat = abs(metric(self.values[0]) - metric(self.values[1]))
 
     def run(self, program: Program, effect: float = 0.0) -> Run:
@@ -133,27 +135,35 @@ class Simulated:
     def reported(self) -> float:
         return statistics.mean(metrics(self.values or self.chosen))
 
+    def repeated(self) -> list[list[Run]]:
+        """Return the groups that tell the noise, as `decision.noise.repeated` does."""
+        kept = [group for group in (*self.groups, self.values) if len(group) > 1]
+        noise = pooled([metrics(group) for group in kept], BASE * self.prior)
+        return [*kept, *(group for group in self.discarded if not is_less_stable(noise, [metrics(group)]))]
+
     def _confirm(self, program: Program, effect: float) -> bool:
         candidate = [self.run(program, effect)]
         while True:
-            groups = [group for group in (*self.groups, self.values, candidate[1:]) if len(group) > 1]
+            groups = [*self.repeated(), *([candidate[1:]] if len(candidate) > 2 else [])]
             noise = pooled([metrics(group) for group in groups], BASE * self.prior)
             slope = slope_of(groups, [*candidate, *self.values, *self.chosen], noise, "minimize")
             known = incumbent_sample(self.values, self.chosen, self.age, slope, candidate)
-            step = weigh(metrics(candidate), known, slope.noise if slope else noise, "minimize")
+            values = slope.adjusted(candidate, candidate) if slope else metrics(candidate)
+            step = weigh(values, known, slope.noise if slope else noise, "minimize")
             if isinstance(step, Verdict):
                 break
             if step == "candidate":
                 candidate.append(self.run(program, effect))
             else:
                 self.values.append(self.run(self.program))
-        self.groups.append(candidate[1:])
         self.equal_steps = slope is not None
+        if step.status == "discard" and len(candidate) > 2:
+            self.discarded.append(candidate[1:])
         if step.status == "keep":
             assert step.evidence is not None
-            self.groups.append(self.values)
-            self.chosen = candidate
-            self.values = list(candidate) if (step.evidence.sigmas or 0.0) >= CLEAR_SIGMAS else []
+            clear = (step.evidence.sigmas or 0.0) >= CLEAR_SIGMAS
+            self.groups += [self.values] if clear else [self.values, candidate[1:]]
+            self.chosen, self.values = candidate, list(candidate) if clear else []
         return step.status == "keep"
 
     def _lower(self, program: Program, effect: float) -> bool:
@@ -217,6 +227,26 @@ def in_a_row(rule: str, noise: str, prior: float, effect: float, seed: int) -> f
     return statistics.mean(kept[4::5])
 
 
+def unstable(noise: str, times: float, seed: int) -> bool:
+    """Return whether a null edit is kept that multiplies the noise of its own runs, after 20 null edits."""
+    session = _session("confirm", noise, 1.0, 3 * 10**6 + seed)
+    for _ in range(20):
+        session.edit(0.0)
+    session.level, machine = 0.0, session.machine
+
+    def wild() -> Program:
+        draw = machine()
+
+        def scaled() -> tuple[float, float]:
+            deviation, steps = draw()
+            return times * deviation, steps
+
+        return scaled
+
+    session.machine = wild
+    return session.edit(0.0)
+
+
 def _session(rule: str, noise: str, prior: float, seed: int) -> Simulated:
     rng = random.Random(seed)
     machine = MACHINES[noise](rng)
@@ -257,6 +287,11 @@ def main() -> None:
         for prior in (0.1, 0.3, 3.0, 10.0):
             row = report(pool, "confirm", "gaussian", prior, options.sessions, options.edits)
             print(row.replace("confirm", f"confirm, prior times {prior:g}"), flush=True)
+        print("\nnull edits whose own noise is larger: fraction kept")
+        for noise in MACHINES:
+            for times in UNSTABLE:
+                kept = list(pool.map(partial(unstable, noise, times), range(1000), chunksize=50))
+                print(f"{noise}, {times:g} times the noise: {statistics.mean(kept):.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,8 @@ def _confirm(case: Comparison, config: DecisionConfig, noise: Noise) -> Verdict 
     slope = _slope(case, good, noise)
     stands = sample_of(incumbent, pending.number, slope, good)
     used = slope.noise if slope else noise
-    return weigh(metrics(good), stands, used, case.direction, leaner=simpler, situation=situation)
+    values = slope.adjusted(good, good) if slope else metrics(good)
+    return weigh(values, stands, used, case.direction, leaner=simpler, situation=situation)
 
 
 def situation_of(case: Comparison) -> Situation:

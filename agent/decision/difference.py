@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.decision import anytime
-from agent.decision.noise import Noise
-from agent.decision.student_t import incomplete_beta, quantile
+from agent.decision.noise import Noise, of_candidate, sd_within
+from agent.decision.student_t import f_tail, quantile
 from agent.journal.experiment import Direction, beyond_rounding, mean
 from agent.journal.state import gain
 
@@ -26,7 +26,7 @@ class Difference:
     Attributes:
         gain: positive is better in either direction.
         low: lower bound of the confidence interval at LEVEL; `high` is the upper bound.
-        noise: standard deviation of one value.
+        noise: standard deviation of one value, over both sides even if one has its own.
     """
 
     gain: float
@@ -49,6 +49,7 @@ def difference(
 ) -> Difference:
     """Return the difference of the means with Student's t interval. The variance is pooled over both sides.
 
+    If the session's noise is known, a side whose values clearly differ by more has its own (Welch 1947, Biometrika 34).
     Values of both sides that share a seed usually move together, which makes the interval too wide rather than too
     narrow: it treats them as independent.
 
@@ -71,8 +72,20 @@ def difference(
     always = anytime.interval(a, b, direction) if looks else None
     if always is not None and math.isfinite(always.low):
         return _rounded(Difference(by, always.low, always.high, noise), scale)
-    width = quantile(0.5 + LEVEL / 2, max(degrees, 1.0)) * noise * math.sqrt(1 / len(a) + 1 / len(b))
+    error, degrees = _error(a, b, session) or (noise * math.sqrt(1 / len(a) + 1 / len(b)), max(degrees, 1.0))
+    width = quantile(0.5 + LEVEL / 2, degrees) * error
     return _rounded(Difference(by, by - width, by + width, noise), scale)
+
+
+def _error(a: Sequence[float], b: Sequence[float], session: Noise) -> tuple[float, float] | None:
+    """Return the standard error and its degrees of freedom if a side has a noise of its own."""
+    sides = [of_candidate(session, a), of_candidate(session, b)]
+    if all(each is session for each in sides):
+        return None
+    one, other = (noise.sd / math.sqrt(len(values)) for noise, values in zip(sides, (a, b), strict=True))
+    error = math.hypot(one, other)
+    shares = [(each / error) ** 2 for each in (one, other)]
+    return error, 1 / math.fsum(share**2 / noise.degrees for share, noise in zip(shares, sides, strict=True))
 
 
 def paired(gains: Sequence[float], session: Noise = NO_NOISE, looks: int = 0, scale: float = 0.0) -> Difference:
@@ -118,25 +131,13 @@ def ignores_seed(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], mac
         a: values of one program, one for each seed, in groups of a station; so is `b`.
         machine: the noise of runs with the same seed.
     """
-    (more, a_degrees), (less, b_degrees) = _sd(a), _sd(b)
+    (more, a_degrees), (less, b_degrees) = sd_within(a), sd_within(b)
     if not machine.known or not more or not a_degrees or not b_degrees:
         return False
     # Squares of large numbers are a product here, because `**` raises OverflowError.
     apart, beyond = more / less if less else math.inf, less / machine.sd
-    larger = _f_tail(apart * apart, a_degrees, b_degrees) <= CERTAINLY
-    return larger and _f_tail(beyond * beyond, b_degrees, machine.degrees) > POSSIBLY
-
-
-def _sd(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """Return the standard deviation within groups, and its degrees of freedom."""
-    degrees = sum(len(each) - 1 for each in groups)
-    apart = [value - middle for each in groups for middle in [mean(each)] for value in each]
-    return math.hypot(*apart) / math.sqrt(max(degrees, 1)), degrees
-
-
-def _f_tail(ratio: float, above: float, below: float) -> float:
-    """Return the probability of a larger F, for degrees of freedom of the variances above and below the line."""
-    return incomplete_beta(below / 2, above / 2, below / (below + above * ratio))
+    larger = f_tail(apart * apart, a_degrees, b_degrees) <= CERTAINLY
+    return larger and f_tail(beyond * beyond, b_degrees, machine.degrees) > POSSIBLY
 
 
 @dataclass(frozen=True)

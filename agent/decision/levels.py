@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from agent.decision.estimate import groups_of, undisturbed_on_stations
-from agent.decision.noise import Noise, pooled
+from agent.decision.noise import Noise, is_less_stable, pooled, sd_within
 from agent.journal.experiment import Direction, Experiment, Run, by_station, mean, metrics, succeeded
 
 # Repetitions that the common noise of all stations counts for in the noise of one of them.
@@ -80,9 +80,8 @@ class Records:
             return {}
         found = {}
         for station, groups in own.items():
-            apart = [value - middle for group in groups for middle in [mean(group)] for value in group]
-            degrees = sum(len(group) - 1 for group in groups)
-            sd = math.hypot(*apart, math.sqrt(SHRINKAGE) * common.sd) / math.sqrt(degrees + SHRINKAGE)
+            sd, degrees = sd_within(groups)
+            sd = math.hypot(math.sqrt(degrees) * sd, math.sqrt(SHRINKAGE) * common.sd) / math.sqrt(degrees + SHRINKAGE)
             found[station] = Noise(sd, min(degrees + SHRINKAGE, common.degrees), common.unsure)
         return found
 
@@ -139,14 +138,25 @@ def records_of(
 ) -> Records:
     """Return the records of a session.
 
+    Left out are discarded candidates that are certainly less stable than what was kept, as in `noise.repeated`.
+
     Args:
         candidates: the runs so far of candidates without a verdict, except for the one to be judged.
     """
-    groups = [group for each in experiments for group in groups_of(each, undisturbed_on_stations)]
-    found = Records([group for group in groups if group], direction, tuple(stations))
+    kept, discarded = list[Sequence[Run]](), list[Sequence[Run]]()
+    for each in experiments:
+        (kept if each.kept else discarded).extend(group for group in groups_of(each, undisturbed_on_stations) if group)
+    found = Records(kept, direction, tuple(stations))
+    found = replace(found, groups=[*kept, *(group for group in discarded if not _is_less_stable(group, found))])
     for runs in candidates:
         found = found.adding(undisturbed_on_stations(succeeded(runs)[1:]))
     return found
+
+
+def _is_less_stable(group: Sequence[Run], records: Records) -> bool:
+    """Return whether runs of a program on a station certainly differ by more than those of others there."""
+    cells = by_station(group).items()
+    return any(is_less_stable(records.noise_on(name), [metrics(runs)]) for name, runs in cells)
 
 
 def levels_of(records: Records) -> Levels:

@@ -14,6 +14,7 @@ Answer = Literal["candidate", "incumbent", "test", "discard"]
 
 NEVER_THE_SAME = "the machine was never in the same state for it and the incumbent"
 ITS_OWN_SWAP = "it makes the machine swap, which the incumbent does not"
+TOO_FEW = "too few of its runs are comparable with the incumbent's"
 UNMEASURED = "the incumbent could not be re-measured for the comparison"
 # Limits within one experiment, so that a machine whose state keeps changing does not block the session.
 MOST_DISTURBED, MOST_REBASES, MOST_ATTEMPTS, MOST_REFRESHES = 3, 3, 16, 16

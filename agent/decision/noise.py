@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.decision.estimate import groups_of
+from agent.decision.student_t import f_tail
 from agent.execution.conditions import undisturbed
-from agent.journal.experiment import Experiment, Run, by_station, metrics, succeeded
+from agent.journal.experiment import Experiment, Run, by_station, mean, metrics, succeeded
 
 # The prior for the noise before anything is repeated, as a fraction of the metric: between the 0.03 % seen on one H200
 # and the 1 % of short runs on a CPU. It counts as a tenth of one repetition, so that the first real one outweighs it:
@@ -17,6 +18,9 @@ PRIOR = 0.001
 PRIOR_DEGREES = 0.1
 LEAST_VARIANCE = 1e-290
 SURELY_EQUAL = 2  # repetitions with equal numbers that prove determinism
+# Levels of the F test for a larger noise: of a candidate that is judged by its own, and of a discarded one that is left
+# out of the session's.
+OWN_NOISE, CERTAINLY_OWN = 0.1, 0.001
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,73 @@ def noise_of(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -
     return pooled([metrics(group) for group in repeated(known, candidate)], _scale(known))
 
 
-def repeated(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -> list[Sequence[Run]]:
-    """Return groups of two or more undisturbed runs of equal programs on one station."""
-    groups: list[Sequence[Run]] = [undisturbed(succeeded(candidate)[1:])]
-    groups += [group for each in experiments for group in groups_of(each, undisturbed)]
+def repeated(experiments: Sequence[Experiment], candidate: Sequence[Run] = ()) -> list[Sequence[Run]]:
+    """Return groups of two or more undisturbed runs of equal programs on one station.
+
+    Left out is a discarded candidate whose runs certainly differ by more than those of the kept ones.
+    """
+    kept, discarded = list[Sequence[Run]](), list[list[Sequence[Run]]]()
+    for each in experiments:
+        found = cells(groups_of(each, undisturbed))
+        if each.kept:
+            kept += found
+        else:
+            discarded.append(found)
+    noise = pooled([metrics(group) for group in kept], _scale(experiments))
+    stable = (found for found in discarded if not is_less_stable(noise, [metrics(group) for group in found]))
+    return [*cells([undisturbed(succeeded(candidate)[1:])]), *kept, *(group for found in stable for group in found)]
+
+
+def cells(groups: Iterable[Sequence[Run]]) -> list[Sequence[Run]]:
+    """Return the runs of each group by station, if there are two or more."""
     return [cell for group in groups for cell in by_station(group).values() if len(cell) > 1]
+
+
+def of_candidate(noise: Noise, values: Sequence[float]) -> Noise:
+    """Return the noise of a comparison: the session's, or the candidate's own if its runs clearly differ by more.
+
+    A candidate may be less stable than all others, so that its best runs are luck of a size that the session never saw.
+    The session's noise contains the candidate's runs after the first, so few are told apart while little else is known.
+
+    Args:
+        values: metrics of the candidate's runs, at equal steps if the noise is.
+    """
+    if not is_less_stable(noise, [values], OWN_NOISE):
+        return noise
+    sd, degrees = sd_within([values])
+    return replace(noise, sd=sd, degrees=float(degrees))
+
+
+def is_less_stable(noise: Noise, groups: Sequence[Sequence[float]], level: float = CERTAINLY_OWN) -> bool:
+    """Return whether the values within groups differ by more than the noise, by an F test.
+
+    Args:
+        level: the probability of a spread as large by chance.
+    """
+    sd, degrees = sd_within(groups)
+    if degrees < 1 or not noise.sd > 0:
+        return False
+    ratio = sd / noise.sd  # infinite for numbers that are large enough, which is certainly more
+    return f_tail(ratio * ratio, degrees, noise.degrees) <= level
+
+
+def groups_for_noise(groups: Sequence[Sequence[Run]], base: Sequence[Run], runs: Sequence[Run]) -> list[Sequence[Run]]:
+    """Return the groups of repeated runs that tell the noise of a comparison: none if its runs clearly differ by more.
+
+    Programs without noise tell nothing about that of a random one.
+    """
+    noise = pooled([metrics(group) for group in groups], scale=0.0)
+    own = [metrics(side) for side in (base, runs) if side]
+    random = noise.exact and any(min(values) < max(values) for values in own)
+    less_stable = any(is_less_stable(noise, sides, OWN_NOISE) for sides in (own, own[-1:]))
+    return [] if random or less_stable else list(groups)
+
+
+def sd_within(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
+    """Return the standard deviation within groups, and its degrees of freedom; 0 of none."""
+    degrees = sum(len(group) - 1 for group in groups if group)
+    apart = [value - middle for group in groups if group for middle in [mean(group)] for value in group]
+    return math.hypot(*apart) / math.sqrt(max(degrees, 1)), degrees
 
 
 def pooled(groups: Sequence[Sequence[float]], scale: float) -> Noise:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from agent.decision.equal_steps import Slope
@@ -38,6 +38,7 @@ class Pooled:
         errors: station -> standard error of that gain, by the noise alone.
         effect: the gain to detect, in units of the noise.
         adjusted: whether the gain is at equal steps.
+        noise_ratio: the noise in units of the session's, above 1 if it is the candidate's own.
     """
 
     gain: float
@@ -49,6 +50,20 @@ class Pooled:
     errors: Mapping[str, float] = field(default_factory=dict)
     effect: float = EFFECT
     adjusted: bool = False
+    noise_ratio: float = 1.0
+
+    def with_own_noise(self, ratio: float, degrees: float) -> Pooled:
+        """Return the same gain of a candidate whose noise is so many times the session's.
+
+        The whole variance grows as much, that of the base and of the stations' disagreement too: it errs on the side of
+        a discard.
+        """
+        noise = replace(self.noise, sd=self.noise.sd * ratio, degrees=degrees)
+        return replace(self, noise=noise, variance=self.variance * ratio * ratio, noise_ratio=ratio)
+
+    def for_loss(self) -> Pooled:
+        """Return the same gain with the loss to rule out as its effect: an unstable candidate may not lose more."""
+        return replace(self, effect=self.effect / self.noise_ratio)
 
     def evidence(self, incumbent: float, direction: Direction) -> Evidence:
         """Return the evidence, given the incumbent's value on the scale of the reference station."""

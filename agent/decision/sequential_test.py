@@ -1,7 +1,8 @@
 """Keep or discard: a sequential test that spends runs only if they can change the decision.
 
 The first run screens: a clearly worse candidate is discarded at once. Otherwise candidate and incumbent are repeated,
-alternating, until the likelihood ratio of "better by EFFECT or more" against "equal" passes one of two bounds. This is
+alternating, until the likelihood ratio of "better by EFFECT or more" against "equal" passes one of two bounds. A keep
+takes LEAST_RUNS runs, however large the gain, because a candidate may be less stable than all others. This is
 Wald's sequential test with a generalized ratio of Student's t, because the noise is estimated too. The incumbent's
 value is the mean of its held-out runs. `benchmarks/verdict.py` measures the error rates of these constants.
 """
@@ -16,7 +17,7 @@ from typing import Literal
 from agent.decision.equal_steps import Slope
 from agent.decision.estimate import unbiased
 from agent.decision.next_run import Situation, next_run
-from agent.decision.noise import Noise
+from agent.decision.noise import Noise, of_candidate
 from agent.execution.conditions import undisturbed
 from agent.journal.experiment import Direction, Evidence, Experiment, Run, Verdict, mean, metrics, succeeded
 from agent.journal.state import gain
@@ -28,11 +29,12 @@ Step = Literal["candidate", "incumbent"]
 # absolute gain stays the same, because a smaller one is not worth the runs. It is at most MOST_EFFECT times the smaller
 # noise there: a gain of that size is not luck.
 EFFECT, MOST_EFFECT = 2.8, 6.0
-# Log likelihood ratios. A single run keeps a candidate only if noise cannot explain its gain. It discards slightly more
-# readily than repeated runs do, because most candidates end there.
-FIRST_KEEP, KEEP = 6.0, 3.0
+# Log likelihood ratios. A single run discards slightly more readily than repeated runs do, because most candidates end
+# there. After one above FIRST_CLEAR only the candidate is repeated; nothing is kept before LEAST_RUNS.
+FIRST_CLEAR, KEEP = 6.0, 2.6
 FIRST_DISCARD, DISCARD = -0.8, -1.6
-MOST_RUNS = 8  # of the candidate
+# Runs of the candidate: before a keep, so that they tell its own noise, and before the test ends undecided.
+LEAST_RUNS, MOST_RUNS = 3, 8
 # The incumbent is repeated after every REFRESH_EVERY experiments until it has MOST_REFRESHES runs. Otherwise one that
 # was measured too good by luck would never be measured again, since no candidate comes near it.
 REFRESH_EVERY, MOST_REFRESHES = 4, 6
@@ -119,30 +121,32 @@ def weigh(
     """Return the verdict, or which side must run before there is one.
 
     Args:
-        candidate: metrics of its runs, at least one.
+        candidate: metrics of its runs, at least one; at equal steps if the incumbent's are.
         leaner: how it is simpler, which makes it a keep if nothing is lost; None if it is not simpler.
     """
     reference, added = incumbent.heldout or incumbent.selection, incumbent.added_variance
-    evidence = _evidence(candidate, reference, noise, direction, doubt=added)
+    own = of_candidate(noise, candidate)
+    evidence = _evidence(candidate, reference, own, direction, doubt=added)
     situation = replace(situation, attempts=max(situation.attempts, evidence.runs), lost=incumbent.lost)
     if not noise.exact:
-        uncertain = _is_uncertain(evidence, incumbent, noise)
+        uncertain = _is_uncertain(evidence, incumbent, own)
         row = next_run(replace(situation, unsure=noise.unsure, uncertain=uncertain))
         if row.then != "test":
             return "incumbent" if row.then == "incumbent" else Verdict("discard", row.why)
     if noise.sd == 0.0:
         gains = [gain(evidence.incumbent_mean, value, direction) for value in candidate]
         return exact(evidence, [gains], leaner) or "candidate"
-    first, effect = evidence.runs == 1, incumbent.effect
-    ratio = log_ratio(evidence, noise, effect, 0.0)
-    if ratio >= (FIRST_KEEP if first else KEEP):
-        return Verdict("keep", f"better by {amount(evidence)}", evidence)
+    first, early, effect = evidence.runs == 1, evidence.runs < LEAST_RUNS, incumbent.effect
+    ratio = log_ratio(evidence, own, effect, 0.0)
+    if ratio >= (FIRST_CLEAR if first else KEEP):
+        return "candidate" if early else Verdict("keep", f"better by {amount(evidence)}", evidence)
     if ratio > (FIRST_DISCARD if first else DISCARD) and evidence.runs < MOST_RUNS:
         return _next(evidence, incumbent, situation)
     if leaner is not None:
-        # The same test, shifted: "nothing is lost" against "worse by the effect".
-        ratio = log_ratio(evidence, noise, effect, effect)
-        if ratio >= KEEP and not first and evidence.gain >= 0:
+        # The same test, shifted: "nothing is lost" against "worse by the effect", which is no more for an unstable one.
+        loss = effect * (noise.sd / own.sd)
+        ratio = log_ratio(evidence, own, loss, loss)
+        if ratio >= KEEP and not early and evidence.gain >= 0:
             why = f"simplification: {leaner}, and nothing is lost ({amount(evidence)})"
             return Verdict("keep", why, replace(evidence, how="simplification"))
         if ratio > DISCARD and evidence.runs < MOST_RUNS:

@@ -14,16 +14,17 @@ from functools import cached_property
 from agent.decision.decide import DecisionConfig, slower_in_a_row, voided, why_faster, why_slower, without_comparison
 from agent.decision.equal_steps import Slope, slope_of
 from agent.decision.estimate import undisturbed_on_stations, usable
-from agent.decision.levels import Records
+from agent.decision.levels import Records, interaction
 from agent.decision.longer_training import slowed, why_longer_than
-from agent.decision.next_run import MOST_ATTEMPTS, MOST_DISTURBED, UNMEASURED, Row, Situation, next_run
-from agent.decision.noise import Noise
+from agent.decision.next_run import MOST_ATTEMPTS, MOST_DISTURBED, TOO_FEW, UNMEASURED, Row, Situation, next_run
+from agent.decision.noise import OWN_NOISE, Noise, is_less_stable, sd_within
 from agent.decision.pooling import Pooled, disagreement, predicted, value_on_reference, within
 from agent.decision.sequential_test import (
     DISCARD,
+    FIRST_CLEAR,
     FIRST_DISCARD,
-    FIRST_KEEP,
     KEEP,
+    LEAST_RUNS,
     MOST_REFRESHES,
     MOST_RUNS,
     REFRESH_EVERY,
@@ -137,7 +138,8 @@ def _so_far(case: _Case, found: Wants) -> Verdict:
     evidence = case.evidence(best)
     if (found.priority if leaner is None else _ratio(best)) > PROMISING:
         return Verdict("keep", f"{PROMISE}: {amount(evidence)}", evidence)
-    if leaner is not None and best.gain >= 0 and _ratio(best, best.effect) > PROMISING:
+    lossless = best.for_loss()
+    if leaner is not None and best.gain >= 0 and _ratio(lossless, lossless.effect) > PROMISING:
         return Verdict("keep", f"{PROMISE} simplification: {leaner} ({amount(evidence)})", evidence)
     return Verdict("discard", _why_not(case, best, evidence), evidence)
 
@@ -207,19 +209,52 @@ class _Case:
 
     @cached_property
     def within(self) -> Pooled | None:
-        return within(self.candidate, self.heldout, self.records, self.records.direction, self.slope)
-
-    @cached_property
-    def predicted(self) -> Pooled | None:
-        return predicted(self.candidate, self.base, self.records, self.records.direction)
+        return self._with_own_noise(self._measured)
 
     @cached_property
     def best(self) -> Pooled | None:
         """The more precise of both estimates; the measured one if only rounding tells them apart."""
-        measured, model = self.within, self.predicted
+        measured, model = self._measured, predicted(self.candidate, self.base, self.records, self.records.direction)
         if measured is None or model is None:
-            return measured or model
-        return model if model.variance < measured.variance * (1 - ROUNDING) else measured
+            return self._with_own_noise(measured or model)
+        return self._with_own_noise(model if model.variance < measured.variance * (1 - ROUNDING) else measured)
+
+    @cached_property
+    def _measured(self) -> Pooled | None:
+        return within(self.candidate, self.heldout, self.records, self.records.direction, self.slope)
+
+    def _with_own_noise(self, found: Pooled | None) -> Pooled | None:
+        """Return an estimate with the candidate's own noise, if its runs clearly differ by more than the session's."""
+        measured = self._measured
+        if found is None or measured is None or not measured.noise.sd > 0:
+            return found
+        if not is_less_stable(measured.noise, [self._deviations(measured, expected=True)], OWN_NOISE):
+            return found
+        sd, degrees = sd_within([self._deviations(measured, expected=False)])
+        return found.with_own_noise(max(1.0, sd / measured.noise.sd), float(degrees))
+
+    def _deviations(self, measured: Pooled, *, expected: bool) -> list[float]:
+        """Return the deviations of the candidate's runs from its mean, on the scale of the noise of all stations.
+
+        Between stations they contain the noise of the base, too, and what stations disagree by: without a correction,
+        half of all candidates on eight stations seemed to have a noise of their own.
+
+        Args:
+            expected: scale that part so that it varies as runs within a station do if the candidate is like the others.
+        """
+        records, found = self.records, list[float]()
+        # By what other programs showed: a candidate that is less stable seems to disagree.
+        between = 2 * interaction(records.levels) if len(records.present) > 1 else 0.0
+        for name, by in measured.gains.items():
+            own, slope = self.candidate[name], self.slope
+            values = slope.adjusted(own, own) if slope else metrics(own)
+            sd = records.noise_on(name).sd * (slope.noise.sd / slope.raw.sd if slope else 1.0)
+            more = 1 / len(self.heldout[name]) + between / sd / sd
+            inflation = math.sqrt(1 + len(own) * more) if expected else 1.0
+            # Its sign does not matter: deviations within a station sum to zero.
+            beyond = (by - measured.gain) / inflation
+            found += [(value - mean(values) + beyond) * (measured.noise.sd / sd) for value in values]
+        return found
 
     @cached_property
     def free(self) -> frozenset[str]:
@@ -307,31 +342,39 @@ def _kept(case: _Case) -> Verdict | Wants | None:
     apart = disagreement(found) if len(found.gains) > 1 else None
     if apart is not None:
         return Verdict("discard", f"{apart}: {amount(evidence)}", evidence)
-    if _ratio(found) < (FIRST_KEEP if found.runs == 1 else KEEP):
+    if _ratio(found) < (FIRST_CLEAR if found.runs == 1 else KEEP):
         return None
     missing = _missing(case, found)
     return missing if missing is not None else Verdict("keep", f"better by {amount(evidence)}", evidence)
 
 
-def _missing(case: _Case, found: Pooled) -> Wants | None:
-    """Return what a keep still needs: more runs of the base, and another station."""
+def _missing(case: _Case, found: Pooled) -> Verdict | Wants | None:
+    """Return what a keep still needs: more runs of the base, another station, and more runs of the candidate.
+
+    With too few comparable runs of the candidate when it may not run any more, nothing is kept.
+    """
     ratio = _ratio(found)
     runs, wanted = sum(map(len, case.heldout.values())), min(MOST_REFRESHES, 1 + case.trial.age // REFRESH_EVERY)
     if runs < wanted:
         return Wants(incumbent=frozenset(found.gains), priority=ratio)
+    lacking, further = LEAST_RUNS - found.runs, None
+    if lacking > 0:
+        if len(case.trial.runs) >= MOST_ATTEMPTS:
+            return Verdict("discard", TOO_FEW)
+        further = Wants(lacking, case.free, priority=ratio)
     if case.records.levels.agree or len(found.gains) >= min(FEWEST_STATIONS, len(case.records.present)):
-        return None
+        return further
     waiting = frozenset(case.candidate) - frozenset(found.gains) - case.lost
     if waiting:
         return Wants(incumbent=waiting, priority=ratio)
     others = frozenset(case.records.present) - frozenset(found.gains) - case.lost
-    return Wants(1, others, priority=ratio) if others and found.runs < MOST_ATTEMPTS else None
+    return Wants(max(1, lacking), others, priority=ratio) if others and found.runs < MOST_ATTEMPTS else further
 
 
 def _simpler(case: _Case, leaner: str) -> Verdict | Wants | None:
     """Return the verdict that a simpler candidate gets by the same test, shifted by the effect; None for a discard."""
-    best, found = case.best, case.within
-    assert best is not None
+    assert case.best is not None
+    best, found = case.best.for_loss(), case.within and case.within.for_loss()
     ratio, open_ = _ratio(best, best.effect), best.runs < MOST_RUNS
     if found is not None and found.runs > 1 and found.gain >= 0 and _ratio(found, found.effect) >= KEEP:
         missing = _missing(case, found)

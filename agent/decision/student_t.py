@@ -1,4 +1,4 @@
-"""Student's t distribution: cdf and quantile, without scipy.
+"""Student's t distribution: cdf and quantile, without scipy, and the tail of the F distribution.
 
 The cdf is a regularized incomplete beta function, computed from its continued fraction with the modified Lentz method
 (Press et al., Numerical Recipes, 3rd edition, section 6.4). Infinite degrees of freedom give the normal distribution.
@@ -48,6 +48,11 @@ def quantile(p: float, df: float) -> float:
     while (middle := (low + high) / 2) not in (low, high):
         low, high = (middle, high) if cdf(middle, df) < p else (low, middle)
     return middle
+
+
+def f_tail(ratio: float, above: float, below: float) -> float:
+    """Return the probability of a larger F, for degrees of freedom of the variances above and below the line."""
+    return incomplete_beta(below / 2, above / 2, below / (below + above * ratio))
 
 
 def incomplete_beta(a: float, b: float, x: float) -> float:

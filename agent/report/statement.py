@@ -9,7 +9,7 @@ from typing import Any
 
 from agent.decision.anytime import ALPHA, AUTOCORRELATION, Interval, interval, interval_at_equal_steps, share
 from agent.decision.estimate import unbiased
-from agent.decision.noise import pooled, repeated
+from agent.decision.noise import groups_for_noise, pooled, repeated
 from agent.decision.schedule import counted as counting
 from agent.decision.sequential_test import most_false_keeps
 from agent.execution.conditions import undisturbed
@@ -134,9 +134,8 @@ def _keep(state: State, number: int, keep: Experiment, known: _Known) -> dict[st
     own = {id(run) for each in (state.experiments[0], keep) for run in (*each.runs, *each.heldout_runs)}
     # The first runs of candidates are left out, because they are lucky by selection.
     others = [group for group in known.groups if not any(id(run) in own for run in group)]
-    if known.exact and len({*metrics(runs)}) > 1:
-        others = []  # programs without noise tell nothing about that of a random one
-    found = _interval(state, (number, keep), base, runs, others) if base and runs else None
+    used = groups_for_noise(others, base, runs)
+    found = _interval(state, (number, keep), base, runs, used) if base and runs else None
     low = found.low if found is not None and math.isfinite(found.low) else None
     gain = found.gain if found is not None else None
     return {"number": keep.number, "gain": gain, "low": low, "runs": len(runs), "baseline_runs": len(base)}

@@ -115,7 +115,7 @@ def judged(name: str, candidate: Sequence[Run]) -> Verdict | str:
 
 
 def test_step_rate_neither_hides_nor_creates_gain() -> None:
-    better = runs(1.77, (35, 36), 5)
+    better = runs(1.77, (35, 36, 35), 5)
     found = judged("RATE", better)
     assert isinstance(found, Verdict)
     assert found.status == "keep"

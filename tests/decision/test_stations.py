@@ -83,17 +83,78 @@ def test_keep_pools_differences_within_stations() -> None:
 
 
 def test_keep_needs_two_stations_if_there_are_two() -> None:
-    assert verdict([run("studio", 3)], heldout(), replace(session(), stations=("studio",))).status == "keep"
-    asked = wants([run("studio", 3)], heldout())
-    assert asked.candidate == 1
+    thrice = [run("studio", 3)] * 3
+    assert verdict(thrice, heldout(), replace(session(), stations=("studio",))).status == "keep"
+    assert wants(thrice, heldout()).stations == {"mini"}
+    asked = wants(thrice[:1], heldout())
+    assert asked.candidate == 2
     assert asked.stations == {"mini"}
+
+
+def test_candidate_less_stable_than_the_others_is_judged_by_its_own_noise_on_stations() -> None:
+    assert verdict([run("studio", 3), run("mini", 3), run("studio", 4)], heldout()).status == "keep"
+    alone = replace(session(repeats=40), stations=("studio",))
+    wild = judged([run("studio", value) for value in (3, -10, 12)], heldout(), alone)
+    assert isinstance(wild, Wants) or wild.status == "discard"
+
+
+def test_candidate_like_the_others_seldom_seems_less_stable_on_many_stations() -> None:
+    """While the noise of the base counted as the candidate's, 0.58 of them seemed to be."""
+    rng, names, own = random.Random(1), [f"mac-{number}" for number in range(8)], list[bool]()
+
+    def once() -> list[Run]:
+        return [Run(rng.gauss(0, 1), 10.0, station=name) for name in names]
+
+    for _ in range(100):
+        base = once()
+        records = Records([base, *([*once(), *once()] for _ in range(4))], "minimize")
+        found = judged(once(), base, records)
+        if isinstance(found, Verdict) and found.evidence is not None:
+            own.append(found.evidence.noise > 1.3 * records.noise.sd)
+    assert len(own) > 50
+    assert sum(own) / len(own) < 0.2
+
+
+def test_discarded_candidate_is_compared_with_the_noise_of_its_station() -> None:
+    quiet = [run("studio", 10 + (-1) ** number) for number in range(40)]
+    noisy = [run("mini", 10 + 5 * (-1) ** number) for number in range(4)]
+    baseline = replace(kept(0, [10.0]), runs=(*quiet, *noisy))
+    discarded = replace(kept(1, [10.0]), verdict=Verdict("discard", ""))
+    for name, counts in (("mini", True), ("studio", False)):
+        runs = tuple(run(name, value) for value in (10.0, 4.0, 10.0, 16.0))
+        records = records_of([baseline, replace(discarded, runs=runs)], "minimize")
+        assert any(runs[1] in group for group in records.groups) == counts
+
+
+@pytest.mark.parametrize("names", [("studio",), ("studio", "mini")])
+def test_nothing_is_kept_before_its_third_run_where_no_other_station_is_left(names: tuple[str, ...]) -> None:
+    lost = [replace(run("mini", 10), metric=None, error="no memory")] * 3
+    base, alone = [*heldout(), *lost], replace(session(), stations=names)
+    assert wants([run("studio", 3)], base, alone).stations == {"studio"}
+    assert verdict([run("studio", 3)] * 3, base, alone).status == "keep"
+
+
+def test_candidate_without_three_comparable_runs_is_discarded_in_the_end() -> None:
+    quiet, busy = {"others": 0.0}, {"others": 2 * MORE_CORES}
+    base = [replace(each, conditions=quiet) for each in heldout(stations=("studio",))]
+    runs = [run("studio", 3, conditions=quiet), *[run("studio", 3, conditions=busy)] * 15]
+    found = verdict(runs, base, replace(session(), stations=("studio",)))
+    assert found.status == "discard"
+    assert "too few of its runs" in found.reason
+
+
+def test_unstable_simplification_is_not_kept_on_stations() -> None:
+    alone = replace(session(repeats=40), stations=("studio",))
+    runs = [run("studio", value) for value in (9.9, 3.0, 16.6, 9.8)]
+    found = judged(runs, heldout(), alone, leaner="5 tokens less")
+    assert isinstance(found, Wants) or found.status == "discard"
 
 
 def test_stations_that_have_agreed_keep_alone() -> None:
     first = session().groups[0]
     agreed = Records([first, *([run("studio", 8), run("mini", 8)] for _ in range(3))], "minimize")
     assert agreed.levels.agree
-    assert verdict([run("studio", 3)], heldout(), agreed).status == "keep"
+    assert verdict([run("studio", 3)] * 3, heldout(), agreed).status == "keep"
     apart = Records([first, *([run("studio", v), run("mini", 16 - v)] for v in (2, 14, 3))], "minimize")
     assert not apart.levels.agree
     assert "mini" in wants([run("studio", 3)], heldout(), apart).stations
@@ -206,7 +267,7 @@ def test_longer_training_on_every_station_is_voided() -> None:
 def test_longer_training_is_judged_where_both_ran() -> None:
     config, first = DecisionConfig(trains=True), session().groups[0]
     agreed = Records([first, *([run("studio", 8), run("mini", 8)] for _ in range(3))], "minimize")
-    long = [replace(run(name, 3), seconds=20.0) for name in ("studio", "lab", "studio")]
+    long = [replace(run(name, 3), seconds=20.0) for name in ("studio", "lab", "studio", "studio")]
     found = verdict(long, heldout(stations=("studio",)), agreed, config=config)
     assert found.reason.startswith("voided: it ran for 20.0 s")
 
@@ -219,7 +280,7 @@ def test_disturbed_run_does_not_count_and_is_repeated_elsewhere() -> None:
     assert asked.candidate == 1
     assert asked.stations == {"studio"}
     assert not asked.incumbent
-    good = [run("studio", 4, conditions=quiet), run("mini", 4, conditions=quiet)]
+    good = [run(name, 4, conditions=quiet) for name in ("studio", "mini", "studio")]
     assert verdict([slow, *good], base).status == "keep"
     both = [slow, run("studio", 14, conditions=busy)]
     assert wants([*both, *both, *both], base).rebase == {"studio", "mini"}

@@ -110,6 +110,19 @@ def test_each_keep_has_a_share_and_the_best_is_named_if_it_can_be() -> None:
     assert bound_of(both, kept(0, BASE)) is None
 
 
+def test_keep_that_is_less_stable_than_the_others_has_a_bound_by_its_own_noise() -> None:
+    calm = [discarded(number, [2.3, 2.30, 2.31, 2.29, 2.32]) for number in range(2, 8)]
+    wild = (1.4, 2.1, 1.2, 1.9)
+    found = statement(state(kept(0, BASE), kept(1, [1.5, 1.6], heldout=wild), *calm))
+    assert found is not None
+    assert found["bound"]["low"] == pytest.approx(correlated(BASE, wild, 1).low)
+    assert found["bound"]["low"] < 0
+    many = (*BASE, *BASE, *BASE)  # so many calm runs of the baseline do not hide it
+    found = statement(state(kept(0, many), kept(1, [1.5, 1.6], heldout=wild), *calm))
+    assert found is not None
+    assert found["bound"]["low"] == pytest.approx(correlated(many, wild, 1).low)
+
+
 def test_repeated_candidates_add_to_the_noise_without_their_first_run() -> None:
     best = kept(1, [1.7], heldout=GOOD)
     found = bound_of(state(kept(0, BASE), best, discarded(2, [5.0, 2.0, 2.01])), best)
