@@ -166,10 +166,10 @@ def test_colours_in_a_pytest_summary_and_beside_json() -> None:
 
 def test_a_metric_among_a_million_carriage_returns() -> None:
     log = "".join(f"\rstep {n:05d} val_bpb {n}" for n in range(200_000)) + "\nval_bpb: 2.5\r\n"
-    began = time.monotonic()
+    began = time.process_time()  # a busy machine takes no more of it
     assert extract(BPB, log) == 2.5
     assert extract(BPB, "\r".join(f"val_bpb: {n}.0" for n in range(100_000))) == 99_999
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 60  # a quadratic search takes far longer
 
 
 def test_json_pointer_reads_the_last_json_line() -> None:
