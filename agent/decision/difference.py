@@ -72,8 +72,8 @@ def difference(
     always = anytime.interval(a, b, direction) if looks else None
     if always is not None and math.isfinite(always.low):
         return _rounded(Difference(by, always.low, always.high, noise), scale)
-    error, degrees = _error(a, b, session) or (noise * math.sqrt(1 / len(a) + 1 / len(b)), max(degrees, 1.0))
-    width = quantile(0.5 + LEVEL / 2, degrees) * error
+    error, degrees = _error(a, b, session) or (noise * math.sqrt(1 / len(a) + 1 / len(b)), degrees)
+    width = quantile(0.5 + LEVEL / 2, max(degrees, 1.0)) * error
     return _rounded(Difference(by, by - width, by + width, noise), scale)
 
 
