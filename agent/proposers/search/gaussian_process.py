@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from agent.proposers.search.threads import one_thread
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -123,6 +125,7 @@ def fit(points: Array, values: Array, group: Array, doubts: Array) -> GaussianPr
     return GaussianProcess(scaled, lengths, inverse @ wanted, inverse, mean, scale, amplitude, noise)
 
 
+@one_thread()
 def improvement(model: GaussianProcess, points: Array, best: float) -> Array:
     """Return the expected improvement on `best` at each point."""
     import numpy as np

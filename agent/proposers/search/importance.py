@@ -23,6 +23,7 @@ from agent.journal.experiment import Direction, Experiment, Value
 from agent.proposers.search.alignment import aligned
 from agent.proposers.search.candidates import groups
 from agent.proposers.search.space import LARGEST, Dimension, Space
+from agent.proposers.search.threads import one_thread
 from agent.proposers.search.training_set import training_set
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def _shares(
     return {key: each for key, each in drawn.items() if all(map(math.isfinite, each))}
 
 
+@one_thread()
 def _drawn(
     space: Space, keys: Sequence[str], rows: Sequence[Sequence[float]], targets: Sequence[float]
 ) -> dict[str, tuple[float, float, float]]:

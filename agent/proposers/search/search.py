@@ -22,6 +22,7 @@ from agent.proposers.search.alignment import aligned, completed, renamed
 from agent.proposers.search.candidates import draw_candidates, groups, point, points
 from agent.proposers.search.space import NAME_CONSTANTS, Space, space_of, why_nothing
 from agent.proposers.search.steps import ATTEMPTS, steps
+from agent.proposers.search.threads import one_thread
 from agent.proposers.search.training_set import FEWEST, measured, targets, value_of
 from agent.proposers.search.untried import untried
 
@@ -142,6 +143,7 @@ def _expected(
             yield candidates[index], why
 
 
+@one_thread()
 def _model(space: Space, context: Context, earlier: Sequence[Earlier]) -> tuple[GaussianProcess, float, str] | None:
     """Return the model, its value of the best candidate of this session, and of how many experiments it is.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -50,6 +51,14 @@ def uneven(point: list[float]) -> float:
 
 def named(found: list[Importance]) -> dict[str, Importance]:
     return {each.dimension.name: each for each in found}
+
+
+def test_importance_is_computed_in_one_thread() -> None:
+    """Threads of the BLAS spin while they wait for a core, and take it from the run that trains."""
+    history, _ = session(uneven, 150, 0)
+    all_threads, this_thread = time.process_time(), time.thread_time()
+    assert all(each.share is not None for each in importances(observed(history), history, "minimize")[:3])
+    assert time.process_time() - all_threads < 1.1 * (time.thread_time() - this_thread)
 
 
 def test_what_matters_comes_first() -> None:
