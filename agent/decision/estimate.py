@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from agent.execution.conditions import undisturbed
 from agent.journal.experiment import Experiment, Run, by_station, mean, metrics, succeeded
 
-# In standard errors. A gain this large does not depend on luck, so the selection runs are not biased.
+# In standard errors. A gain this large does not depend on luck, so the selection runs are not biased. It is
+# not so large if the noise is known from the few runs of the candidate alone.
 CLEAR_SIGMAS = 6.0
 
 
@@ -44,7 +45,7 @@ def groups_of(experiment: Experiment, kept: Callable[[Sequence[Run]], list[Run]]
 def split(experiment: Experiment) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
     """Return all runs without selection bias, failed ones included, and all other runs."""
     evidence = experiment.verdict.evidence
-    sigmas = (evidence.sigmas if evidence else None) or 0.0
+    sigmas = (evidence.sigmas if evidence and not evidence.own_noise else None) or 0.0
     chosen_by_luck = experiment.number > 0 and not _is_exact(experiment) and sigmas < CLEAR_SIGMAS
     if chosen_by_luck:
         return experiment.heldout_runs, experiment.runs

@@ -86,6 +86,7 @@ class Pooled:
             doubt,
             dict(self.gains),
             self.adjusted,
+            self.noise_ratio > 1,
         )
 
 

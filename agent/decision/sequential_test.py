@@ -127,6 +127,7 @@ def weigh(
     reference, added = incumbent.heldout or incumbent.selection, incumbent.added_variance
     own = of_candidate(noise, candidate)
     evidence = _evidence(candidate, reference, own, direction, doubt=added)
+    evidence = replace(evidence, own_noise=own is not noise)
     situation = replace(situation, attempts=max(situation.attempts, evidence.runs), lost=incumbent.lost)
     if not noise.exact:
         uncertain = _is_uncertain(evidence, incumbent, own)
@@ -279,4 +280,5 @@ def amount(evidence: Evidence) -> str:
     if evidence.sigmas is None:
         return f"{evidence.gain:+.4g}, {runs}"
     how = " at equal steps" if evidence.equal_steps else ""
-    return f"{evidence.gain:+.4g}{how}, {evidence.sigmas:+.1f} sigma, {runs}, noise {evidence.noise:.2g}"
+    noise = f"{'own ' if evidence.own_noise else ''}noise {evidence.noise:.2g}"
+    return f"{evidence.gain:+.4g}{how}, {evidence.sigmas:+.1f} sigma, {runs}, {noise}"

@@ -143,14 +143,14 @@ class Evidence:
         mean: mean metric of the candidate over `runs` runs.
         incumbent_mean: mean metric of the incumbent over `incumbent_runs` runs.
         gain: positive is better in either direction.
-        noise: standard deviation of one run, that of the candidate itself if its runs clearly differ by more than the
-            session's; 0 if equal programs give equal numbers.
+        noise: standard deviation of one run; 0 if equal programs give equal numbers.
         sigmas: the gain in its own standard errors; None without noise, or if the noise is only a guess.
         doubt: if incumbent_mean is adjusted for the candidate's number of steps (`decision.equal_steps`), the variance
             that this adds, in units of the variance of one run; else None. In a session with stations it is the
             variance that their differences add as well.
         stations: the gain on each station that both ran on; empty in a session of one machine.
         adjusted: whether `doubt`, if any, is that of an adjustment for steps.
+        own_noise: whether `noise` is the candidate's own, because its runs clearly differ by more than the session's.
     """
 
     how: str
@@ -164,6 +164,7 @@ class Evidence:
     doubt: float | None = None
     stations: Mapping[str, float] = field(default_factory=dict)
     adjusted: bool = True
+    own_noise: bool = False
 
     @property
     def equal_steps(self) -> bool:

@@ -55,6 +55,18 @@ def test_candidate_less_stable_than_the_others_is_judged_by_its_own_noise() -> N
     assert status([-40.0, -55.0, -62.0, -45.0]) == "keep"
 
 
+def test_runs_that_chose_a_candidate_by_its_own_noise_are_no_held_out_ones() -> None:
+    """Few runs tell their own noise badly: six sigma of it may be luck, so they would overstate the value."""
+    for values, runs in (([3.0, 3.5, 4.0], 3), ([-40.0, -55.0, -62.0, -45.0], 0)):
+        found = verdict_of(values)
+        assert isinstance(found, Verdict)
+        assert found.evidence is not None
+        assert found.evidence.sigmas is not None
+        assert found.evidence.sigmas > 6
+        assert ("own noise" in found.reason) == found.evidence.own_noise == (not runs)
+        assert len(unbiased(replace(kept(1, values), verdict=found))) == runs
+
+
 def test_unstable_simplification_may_not_lose_more_than_a_stable_one() -> None:
     """Judged by 2.8 times its own noise, a simpler candidate was kept whose loss was hidden by that."""
     calm, wild = [9.9, 9.8, 10.1, 9.9], [9.9, 3.0, 16.6, 9.8]
