@@ -14,7 +14,7 @@ from agent.adopt.playbook import extended
 from agent.errors import PreconditionError, UsageError
 from agent.format import one_line
 from agent.journal.experiment import Value
-from agent.journal.journal import fold
+from agent.journal.journal import begun
 from agent.journal.paths import find_session, journal_path
 from agent.journal.state import State
 from agent.protocol.load import load_protocol
@@ -65,12 +65,7 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
     if (wish.minimal or wish.promoted) and wish.which:
         raise UsageError(f"--{'minimal' if wish.minimal else 'promoted'} takes no numbers", hint="drop one of them")
     tag = find_session(folder, tag)
-    path = journal_path(folder, tag)
-    state = fold(path)
-    if state.session is None:
-        raise PreconditionError(
-            f"session {tag} ended before its first event", hint=f"start it with `{typed(f'run --tag {tag}')}`"
-        )
+    path, state = journal_path(folder, tag), begun(folder, tag)
     protocol = load_protocol(folder)
     workspace = Workspace(folder, protocol)
     checkout, known = Checkout(workspace), known_constants(protocol)

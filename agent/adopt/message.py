@@ -8,6 +8,7 @@ from typing import Any
 from agent.adopt.choice import Choice
 from agent.decision.estimate import estimate
 from agent.format import brief, counted, figure, one_line
+from agent.journal.comparable import machine_in_words
 from agent.journal.state import State
 from agent.report.gain import outcome, verdict_of
 from agent.report.holdout import holdout_lines
@@ -18,7 +19,6 @@ MOST_LINES = 200
 MOST_STATIONS = 16
 # Mark the commit, so that `sessions --delete` finds out whether kept work is in another branch, or was left out.
 TRAILER, LEFT_OUT = "Autoresearch-Commit", "Autoresearch-Left-Out"
-_MACHINE = ("chip", "cores", "memory_gb", "os", "backend", "mlx")
 
 
 def message_of(state: State, choice: Choice) -> str:
@@ -102,7 +102,7 @@ def _conditions(state: State, rung: Mapping[str, Any] | None) -> list[str]:
     assert session is not None
     about = rung["machine"] if rung else session.get("fingerprint")
     about = about if isinstance(about, dict) else {}
-    machine = ", ".join(f"{name} {about[name]}" for name in _MACHINE if about.get(name) is not None)
+    machine = machine_in_words(about)
     lines = [f"Machine: {machine}"] if machine and not stations else []
     for name in [*stations][:MOST_STATIONS]:
         # Without the name of its host, which is nobody's business on a published branch.

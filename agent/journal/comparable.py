@@ -6,12 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 HARNESS, MACOS, VARIABLES = "harness", "macos", "mlx_variables"
+SHOWN = ("chip", "cores", "memory_gb", "os", "backend", "mlx")
 # Without these two in common, a metric measures something else.
 TASK = ("snapshot", HARNESS)
 # Entries that earlier versions did not record. If one side lacks such an entry, the two count as equal.
 RECENT = frozenset({HARNESS, MACOS, VARIABLES})
 # MLX reads this variable as 1 if it is not set (`enable_tf32` in mlx/utils.h).
 USUAL_VARIABLES = "MLX_ENABLE_TF32=1"
+
+
+def machine_in_words(fingerprint: Mapping[str, Any]) -> str:
+    """Name the machine of a fingerprint by what a reader compares: `chip M4, cores 10`; empty if nothing is known."""
+    return ", ".join(f"{key} {fingerprint[key]}" for key in SHOWN if fingerprint.get(key) is not None)
 
 
 def comparable(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

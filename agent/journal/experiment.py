@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 # The kind of failure of the GPU that ended a run, see execution/gpu_fault.py. "watchdog": the system stopped work that
 # took too long, as it does while a display is on. "kernel": a kernel failed, which the candidate or the machine may
@@ -268,6 +268,12 @@ class Experiment:
             return self.verdict.evidence.mean
         values = [run.metric for run in self.runs if run.metric is not None]
         return mean(values) if values and self.runs[-1].metric is not None else None
+
+
+def verdict_from(data: Mapping[str, Any]) -> Verdict:
+    """Return the verdict of an event."""
+    evidence = Evidence(**data["evidence"]) if data.get("evidence") else None
+    return Verdict(data["status"], data["reason"], evidence)
 
 
 def succeeded(runs: Iterable[Run]) -> list[Run]:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from agent.journal.comparison import run_of
 from agent.journal.events import Event
-from agent.journal.experiment import Evidence, Run, Value, Verdict
+from agent.journal.experiment import Run, Value, Verdict, verdict_from
 
 BASELINE = 0  # the number of the experiment that every station measures first
 # So many runs in a row without a metric on one station may be its own fault: a kept experiment must run there before
@@ -195,8 +196,7 @@ def _returned(flight: Flight, event: Event) -> Flight:
     lease = flight.leases.get(event.data["lease"])
     if lease is None:
         return flight
-    names = {each.name for each in fields(Run)}
-    run = Run(**{**{key: value for key, value in event.data.items() if key in names}, "station": lease.station})
+    run = replace(run_of(event.data), station=lease.station)
     flight = _settled(flight, lease, seconds=run.seconds, runs=1)
     flight = _counted(flight, lease.station, failed=run.metric is None)
     if lease.of is not None:
@@ -263,13 +263,11 @@ def _withdrawn(flight: Flight, event: Event) -> Flight:
 
 
 def _decided(flight: Flight, event: Event) -> Flight:
-    data = event.data
-    evidence = Evidence(**data["evidence"]) if data.get("evidence") else None
-    verdict = Verdict(data["status"], data["reason"], evidence)
-    known = flight.candidates.get(data["candidate"])
+    known = flight.candidates.get(event.data["candidate"])
     if known is None:
         return flight
-    return replace(flight, candidates={**flight.candidates, known.number: replace(known, verdict=verdict)})
+    decided = replace(known, verdict=verdict_from(event.data))
+    return replace(flight, candidates={**flight.candidates, known.number: decided})
 
 
 def _settled(flight: Flight, lease: Lease, *, seconds: float, runs: int = 0, lost: int = 0) -> Flight:

@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from agent.errors import AutoresearchError, fault
+from agent.errors import AutoresearchError, PreconditionError, fault
 from agent.format import one_line
 from agent.journal.events import Event, fault_of
+from agent.journal.paths import journal_path
 from agent.journal.state import State, step
 from agent.system.files import Unusable, open_plain, read_end
+from agent.system.invocation import typed
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Digest
@@ -124,6 +126,21 @@ def fold(path: Path) -> State:
         AutoresearchError: its journal is damaged.
     """
     return _folded(path).state
+
+
+def begun(folder: Path, tag: str) -> State:
+    """Return the state of a session of a workspace that has begun.
+
+    Raises:
+        AutoresearchError: its journal is damaged.
+        PreconditionError: it ended before its first event.
+    """
+    state = fold(journal_path(folder, tag))
+    if state.session is None:
+        raise PreconditionError(
+            f"session {tag} ended before its first event", hint=f"start it with `{typed(f'run --tag {tag}')}`"
+        )
+    return state
 
 
 def read_and_fold(path: Path) -> tuple[list[Event], State]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from agent.journal.comparison import PendingComparison, comparison_of, run_of, rung_of, with_fault, with_run
 from agent.journal.events import Event
-from agent.journal.experiment import Direction, Evidence, Experiment, Screen, Verdict
+from agent.journal.experiment import Direction, Experiment, Screen, verdict_from
 from agent.journal.faults import NO_FAULTS, Faults
 from agent.journal.flight import NO_FLIGHT, Flight
 from agent.journal.pending import Pending
@@ -228,8 +228,7 @@ def _entered(state: State, event: Event) -> State:
 
 
 def _judged(state: State, pending: Pending, data: Data) -> State:
-    evidence = Evidence(**data["evidence"]) if data.get("evidence") else None
-    return replace(state, pending=replace(pending, verdict=Verdict(data["status"], data["reason"], evidence)))
+    return replace(state, pending=replace(pending, verdict=verdict_from(data)))
 
 
 def _recorded(state: State, pending: Pending, data: Data) -> State:

@@ -9,6 +9,7 @@ from typing import Any
 
 from agent.errors import AutoresearchError
 from agent.format import brief, counted, one_line
+from agent.journal.comparable import machine_in_words
 from agent.journal.experiment import Experiment
 from agent.journal.history import incumbent_before
 from agent.journal.state import State
@@ -35,7 +36,6 @@ LONGEST_SUBJECT, LONGEST_TAG = 80, 60
 LONGEST_MACHINE = 200
 HASH = 12  # digits of a commit
 _COMMIT = re.compile(r"\bcommit ([0-9a-f]{7,64})\b")
-_MACHINE = ("chip", "cores", "memory_gb", "os", "backend", "mlx")
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _percent(gain: float, of: float | None) -> str:
 def _where(state: State) -> str:
     assert state.session is not None
     about, stations = state.session.get("fingerprint", {}), state.flight.stations
-    machine = ", ".join(f"{name} {about[name]}" for name in _MACHINE if about.get(name) is not None)
+    machine = machine_in_words(about)
     if stations:
         first = next(iter(stations.values()))
         machine = f"{counted(len(stations), 'station')}, the first of them {machine_of({**first.facts, 'host': None})}"

@@ -13,7 +13,7 @@ from agent.decision.estimate import estimate
 from agent.errors import AutoresearchError, PreconditionError, UsageError
 from agent.journal import lock
 from agent.journal.experiment import Experiment, Run
-from agent.journal.journal import fold
+from agent.journal.journal import begun, fold
 from agent.journal.paths import find_session, is_overwritten, journal_path, own_log, state_folder
 from agent.journal.pending import Pending
 from agent.journal.state import State, experiment_named
@@ -241,12 +241,7 @@ def load(folder: Path, tag: str | None) -> tuple[str, State]:
         PreconditionError: the session does not exist, or ended before its first event.
     """
     tag = find_session(folder, tag)
-    state = fold(journal_path(folder, tag))
-    if state.session is None:
-        raise PreconditionError(
-            f"session {tag} ended before its first event", hint=f"start it with `{typed(f'run --tag {tag}')}`"
-        )
-    return tag, state
+    return tag, begun(folder, tag)
 
 
 def find(state: State, tag: str, which: str) -> Experiment | Pending:

@@ -13,7 +13,7 @@ from agent.errors import PreconditionError
 from agent.format import duration
 from agent.journal import lock
 from agent.journal.experiment import Experiment
-from agent.journal.journal import fold
+from agent.journal.journal import begun, fold
 from agent.journal.paths import find_session, journal_path, state_folder, stop_file
 from agent.journal.state import State
 from agent.report.gain import metric_of
@@ -39,11 +39,7 @@ def status(workspace: Path, tag: str | None, rows: int) -> tuple[dict[str, Any],
             hint=f"wait for it with `{typed('status --follow')}`",
         )
     tag = find_session(workspace, tag)
-    state = fold(journal_path(workspace, tag))
-    if state.session is None:
-        raise PreconditionError(
-            f"session {tag} ended before its first event", hint=f"start it with `{typed(f'run --tag {tag}')}`"
-        )
+    state = begun(workspace, tag)
     holder = lock.holder(state_folder(workspace))
     running = holder is not None and holder.tag == tag
     first = max(0, len(state.experiments) - rows)
