@@ -16,7 +16,7 @@ from agent.format import named
 from agent.journal.experiment import Run
 from agent.system.files import Unusable, read_bounded
 from agent.system.git_variables import without_others
-from agent.system.invocation import git_here, here, typed
+from agent.system.invocation import git_here, here, program, typed
 from agent.system.names import PROTOCOL, STATE
 from agent.system.shielded import run_shielded
 
@@ -141,7 +141,9 @@ def find_session(workspace: Path, tag: str | None) -> str:
         require_own_state(workspace)
     tags = [path.parent.name for path in journals]
     if not tags:
-        raise PreconditionError(f"no sessions in {workspace}", hint=f"start one with `{typed('run --tag NAME')}`")
+        start, other = f"start one with `{typed('run --tag NAME')}`", _in_another_working_tree(workspace)
+        see = f", or see those in {other} with `{program()} -C {shlex.quote(str(other))} sessions`" if other else ""
+        raise PreconditionError(f"no sessions in {workspace}", hint=start + see)
     if tag is None:
         return tags[-1]
     if tag not in tags:
@@ -149,6 +151,22 @@ def find_session(workspace: Path, tag: str | None) -> str:
             f"unknown session '{tag}' in {workspace}", hint=f"choose from {', '.join(sorted(tags))}"
         )
     return tag
+
+
+def _in_another_working_tree(workspace: Path) -> Path | None:
+    """Return the same workspace in another working tree of its repository, if it has sessions there."""
+    env = without_others(os.environ)
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired, ValueError):
+        asked = (["rev-parse", "--show-prefix"], ["worktree", "list", "--porcelain"])
+        prefix, listed = (
+            os.fsdecode(run_shielded(["git", *ask], cwd=workspace, env=env, timeout=GIT_SECONDS).stdout)
+            for ask in asked
+        )
+        for line in listed.split("\n"):  # git 2.36 and later know -z
+            place = Path(line.removeprefix("worktree ")) / prefix.removesuffix("\n")
+            if line.startswith("worktree ") and any((state_folder(place) / "sessions").glob("*/journal.jsonl")):
+                return place
+    return None
 
 
 def is_tag(text: str) -> bool:

@@ -44,6 +44,19 @@ def session(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "quick", symlinks=True)
 
 
+def test_sessions_of_another_working_tree_are_named_where_there_are_none(session: Path, cli: Cli) -> None:
+    other = session.with_name("an other")
+    git(session, "worktree", "add", "-q", "-b", "mine", str(other), "main")
+    done = cli(other, "status")
+    assert done.returncode == 3
+    see = done.stderr.partition(f"or see those in {session} with `")[2].partition("`")[0]
+    shown = subprocess.run(see, shell=True, cwd=other, capture_output=True, text=True, check=True)
+    assert "autoresearch/t" in shown.stdout
+    git(session, "worktree", "remove", "--force", str(other))
+    (session / ".autoresearch").rename(session / "moved")
+    assert "or see those" not in cli(session, "status").stderr
+
+
 def test_show_an_experiment_by_number_and_by_hash(session: Path, cli: Cli) -> None:
     recorded = {event["number"]: event for event in journal(session) if event["event"] == "proposed"}
     measured = {
