@@ -356,10 +356,10 @@ BOMB = '<!DOCTYPE a [<!ENTITY a "ha">' + "".join(
 )
 def test_junit_that_holds_no_number_is_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "j.xml").write_text(text)
-    began = time.monotonic()
+    began = time.process_time()  # other load does not count
     with pytest.raises(NoMetric) as refused:
         extract(metric(kind="junit", path="j.xml"), "", tmp_path)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
     assert len(str(refused.value)) < 200
 
 
@@ -386,7 +386,7 @@ def test_pytest_summaries_that_hold_no_number(line: str) -> None:
 
 
 def test_long_lines_take_no_longer_than_their_length() -> None:
-    began = time.monotonic()
+    began = time.process_time()  # other load does not count
     for kind in (
         {"kind": "pytest_summary"},
         {"kind": "regex", "pattern": r"(\d?)"},
@@ -394,7 +394,7 @@ def test_long_lines_take_no_longer_than_their_length() -> None:
     ):
         with pytest.raises(NoMetric):
             extract(metric(**kind), "1 a" * 300_000 + " " * 1_000_000 + "x", seconds=1)
-    assert time.monotonic() - began < 8
+    assert time.process_time() - began < 8
 
 
 def test_a_number_of_four_hundred_digits_in_a_log() -> None:

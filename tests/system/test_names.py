@@ -198,19 +198,19 @@ def test_patterns_that_never_end_are_one_sentence(tmp_path: Path, cli: Cli, patt
     "pattern", ["(" * 2000 + ")" * 2000, "a" * 100_000, "(((a{1000}){1000}){1000})", "(a){99999999999}", "(?<=a*)(b)"]
 )
 def test_patterns_that_take_all_memory_are_one_sentence(tmp_path: Path, pattern: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()  # other load does not count
     with pytest.raises(UsageError, match="pattern"):
         load_protocol(protocol_with(tmp_path, "measurement.primaryMetric.extract.pattern", pattern))
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_globs_take_the_time_of_the_path() -> None:
-    began = time.monotonic()
+    began = time.process_time()  # other load does not count
     assert not matches("a/" * 2000 + "c", "**/" * 100 + "b")
     assert not matches("a" * 4000, "*a" * 200 + "b")
     assert not matches("a/" * 2000, "**/*a" * 90 + "b")
     assert matches("a" * 4000 + "b", "*a" * 200 + "b")
-    assert time.monotonic() - began < 3
+    assert time.process_time() - began < 3
 
 
 def test_globs_are_bounded(tmp_path: Path) -> None:

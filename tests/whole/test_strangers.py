@@ -505,9 +505,9 @@ def test_a_copys_git_is_only_read_inside(tmp_path: Path, head: str) -> None:
 
 
 def test_output_of_a_foreign_command_is_read_in_its_length() -> None:
-    began = time.monotonic()
+    began = time.process_time()  # other load does not count
     assert guess.in_lines("a" * 200_000 + "\nloss: 1.5\n" + f"{'n' * 300}: 1\nscore: {'1' * 400}\n")[0].name == "loss"
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("text", ["1.2.3", "1" * 400, "0", "..."])

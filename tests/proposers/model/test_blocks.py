@@ -233,22 +233,22 @@ ODD = [
 @pytest.mark.parametrize("parts", [*((part,) for part in ODD), *product(ODD, repeat=2)])
 def test_answers_take_no_longer_than_their_length(parts: tuple[str, ...]) -> None:
     answer = ("".join(parts) * 60_000)[:200_000]
-    began = time.monotonic()
+    began = time.process_time()  # other load does not count
     with contextlib.suppress(UnusableEdit):
         apply(answer, {"train.py": FILE, "b.py": "RATE = 0.1\n" * 2000}, lambda _: True)
     parse_notes(answer)
-    assert time.monotonic() - began < 4
+    assert time.process_time() - began < 4
 
 
 def test_a_quote_of_many_like_lines_takes_no_longer_than_the_file() -> None:
     text = "x = 1\n" * 30_000
     for line in ("x = 1", " x = 1"):
-        began = time.monotonic()
+        began = time.process_time()  # other load does not count
         with pytest.raises(UnusableEdit):
             applied(edit(f"{line}\n" * 15_000 + "y = 2", "z"), text)
         with pytest.raises(UnusableEdit, match="occur"):
             applied(edit(line, "z"), text)
-        assert time.monotonic() - began < 3
+        assert time.process_time() - began < 3
 
 
 def test_a_thousand_blocks_are_enough() -> None:

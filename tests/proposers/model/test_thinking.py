@@ -58,8 +58,8 @@ def test_thinking_without_an_end_is_no_answer() -> None:
 
 
 def test_tags_take_no_longer_than_their_length() -> None:
-    began = time.monotonic()
+    began = time.process_time()  # other load does not count
     for part in ("</think>", "'</think>'", "<think>\n", "</", "<|channel|>", "don't"):
         answered(part * 20_000)
         answered("'" * 20_000 + part * 5000)
-    assert time.monotonic() - began < 4
+    assert time.process_time() - began < 4
