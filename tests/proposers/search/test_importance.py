@@ -58,7 +58,7 @@ def test_importance_is_computed_in_one_thread() -> None:
     history, _ = session(uneven, 150, 0)
     all_threads, this_thread = time.process_time(), time.thread_time()
     assert all(each.share is not None for each in importances(observed(history), history, "minimize")[:3])
-    assert time.process_time() - all_threads < 1.1 * (time.thread_time() - this_thread)
+    assert time.process_time() - all_threads < 1.5 * (time.thread_time() - this_thread)
 
 
 def test_what_matters_comes_first() -> None:
