@@ -13,7 +13,7 @@ from pathlib import Path
 import typer
 
 from agent.errors import AutoresearchError
-from agent.journal.paths import find_session, journal_path, state_folder, workspace_of
+from agent.journal.paths import find_session, journal_path, tags_of, workspace_of
 from agent.system.files import read_end
 
 PLAIN = re.compile(r"[^A-Za-z0-9_ .,+>=-]+")
@@ -25,15 +25,15 @@ Offers = list[tuple[str, str]]  # a value, and the description that zsh and fish
 
 def tags(ctx: typer.Context, incomplete: str) -> Offers:
     """Offer the sessions of the workspace, the most recent first."""
-    journals = (state_folder(_workspace(ctx)) / "sessions").glob("*/journal.jsonl")
-    found = sorted(journals, key=lambda path: path.lstat().st_mtime, reverse=True)
-    names = [path.parent.name for path in found if not PLAIN.search(path.parent.name)]
+    names = [name for name in reversed(tags_of(_workspace(ctx))) if not PLAIN.search(name)]
     return [(name, "") for name in names if name.startswith(incomplete)]
 
 
 def experiments(ctx: typer.Context, incomplete: str) -> Offers:
     """Offer `best`, `baseline` and the numbers of the session's experiments, the latest first."""
     folder = _workspace(ctx)
+    if not tags_of(folder):  # an error's hint takes processes, and this is no error
+        return []
     try:
         offers = _experiments(journal_path(folder, find_session(folder, ctx.params.get("tag"))))
     except (AutoresearchError, OSError):

@@ -125,6 +125,12 @@ def stop_file(journal: Path) -> Path:
     return journal.with_name("stop")
 
 
+def tags_of(workspace: Path) -> list[str]:
+    """Return the tags of the sessions, the most recently active last."""
+    journals = (state_folder(workspace) / "sessions").glob("*/journal.jsonl")
+    return [path.parent.name for path in sorted(journals, key=lambda path: path.lstat().st_mtime)]
+
+
 def find_session(workspace: Path, tag: str | None) -> str:
     """Return the tag of the requested session, by default of the most recently active one.
 
@@ -134,16 +140,12 @@ def find_session(workspace: Path, tag: str | None) -> str:
     Raises:
         PreconditionError: the session does not exist, or the state folder came with the repository.
     """
-    journals = sorted(
-        (state_folder(workspace) / "sessions").glob("*/journal.jsonl"), key=lambda path: path.lstat().st_mtime
-    )
-    if journals:
-        require_own_state(workspace)
-    tags = [path.parent.name for path in journals]
+    tags = tags_of(workspace)
     if not tags:
         start, other = f"start one with `{typed('run --tag NAME')}`", _in_another_working_tree(workspace)
         see = f", or see those in {other} with `{program()} -C {shlex.quote(str(other))} sessions`" if other else ""
         raise PreconditionError(f"no sessions in {workspace}", hint=start + see)
+    require_own_state(workspace)
     if tag is None:
         return tags[-1]
     if tag not in tags:
@@ -164,7 +166,7 @@ def _in_another_working_tree(workspace: Path) -> Path | None:
         )
         for line in listed.split("\n"):  # git 2.36 and later know -z
             place = Path(line.removeprefix("worktree ")) / prefix.removesuffix("\n")
-            if line.startswith("worktree ") and any((state_folder(place) / "sessions").glob("*/journal.jsonl")):
+            if line.startswith("worktree ") and tags_of(place):
                 return place
     return None
 

@@ -14,7 +14,7 @@ from agent.format import duration
 from agent.journal import lock
 from agent.journal.experiment import Experiment
 from agent.journal.journal import begun, fold
-from agent.journal.paths import find_session, journal_path, state_folder, stop_file
+from agent.journal.paths import find_session, journal_path, state_folder, stop_file, tags_of
 from agent.journal.state import State
 from agent.report.gain import metric_of
 from agent.report.stations import stations_of
@@ -88,6 +88,8 @@ def await_beginning(workspace: Path, tag: str | None) -> None:
 
 def any_begun(workspace: Path, tag: str | None) -> bool:
     """Return whether the session has begun."""
+    if not tags_of(workspace):  # asked again and again, so without the processes that an error's hint takes
+        return False
     try:
         return fold(journal_path(workspace, find_session(workspace, tag))).session is not None
     except PreconditionError:
