@@ -122,13 +122,14 @@ def test_desktop_notification_uses_system_tool(
 def test_a_command_that_hangs_or_fails_disturbs_nothing(
     started: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.views.notify.LONGEST_SECONDS", 1.0)
+    longest = 4.0
+    monkeypatch.setattr("agent.views.notify.LONGEST_SECONDS", longest)
     pid = tmp_path / "pid"
     hanging = f"echo $$ > {pid}; exec sleep 600 {{text}}"
     with Notifier([hanging, "false {title}", f"{teller(tmp_path, 'tell')} {{title}}"]) as notifier:
         begun = time.monotonic()
         after(notifier, started, "away")
-        assert time.monotonic() - begun < 1.0
+        assert time.monotonic() - begun < longest
     assert told(tmp_path) == [["autoresearch t: trouble"]]
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
