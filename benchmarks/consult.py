@@ -1,6 +1,6 @@
 """Compare search alone, a model alone and the hybrid, on a surrogate of the task that answers in milliseconds.
 
-    uv run --with scikit-learn==1.9.1 python -m benchmarks.consult --trials FILE [--sessions 20] [--experiments 100]
+    uv run --with scikit-learn==1.9.1 python -m benchmarks.consult --trials FILE [--sessions 40] [--experiments 100]
         [--verdict confirm]
 
 See benchmarks.surrogate for FILE. The model is scripted: it knows a few good moves, tries each once from the current
@@ -89,7 +89,7 @@ def session(trials: Path, experiments: int, kind: Kind, job: tuple[str, int]) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare search, model and hybrid on a surrogate.")
     parser.add_argument("--trials", type=Path, required=True)
-    parser.add_argument("--sessions", type=int, default=20)
+    parser.add_argument("--sessions", type=int, default=40)
     parser.add_argument("--experiments", type=int, default=100)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--verdict", choices=("confirm", "greedy"), default="confirm")
