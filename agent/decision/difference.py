@@ -119,7 +119,7 @@ def paired(gains: Sequence[float], session: Noise = NO_NOISE, looks: int = 0, sc
             return _rounded(Difference(by, by, by, 0.0), scale)
         sd = math.sqrt(2) * session.sd
     error = (1 - LEVEL) / 2 ** (looks + 1 if looks else 0)
-    width = quantile(1 - error / 2, degrees) * sd / math.sqrt(len(gains))
+    width = -quantile(error / 2, degrees) * sd / math.sqrt(len(gains))  # 1 - error / 2 would round to 1
     return _rounded(Difference(by, by - width, by + width, sd / math.sqrt(2)), scale)
 
 

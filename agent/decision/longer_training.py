@@ -65,9 +65,8 @@ def slowed(selection_runs: Sequence[Run], heldout_runs: Sequence[Run]) -> float:
     selection = succeeded(selection_runs)
     quiet = undisturbed(succeeded(since_rebase([*selection_runs, *heldout_runs])))
     heldout = [run for run in succeeded(heldout_runs) if run in quiet]
-    if not heldout or not selection:
-        return 1.0
-    return max(1.0, heldout[-1].seconds / max(run.seconds for run in selection))
+    then = max((run.seconds for run in selection), default=0.0)
+    return max(1.0, heldout[-1].seconds / then) if heldout and then > 0 else 1.0
 
 
 def _known(seconds: Sequence[float | None]) -> list[float]:

@@ -70,7 +70,8 @@ class Pooled:
         mean = incumbent - self.gain if direction == "minimize" else incumbent + self.gain
         error, sd = math.sqrt(self.variance), self.noise.sd
         plain = 1 / self.runs + 1 / self.incumbent_runs
-        more = (error / sd) ** 2 - plain if sd else 0.0
+        ratio = error / sd if sd else 0.0
+        more = ratio * ratio - plain if sd else 0.0  # a power would raise where a product is infinite
         doubt = max(0.0, more) if self.adjusted or more > 1e-9 * plain else None
         sigmas = self.gain / error if error and sd else None
         how = "confirmed" if self.runs > 1 or self.noise.exact else "one run"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
+import itertools
 import queue
 import socket
 import time
@@ -20,7 +20,7 @@ from agent.fleet.quiet import silence
 from agent.fleet.security import endpoint, security
 from agent.format import one_line
 from agent.station import control
-from agent.station.orders import Answer, Invalid, Order
+from agent.station.orders import LARGEST_NUMBER, Answer, Invalid, Order
 from agent.station.records import folder_name
 from agent.station.work import measure_order
 from agent.system.invocation import typed, version
@@ -371,11 +371,12 @@ def _said(error: object) -> str:
 def _plain(data: Any, depth: int = 0) -> dict[str, Any]:
     """Return the texts, numbers and objects in what a station said about itself, bounded in number and length."""
     found: dict[str, Any] = {}
-    for key, value in [*dict(data).items()][:MOST_FACTS]:
+    named = ((key[:LONGEST_TEXT], value) for key, value in dict(data).items() if isinstance(key, str))
+    for key, value in itertools.islice(named, MOST_FACTS):
         if isinstance(value, str):
-            found[str(key)[:LONGEST_TEXT]] = one_line(value)[:LONGEST_TEXT]
-        elif value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
-            found[str(key)[:LONGEST_TEXT]] = value
+            found[key] = one_line(value)[:LONGEST_TEXT]
+        elif value is None or (isinstance(value, int | float) and abs(value) <= LARGEST_NUMBER):
+            found[key] = value
         elif isinstance(value, Mapping) and depth == 0:
-            found[str(key)[:LONGEST_TEXT]] = _plain(value, 1)
+            found[key] = _plain(value, 1)
     return found

@@ -99,8 +99,8 @@ class Fleet:
     def should_stop(self) -> bool:
         """Return whether the session ends now, and journal the reason.
 
-        Once there is a reason, nothing new is proposed, and the candidates in flight get their verdicts. Without a
-        station they wait for the next start.
+        Once there is a reason, nothing new is proposed, and the candidates in flight get their verdicts, after a merge
+        too. Without a station they wait for the next start.
         """
         self.session.interrupts.raise_if_immediate()
         if self._state.experiments or self.health.is_alone:

@@ -160,7 +160,8 @@ NO_FLIGHT = Flight()
 
 def _joined(flight: Flight, event: Event) -> Flight:
     data, known = event.data, flight.stations.get(event.data["station"])
-    facts = dict(data["facts"])
+    # What it does not say this time, such as its accelerator while that does not answer, is as it was.
+    facts = {**(known.facts if known else {}), **data["facts"]}
     first = Station(facts, event.at, began=flight.seconds)
     new = first if known is None else replace(known, facts=facts, since=event.at, gone=None)
     return replace(flight, stations={**flight.stations, data["station"]: new})

@@ -10,11 +10,12 @@ from agent.decision.estimate import estimate, unbiased
 from agent.errors import Crashed, Pruned, TimedOut
 from agent.journal.experiment import Experiment, Run
 from agent.pruning.curves import Curve, CurveReader, average, broken, curve, overdue, too_late
-from agent.pruning.prune import Finished, Rival, hopeless
+from agent.pruning.prune import MOST_HISTORY, Finished, Rival, hopeless
 from agent.system.files import open_plain, read_text
 
 LARGEST_LOOK = 2**20  # bytes of a log read at a time
 LARGEST_LOG = 2**27  # bytes
+MOST_CURVES = 4 * MOST_HISTORY  # in memory
 
 
 class RunMonitor:
@@ -99,29 +100,48 @@ class CurveCache:
     def finished(
         self, experiments: Sequence[Experiment], changed: Callable[[Experiment, Experiment], Collection[str]]
     ) -> list[Finished]:
-        """Return every experiment with a curve and a metric, each with its incumbent at the time.
+        """Return the latest MOST_HISTORY experiments with a curve and a metric, each with its incumbent at the time.
 
         Args:
             changed: returns the edits of the first experiment relative to the second.
         """
         found: list[Finished] = []
-        incumbent: Experiment | None = None
-        for experiment in experiments:
+        beside: dict[int, Curve] = {}
+        for experiment, incumbent in reversed(_with_incumbents(experiments)):
             first = next((run for run in experiment.runs if run.metric is not None and not experiment.voided), None)
             own = self.of([first]) if first is not None else ()
-            worth = estimate(incumbent) if incumbent is not None else None
-            if incumbent is not None and worth is not None and first is not None and own:
-                assert first.metric is not None
-                beside = self.of_own(unbiased(incumbent) or incumbent.runs)
-                found.append(Finished(own, first.metric, beside, worth, changed(experiment, incumbent)))
-            if experiment.kept:
-                incumbent = experiment
-        return found
+            worth = estimate(incumbent)
+            if worth is None or first is None or not own:
+                continue
+            if incumbent.number not in beside:
+                beside[incumbent.number] = self.of_own(unbiased(incumbent) or incumbent.runs)
+            assert first.metric is not None
+            found.append(Finished(own, first.metric, beside[incumbent.number], worth, changed(experiment, incumbent)))
+            if len(found) == MOST_HISTORY:
+                break
+        return found[::-1]
 
     def _curve(self, log: str) -> Curve:
-        if log not in self._known:
+        if log in self._known:
+            known = self._known.pop(log)
+        else:
             try:
-                self._known[log] = curve(read_text(Path(log), LARGEST_LOG))
+                known = curve(read_text(Path(log), LARGEST_LOG))
             except OSError:
-                self._known[log] = ()
-        return self._known[log]
+                known = ()
+            if len(self._known) >= MOST_CURVES:
+                del self._known[next(iter(self._known))]
+        self._known[log] = known  # the latest is the last to be dropped
+        return known
+
+
+def _with_incumbents(experiments: Sequence[Experiment]) -> list[tuple[Experiment, Experiment]]:
+    """Return each experiment that had an incumbent, with that."""
+    found: list[tuple[Experiment, Experiment]] = []
+    incumbent: Experiment | None = None
+    for experiment in experiments:
+        if incumbent is not None:
+            found.append((experiment, incumbent))
+        if experiment.kept:
+            incumbent = experiment
+    return found

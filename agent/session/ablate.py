@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent.decision.difference import NO_NOISE, difference
-from agent.decision.noise import Noise, noise_of
+from agent.decision.difference import difference
 from agent.errors import PreconditionError
 from agent.execution.measure import Runner
 from agent.format import figure
 from agent.journal.experiment import VOIDED, Experiment, metrics
 from agent.journal.state import State
-from agent.session.compare import compare
+from agent.session.compare import compare, noise_here
 from agent.session.context import known_constants
 from agent.session.workbench import Workbench
 from agent.source.merging import merged
@@ -75,7 +74,7 @@ def ablate(bench: Workbench, count: int = RUNS) -> dict[str, Any]:
             commits[label] = commit_variant(bench, f"ablate/{label}", files)
     folder = journal.path.parent / "ablate" / best.commit[:12]
     runs = compare(bench, commits, count, folder, may_fail=commits.keys() - {BEST})
-    noise, direction = _noise(state), runner.protocol.metric.direction
+    noise, direction = noise_here(state), runner.protocol.metric.direction
     found = []
     for unit, (label, files) in zip(units, variants.items(), strict=True):
         entry = entry_of(unit)
@@ -96,11 +95,6 @@ def ablate(bench: Workbench, count: int = RUNS) -> dict[str, Any]:
     data = {"best": best.commit, "changes": entries, "runs": count, "smaller": smaller}
     journal.append("ablated", **data)
     return data
-
-
-def _noise(state: State) -> Noise:
-    """Return what the session knows of the noise of a run here: nothing if its runs were made by stations."""
-    return NO_NOISE if state.flight.stations else noise_of(state.experiments)
 
 
 def units_of(runner: Runner, state: State, files_of: Callable[[str], Mapping[str, str]] | None = None) -> list[Unit]:
@@ -217,7 +211,7 @@ def _smaller(bench: Workbench, units: Sequence[Unit], idle: Sequence[Unit], coun
         nothing = {"gain": None, "low": None, "high": None}
         return {**about, **nothing, "offered": False, "fails": failed.error}
     direction = runner.protocol.metric.direction
-    found = difference(metrics(runs[BEST]), metrics(runs[SMALLER]), direction, _noise(state))
+    found = difference(metrics(runs[BEST]), metrics(runs[SMALLER]), direction, noise_here(state))
     worth = {"gain": found.gain, "low": found.low, "high": found.high}
     # Offered unless it is shown to be worse; the user sees the interval.
     return {**about, **worth, "offered": found.high >= 0}

@@ -8,6 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from agent.decision.difference import NO_NOISE
+from agent.decision.noise import Noise, noise_of
 from agent.decision.schedule import counted, fails, lacking, next_seed, next_turn, reasons
 from agent.errors import AutoresearchError, Interrupted, Suspended
 from agent.execution import holdout
@@ -18,10 +20,10 @@ from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run
 from agent.journal.journal import Journal
 from agent.journal.paths import stop_file
-from agent.journal.state import expected_seconds, side
+from agent.journal.state import State, expected_seconds, side
 from agent.session import faults
 from agent.session.context import known_constants
-from agent.session.references import at_rung, of_commit, runs_at
+from agent.session.references import of_comparison, runs_at
 from agent.session.workbench import Workbench
 from agent.source.seed import seed_names, with_seed
 from agent.source.values import with_values
@@ -136,17 +138,23 @@ def _changed_by(bench: Workbench, commit: str, seed: int | None) -> Mapping[str,
     return changed if seed is None else {**changed, **with_seed({**files, **changed}, known, seed)}
 
 
+def noise_here(state: State) -> Noise:
+    """Return what the session knows of the noise of a run on this machine: nothing if stations made its runs."""
+    return NO_NOISE if state.flight.stations else noise_of(state.measured)
+
+
 def expected(bench: Workbench) -> float:
     """Return the expected duration of a run in seconds.
 
-    At another rung it is the median of the runs there. Before the first, it is the time in the session plus the
-    training that is added.
+    At another rung, or on another machine than the session's stations, it is the median of the runs there. Before the
+    first, it is the time in the session plus the training that is added.
     """
     runner, state, rung = bench.runner, bench.journal.state, bench.rung
+    away = rung is not None or bool(state.flight.stations)
+    if away and (there := [run.seconds for runs in runs_at(state, rung).values() for run in runs]):
+        return statistics.median(there)
     if rung is None:
         return expected_seconds(state, runner.training_seconds, runner.limit)
-    if there := [run.seconds for runs in runs_at(state, rung).values() for run in runs]:
-        return statistics.median(there)
     assert state.session is not None
     own = state.session["fingerprint"].get("training_seconds")
     more = (rung.training_seconds or 0.0) - own if own is not None else 0.0
@@ -187,8 +195,7 @@ def _run(bench: Workbench, label: str, folder: Path, *, may_fail: bool) -> Run:
 
     observer = Observer(started, lambda _: bench.interrupts.raise_if_immediate())
     while True:
-        state, rung = journal.state, bench.rung
-        references = of_commit(state.experiments, commit) if rung is None else at_rung(state, rung, commit)
+        references = of_comparison(journal.state, bench.rung, commit)
         try:
             run = measure(runner, recipe, log, observer, references)
         except Suspended as pause:

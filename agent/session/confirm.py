@@ -21,6 +21,7 @@ from agent.journal.state import State, experiment_named, gain, side
 from agent.report.gain import verdict_of
 from agent.report.holdout import holdout_lines
 from agent.session.compare import compare as compare_here
+from agent.session.compare import noise_here
 from agent.session.context import known_constants
 from agent.session.workbench import Workbench
 from agent.source.seed import NAMES, literal_seeds, read_seeds, seed_of
@@ -257,7 +258,8 @@ def on_reference(state: State, sample: Sample) -> Sample:
 def _evidence(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> dict[str, Any]:
     """Return the evidence, and what the session's own runs add to it."""
     state, direction = bench.journal.state, bench.runner.protocol.metric.direction
-    same_seed = noise_of(state.measured)
+    by_stations = any(run.station for runs in sample.runs.values() for run in runs)
+    same_seed = noise_of(state.measured) if by_stations else noise_here(state)
     found = evidence(bench, commits, sample, NO_NOISE if sample.varied else same_seed)
     if not sample.varied:
         return {**found, "spread": None}

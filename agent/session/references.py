@@ -47,43 +47,58 @@ def side_of(kept: Sequence[Experiment], known: Experiment) -> str:
     return BASELINE if known.number == 0 else BEST if known is kept[-1] else f"#{known.number}"
 
 
-def at_rung(state: State, rung: Rung, commit: str) -> References:
-    """Return the reference for a run at another rung: runs made there, because those of the session took other times.
+def of_comparison(state: State, rung: Rung | None, commit: str) -> References:
+    """Return the reference for a run of a comparison on this machine."""
+    if rung is None and not state.flight.stations:
+        return of_commit(state.experiments, commit)
+    return away(state, rung, commit)
 
-    Before its first run there, the best may take as much longer than the baseline as it did in the session. A commit
-    that is neither is compared with the best, and may take as long as either (see `of_commit`).
+
+def away(state: State, rung: Rung | None, commit: str) -> References:
+    """Return the reference for a run at another rung, or on another machine than the stations of the session.
+
+    The session's runs took other times, so these are runs made there. Before its first run there, a kept experiment may
+    take as much longer than the baseline as it did in the session. Any other commit is compared with the best, and may
+    take as long as either best or baseline (see `of_commit`).
     """
     baseline, best, there = state.baseline, state.incumbent, runs_at(state, rung)
     assert baseline is not None and best is not None
     first = there.get(baseline.commit, ())
     if commit == baseline.commit:
         return References(first, first, side=BASELINE)
-    longer = tuple(_as_best(run, _runs(baseline), _runs(best)) for run in first)
-    last = there.get(best.commit) or longer
-    if commit == best.commit:
-        return References(last, first, first, side=BEST)
+    kept = [each for each in state.experiments if each.kept]
+    known = next((each for each in kept if each.commit == commit), best)
+    longer = tuple(_as_kept(run, _runs(baseline), _runs(known)) for run in first)
+    last = there.get(known.commit) or longer
+    if commit == known.commit:
+        return References(last, first, first, side=side_of(kept, known))
     return References((*last, *first), first, there.get(best.commit, first), side=SLOWER)
 
 
-def runs_at(state: State, rung: Rung) -> Mapping[str, tuple[Run, ...]]:
-    """Return the runs at a rung that have a metric, by commit."""
+def runs_at(state: State, rung: Rung | None) -> Mapping[str, tuple[Run, ...]]:
+    """Return the runs of comparisons on this machine at a rung that have a metric, by commit.
+
+    Args:
+        rung: None for that of the session.
+    """
     found: dict[str, tuple[Run, ...]] = {}
-    every = (*state.climbed, *state.parked, *((state.comparison,) if state.comparison else ()))
-    for each in every:
+    every = (*(state.climbed if rung else state.compared), *state.parked)
+    for each in (*every, *((state.comparison,) if state.comparison else ())):
         for label, runs in each.runs.items() if each.rung == rung else ():
-            commit = each.commits[label]
-            found[commit] = (*found.get(commit, ()), *(run for run in runs if run.metric is not None))
+            here = (run for run in runs if run.metric is not None and not run.station)
+            found[each.commits[label]] = (*found.get(each.commits[label], ()), *here)
     return found
 
 
-def _as_best(run: Run, before: Sequence[Run], after: Sequence[Run]) -> Run:
-    """Return a run of the baseline as if it took as much longer, in fewer steps, as the best did in the session.
+def _as_kept(run: Run, before: Sequence[Run], after: Sequence[Run]) -> Run:
+    """Return a run of the baseline as if it took as much longer, in fewer steps, as a kept experiment in the session.
 
     Args:
         run: of the baseline.
         before: runs of the baseline in the session.
-        after: runs of the best in the session.
+        after: runs of the kept experiment in the session. Only its stations tell how much longer it takes.
     """
+    before = [each for each in before if each.station in {other.station for other in after}]
 
     def later(value: Callable[[Run], float | None], now: float | None) -> float | None:
         old, new = ([found for each in runs if (found := value(each)) is not None] for runs in (before, after))

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from agent.station.orders import LARGEST_LOG, Answer, Invalid
 from agent.system.files import read_bounded, read_end, remove_tree, write_whole
 
 MOST_KEPT = 200  # runs of a station
+CLOCK_SECONDS = 60.0  # by which the clock of a shared disk may be ahead
 LARGEST_ANSWER = 2**20
 LONGEST_NAME = 60
 RECORDS = "records"
@@ -116,11 +118,12 @@ def settle(session: Path, leases: Iterable[str]) -> None:
 
 
 def prune(station: str, *, most: int = MOST_KEPT) -> None:
-    """Delete all but the latest runs of a station."""
-    found = []
+    """Delete all but the latest runs of a station. Those of the future are old: the clock was set back since."""
+    found, latest = [], time.time() + CLOCK_SECONDS
     for folder in records_folder(station).glob("*/*/*"):
         with contextlib.suppress(OSError):
-            found.append((folder.stat().st_mtime, folder))
+            changed = folder.stat().st_mtime
+            found.append((changed if changed <= latest else 0.0, folder))
     for _, folder in sorted(found, reverse=True)[most:]:
         remove_tree(folder)
         for parent in (folder.parent, folder.parent.parent):

@@ -154,3 +154,9 @@ def test_pairs_whose_gains_differ_by_rounding_have_the_noise_of_the_session() ->
     found = paired([2.10 - 2.05, 1.95 - 1.90], Noise(0.02, 10.0), scale=2.1)
     assert found.low < 0 < found.high
     assert found.noise == pytest.approx(0.02)
+
+
+def test_each_look_at_pairs_widens_their_interval_however_many_there_are() -> None:
+    widths = [paired([0.1, 0.2, 0.15], looks=looks).high for looks in (1, 5, 40, 60, 200)]
+    assert widths == sorted({*widths})
+    assert math.isfinite(widths[-1])

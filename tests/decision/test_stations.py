@@ -272,6 +272,14 @@ def test_longer_training_is_judged_where_both_ran() -> None:
     assert found.reason.startswith("voided: it ran for 20.0 s")
 
 
+def test_runs_that_took_no_time_do_not_end_the_session() -> None:
+    """Stations whose clock does not advance, or that lie."""
+    at_once = [replace(run(name, 3), seconds=0.0) for name in ("studio", "mini", "studio")]
+    base = [replace(each, seconds=0.0) for each in heldout()]
+    found = verdict(at_once, base, selection=base[:2], config=DecisionConfig(trains=True))
+    assert found.status == "keep"
+
+
 def test_disturbed_run_does_not_count_and_is_repeated_elsewhere() -> None:
     quiet, busy = {"others": 0.0}, {"others": MORE_CORES + 20}
     base = [replace(each, conditions=quiet) for each in heldout()]

@@ -11,11 +11,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from agent.fleet import cluster as cluster_module
 from agent.fleet.cluster import Cluster, Loss
+from agent.fleet.facts import facts_of
 from agent.fleet.local import LocalFleet, local_stations
 from agent.station.orders import Answer
 from tests.common.stations import SLOW, gated, going, marked, order, set_train, started, until
@@ -70,6 +73,18 @@ def test_two_stations_measure_at_once(cluster: Cluster, quick: Path) -> None:
         assert (answer.run.metric, answer.run.station, answer.run.log) == (1.732, name, "")
         assert b"val_bpb:          1.732000" in answer.log
     assert cluster.next_answer(0.0) is None
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "facts",
+    [{"version": 10**5000}, {10**5000: "key"}, {"machine": {"cores": 10**5000, 3: "x"}}, {"version": float("nan")}],
+    ids=["number", "key", "nested", "nan"],
+)
+def test_odd_facts_of_a_station_are_a_fault_of_it(facts: dict[Any, Any]) -> None:
+    found = cluster_module._info("studio", "tcp://10.0.0.1:5", facts)
+    assert found.fault.startswith("has autoresearch None, and this is ")
+    assert json.dumps(facts_of(found)) == "{}"
 
 
 def test_station_asks_for_commits_that_it_lacks(cluster: Cluster, quick: Path) -> None:

@@ -92,6 +92,12 @@ def test_station_that_comes_back() -> None:
     assert (again.gone, again.since) == (None, 102.0)
 
 
+def test_what_a_station_does_not_say_when_it_comes_back_is_as_it_was() -> None:
+    card = ("joined", {"station": "studio", "facts": {"cores": 8, "accelerator": "H100"}})
+    moved = ("joined", {"station": "studio", "facts": {"cores": 4}})
+    assert after(card, moved).stations["studio"].facts == {"cores": 4, "accelerator": "H100"}
+
+
 def test_time_in_which_no_loop_ran_does_not_keep_a_station_busy() -> None:
     lost = {"reason": "it is gone", "fault": "", "died": False}
     for kind, data in (("lost", lost), ("withdrawn", {"reason": "it has its verdict"})):

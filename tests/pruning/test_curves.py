@@ -360,3 +360,23 @@ def test_voided_run_teaches_nothing(tmp_path: Path) -> None:
     voided = dataclasses.replace(later, verdict=Verdict("discard", "voided: it trained for longer"))
     found = CurveCache().finished([first, short, voided], lambda *_: frozenset())
     assert [run.metric for run in found] == [1.0]
+
+
+def test_history_is_that_of_the_latest_runs_each_with_its_own_incumbent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.pruning.monitor.MOST_HISTORY", 3)
+    monkeypatch.setattr("agent.pruning.monitor.MOST_CURVES", 4)
+    experiments = []
+    for number in range(8):
+        log = tmp_path / f"{number}.log"
+        log.write_text(line(50, 2.0 + number) + line(100, 1.0 + number))
+        verdict = Verdict("keep" if number in (0, 5) else "discard", "")
+        run = Run(1.0 + number, 9.0, log=str(log))
+        experiments.append(dataclasses.replace(kept(number, [1.0]), runs=(run,), verdict=verdict))
+    cache = CurveCache()
+    for _ in range(2):
+        found = cache.finished(experiments, lambda after, before: frozenset({f"{after.number} on {before.number}"}))
+        assert [[*run.changed] for run in found] == [["5 on 0"], ["6 on 5"], ["7 on 5"]]
+        assert [run.incumbent_curve[-1].loss for run in found] == [1.0, 6.0, 6.0]
+        assert [run.curve[-1].loss for run in found] == [6.0, 7.0, 8.0]

@@ -6,10 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from agent.decision.difference import NO_NOISE
+from agent.decision.noise import noise_of
 from agent.journal.comparison import PendingComparison, Rung
 from agent.journal.experiment import Experiment, Run, Verdict
+from agent.journal.flight import Flight, Station
 from agent.journal.state import State
-from agent.session.references import at_rung, of_candidate, of_commit, runs_at
+from agent.session.compare import noise_here
+from agent.session.references import away, of_candidate, of_commit, of_comparison, runs_at
 
 pytestmark = pytest.mark.quick
 
@@ -32,13 +36,13 @@ def state(**there: tuple[Run, ...]) -> State:
 
 
 def test_first_run_there_has_no_reference() -> None:
-    assert at_rung(state(), RUNG, "a").own == ()
+    assert away(state(), RUNG, "a").own == ()
     assert runs_at(state(), RUNG) == {}
 
 
 def test_best_may_take_as_much_longer_as_in_the_session() -> None:
     first = run(10.0, 1.0, 3000)
-    found = at_rung(state(baseline=(first,)), RUNG, "b")
+    found = away(state(baseline=(first,)), RUNG, "b")
     assert found.own == (replace(first, untimed=12.0, overrun=1.2, secondary={"num_steps": 1500.0}),)
     assert found.baseline == found.other == (first,)
 
@@ -47,10 +51,10 @@ def test_variant_may_take_as_long_as_best_or_baseline() -> None:
     """Taking a change out may bring back the baseline's slower start or step."""
     first, best = run(10.0, 1.0, 3000), run(11.0, 1.1, 1400)
     failed = Run(None, 1.0, error="crashed")
-    found = at_rung(state(baseline=(first,), best=(best, failed)), RUNG, "c")
+    found = away(state(baseline=(first,), best=(best, failed)), RUNG, "c")
     assert (found.own, found.baseline, found.other) == ((best, first), (first,), (best,))
-    assert at_rung(state(baseline=(first,), best=(best,)), RUNG, "b").own == (best,)
-    assert at_rung(state(baseline=(first,)), replace(RUNG, values={}), "c").own == ()
+    assert away(state(baseline=(first,), best=(best,)), RUNG, "b").own == (best,)
+    assert away(state(baseline=(first,)), replace(RUNG, values={}), "c").own == ()
 
 
 def test_variant_of_an_ablation_may_take_as_long_as_best_or_baseline() -> None:
@@ -67,6 +71,40 @@ def test_reference_is_called_as_the_sides_of_a_comparison_are() -> None:
     sides = [of_commit(experiments, commit).side for commit in "abcd"]
     assert sides == ["the baseline", "#1", "the best", "the slower of best and baseline"]
     first = run(10.0, 1.0, 3000)
-    there = [at_rung(state(baseline=(first,)), RUNG, commit).side for commit in "abc"]
+    there = [away(state(baseline=(first,)), RUNG, commit).side for commit in "abc"]
     assert there == ["the baseline", "the best", "the slower of best and baseline"]
     assert of_candidate(experiments, best).side == "the incumbent"
+
+
+def measured_by_stations(*compared: PendingComparison) -> State:
+    """A session on two stations, of which the slow one alone ran both; the best takes 1 s longer there."""
+    quick, slow = (replace(run(0.5, 0.0, 2000), station="studio"), replace(run(4.0, 0.1, 500), station="mini"))
+    later = replace(run(5.0, 0.3, 400), station="mini")
+    experiments = kept(0, "a", slow, quick), kept(1, "b", later), kept(2, "c", later)
+    flight = Flight(stations={name: Station({}, 0.0) for name in ("studio", "mini")})
+    return State(experiments=experiments, compared=compared, flight=flight)
+
+
+def test_runs_of_stations_do_not_limit_those_of_this_machine() -> None:
+    for commit in "abcd":
+        assert of_comparison(measured_by_stations(), None, commit).own == ()
+    first, there = run(10.0, 1.0, 3000), replace(run(0.5, 0.0, 2000), station="studio")
+    state = measured_by_stations(PendingComparison({"a": "a", "b": "b"}, (), 2, {"a": (there, first)}))
+    assert runs_at(state, None) == {"a": (first,)}
+    assert of_comparison(state, None, "a").own == (first,)
+    longer = replace(first, untimed=11.0, overrun=1.2, secondary={"num_steps": 2400.0})
+    found = [of_comparison(state, None, commit) for commit in "bcd"]
+    assert [each.own for each in found] == [(longer,), (longer,), (longer, first)]
+    assert [each.side for each in found] == ["#1", "the best", "the slower of best and baseline"]
+    assert all(each.baseline == (first,) for each in found)
+
+
+def test_runs_of_a_session_on_this_machine_limit_those_of_a_comparison() -> None:
+    baseline, best = state().experiments
+    assert of_comparison(State(experiments=(baseline, best)), None, "b").own == best.runs
+
+
+def test_stations_say_nothing_of_the_noise_of_this_machine() -> None:
+    baseline, best = state().experiments
+    assert noise_here(measured_by_stations()) == NO_NOISE
+    assert noise_here(State(experiments=(baseline, best))) == noise_of((baseline, best))

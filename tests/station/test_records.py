@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,15 @@ def test_only_the_latest_runs_are_kept() -> None:
     assert [path.name for path in records.kept("a", "s")] == ["r3", "r4"]
     records.prune("a", most=0)
     assert not list(records.records_folder("a").iterdir())
+
+
+def test_runs_from_before_the_clock_was_set_back_are_old() -> None:
+    for number in range(3):
+        ahead = time.time() + 3600 + number
+        os.utime(keep(f"before{number}"), (ahead, ahead))
+    keep("now")
+    records.prune("a", most=1)
+    assert [path.name for path in records.kept("a", "s")] == ["now"]
 
 
 def test_names_of_stations_are_safe_and_distinct() -> None:
