@@ -78,19 +78,20 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
     assert at is not None
     files = merge(workspace, state, choice, at, known)
     numbers = [each.number for each in choice.keeps]
-    done = {"tag": tag, "branch": branch, "before": at, "adopted": numbers, "files": sorted(files)}
+    done = {"tag": tag, "branch": branch, "before": at, "adopted": numbers, "files": sorted(files), "note": None}
     if not files:
         return {**done, "commit": None, "provisional": not choice.confirmed, "message": None}
     if not wish.provisional:
         require_confirmed(choice, tag)
     sweep(workspace.git)
-    book = extended(workspace, state, numbers, at)
+    book, full = extended(workspace, state, numbers, at)
     told = {} if book is None else {PLAYBOOK: book.decode()}
     require_unedited(workspace, branch, {**files, **told})
     message = message_of(state, choice)
     commit = workspace.commit_files(at, files, message, book)
     checkout.advance(branch, commit, at)
     done["files"] = sorted({*files, *told})
+    done["note"] = f"{PLAYBOOK} gets no entry: {full}" if full else None
     return {**done, "commit": commit, "provisional": not choice.confirmed, "message": message}
 
 
@@ -102,6 +103,7 @@ def adopt_lines(data: Mapping[str, Any]) -> list[str]:
     return [
         f"{data['commit'][:12]} {subject}",
         f"moved {branch} from {data['before'][:12]}; changed {files}",
+        *([data["note"]] if data["note"] else []),
     ]
 
 

@@ -19,23 +19,23 @@ from agent.system.invocation import typed
 from agent.system.names import PLAYBOOK
 
 
-def extended(workspace: Workspace, state: State, numbers: Collection[int], at: str) -> bytes | None:
-    """Return the playbook of the commit `at` with what a session found.
+def extended(workspace: Workspace, state: State, numbers: Collection[int], at: str) -> tuple[bytes | None, str]:
+    """Return the playbook of the commit `at` with what a session found, and why nothing can be added.
 
     Args:
         numbers: the kept experiments that count.
 
     Returns:
-        None if there is nothing to add, or nothing can be added.
+        The content, None if it does not change; and the reason, empty if there is none.
     """
     content = workspace.playbook(at)
     if content is None:
-        return None
+        return None, ""
     try:
         whole, new = added(content, [each for each in findings(state) if each.number in numbers])
-    except AutoresearchError:
-        return None  # it is no playbook, or it is full
-    return whole if new else None
+    except AutoresearchError as error:  # it is no playbook, or it is full
+        return None, str(error)
+    return (whole if new else None), ""
 
 
 def add(folder: Path, tag: str) -> dict[str, Any]:
@@ -45,7 +45,10 @@ def add(folder: Path, tag: str) -> dict[str, Any]:
         PreconditionError: there is nothing to add, or no playbook that can be read.
     """
     tag = find_session(folder, tag)
-    found = findings(fold(journal_path(folder, tag)))
+    state = fold(journal_path(folder, tag))
+    found = findings(state)
+    if state.incumbent is None or state.incumbent.number == 0:
+        raise PreconditionError(f"session {tag} kept nothing better than the baseline, so it has nothing to add")
     if not found:
         raise PreconditionError(
             f"no held-out runs of session {tag} have compared a kept change with the baseline",

@@ -49,6 +49,7 @@ from agent.system.invocation import git_here, here, typed, version
 from agent.system.names import PROTOCOL
 
 MB = 2**20
+LONGEST_NAME = 255  # of a folder, which a long tag would exceed
 Runs = Mapping[str, Sequence[Run]]
 
 
@@ -67,7 +68,7 @@ def write_claim(folder: Path, tag: str | None, out: Path | None) -> list[str]:
     """
     folder = folder.resolve()
     tag = find_session(folder, tag)
-    target = out or Path(f"claim-{tag}")
+    target = out or Path(f"claim-{tag}"[:LONGEST_NAME])
     earlier = _require_replaceable(target)
     state = fold(journal_path(folder, tag))
     _require_one_machine(state, tag)

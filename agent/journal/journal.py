@@ -70,9 +70,15 @@ class Journal:
                     f"{name} of the event {kind} has a value that a journal cannot hold: {value}",
                     hint="this is a fault of the program: please report it",
                 )
+            line = event.to_json() + "\n"
+            if len(line.encode()) > LONGEST_LINE:  # nor this
+                raise AutoresearchError(
+                    f"the event {kind} is longer than {LONGEST_LINE >> 20} MiB, which a journal cannot hold",
+                    hint="this is a fault of the program: please report it",
+                )
             try:
                 file = self._file or self._open()
-                file.write(event.to_json() + "\n")
+                file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
             except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -55,7 +56,9 @@ def serve(folder: Path) -> None:
     try:
         make_server(folder.resolve()).run("stdio")
     except* (BrokenPipeError, ConnectionResetError, BrokenResourceError, ClosedResourceError):
-        pass  # the client is gone, and what it has started goes on
+        # The client is gone, and what it has started goes on. Since Python 3.13 a stream whose rest cannot be written
+        # says so when it is deleted.
+        sys.unraisablehook = lambda _: None
 
 
 def make_server(folder: Path) -> Server:

@@ -277,7 +277,8 @@ def _drafts(text: str) -> Iterator[_Draft]:
             last = found[1].lower()
             draft.fields.setdefault(last, _bounded(found[2]))
         elif line.strip() and last and not re.match(r"[ \t]*[-*+][ \t]", line):
-            draft.fields[last] = _bounded(f"{draft.fields[last]} {line.strip()}")
+            if len(draft.fields[last]) < LONGEST_FIELD:  # else each of many lines would clean all of it again
+                draft.fields[last] = _bounded(f"{draft.fields[last]} {line.strip()}")
         else:
             last = ""
     if draft is not None and draft.fields:

@@ -186,10 +186,16 @@ def _like(name: str, trees: Mapping[str, Mapping[str, str]], known: Mapping[str,
     """Return the present value of a constant, which every recipe must have: a float if it is one in any of them."""
     values: list[Value] = []
     for recipe, files in trees.items():
-        every = [constants(text, known) for path, text in files.items() if path.endswith(".py")]
-        mine = [found[name].value for found in every if name in found]
+        every = {path: constants(text, known) for path, text in files.items() if path.endswith(".py")}
+        places = {path: found[name].value for path, found in every.items() if name in found}
+        mine = [*places.values()]
+        if any(type(value) is not type(mine[0]) or value != mine[0] for value in mine):
+            raise UsageError(
+                f"--set {_shown(name)}: {named(sorted(places), 3)} have different constants of this name",
+                hint="rename one of them, and run the session again",
+            )
         if not mine:
-            names = sorted({each for found in every for each in found})
+            names = sorted({each for found in every.values() for each in found})
             raise UsageError(
                 f"--set {_shown(name)}: {recipe} has no such constant",
                 hint=f"choose from {named(names, 8)}" if names else "name values in capitals at module level",

@@ -7,6 +7,7 @@ import math
 from agent.errors import UsageError
 
 OFF = "off"
+LEAST = 0.1  # seconds, as of `--training-seconds`
 EXAMPLE = "give two training budgets in seconds, the full one last, as in `--ladder 60,300`, or `off`"
 
 
@@ -22,7 +23,7 @@ def rungs_of(text: str) -> tuple[float, ...] | None:
         found = tuple(float(part) for part in text.split(","))
     except ValueError:
         found = ()
-    if not found or not all(math.isfinite(rung) and 0 < rung < 1e9 for rung in found):
+    if not found or not all(LEAST <= rung < 1e9 for rung in found):
         raise UsageError(f"--ladder {text[:80]!r} names no training budgets", hint=EXAMPLE)
     if len(found) != 2:
         number = "only one rung" if len(found) == 1 else f"{len(found)} rungs"

@@ -33,8 +33,16 @@ class Checkout:
 
     def changes(self) -> list[str]:
         """Return the tracked files that differ from HEAD. Untracked files belong to the user and do not count."""
-        status = self._git.run("status", "--porcelain", "--untracked-files=no", "-z", "--no-renames")
-        return [entry[3:] for entry in status.split("\0") if entry]
+        return [name for _, name in self._status()]
+
+    def unmerged(self) -> list[str]:
+        """Return the files with conflicts of a merge, or of a `git stash pop`, that nobody has resolved."""
+        return [name for state, name in self._status() if "U" in state or state in ("AA", "DD")]
+
+    def _status(self) -> list[tuple[str, str]]:
+        """Return the two letters of git, and the file that they are about."""
+        status = self._git.lines("status", "--porcelain", "--untracked-files=no", "-z", "--no-renames")
+        return [(entry[:2], entry[3:]) for entry in status]
 
     def edited(self) -> list[str]:
         """Return the files that a candidate may change and that the user has changed in the checkout."""

@@ -78,6 +78,8 @@ def require_clean(
         tag: the session in which an edit would be measured; None for that which `try` chooses.
     """
     rules, checkout = workspace.protocol, Checkout(workspace)
+    if checkout.unmerged():
+        require_no_operation(workspace)  # it says so better
     changed = [name for name in checkout.changes() if workspace.inside(name) not in but]
     if not notes and changed:
         harness = workspace.harness(workspace.head)
@@ -115,13 +117,19 @@ def carried(workspace: Workspace, commit: str) -> tuple[str, ...]:
 
 
 def require_no_operation(workspace: Workspace) -> None:
-    """Raise PreconditionError if a merge, rebase, cherry-pick, revert or bisect is unfinished."""
+    """Raise PreconditionError if a merge, rebase, cherry-pick, revert or bisect is unfinished, or left conflicts."""
     for name in ("MERGE_HEAD", "rebase-merge", "rebase-apply", "CHERRY_PICK_HEAD", "REVERT_HEAD", "BISECT_LOG"):
         if (workspace.git.folder / name).exists():
             raise PreconditionError(
                 f"git is in the middle of a merge, rebase, cherry-pick, revert or bisect ({name})",
                 hint="finish or abort it, then run the same command again",
             )
+    if unmerged := Checkout(workspace).unmerged():  # as `git stash pop` leaves them
+        raise PreconditionError(
+            f"the working tree has unresolved conflicts ({named(unmerged, 3)})",
+            hint=f"resolve them, `{git_here(workspace.top)} add` the files and commit them, then run the same command "
+            "again",
+        )
 
 
 def elsewhere(workspace: Workspace, branch: str) -> Path | None:

@@ -13,7 +13,7 @@ import pytest
 from agent.claim.check import FalseClaim, changes_of, require_consistent
 from agent.claim.folder import read_claim
 from agent.journal.journal import fold
-from agent.journal.paths import journal_path
+from agent.journal.paths import LONGEST_TAG, journal_path
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
 from tests.common import claims, schemas
@@ -174,6 +174,14 @@ def test_claim_needs_confirmed_gain(quick: Path, cli: Cli) -> None:
     journal.write_text(text)
     assert cli(quick, "claim").returncode == 0
     assert (quick / "claim-t" / "claim.json").is_file()
+
+
+def test_claim_of_the_longest_tag_has_a_folder(quick: Path, cli: Cli) -> None:
+    tag = "a" * LONGEST_TAG
+    assert cli(quick, "run", "--tag", tag, "--max-experiments", "4", "--confirm").returncode == 0
+    done = cli(quick, "claim")
+    assert done.returncode == 0, done.stderr
+    assert len([*quick.glob("claim-a*/claim.json")]) == 1
 
 
 def test_claim_without_a_log_is_refused(published: Path, cli: Cli, tmp_path: Path) -> None:

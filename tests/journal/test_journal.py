@@ -129,6 +129,8 @@ def test_event_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> No
     journal.append("note", text="readable")
     with pytest.raises(AutoresearchError, match="noise of the event confirmed has a value that a journal cannot hold"):
         journal.append("confirmed", a="1234", b="5678", noise=float("nan"))
+    with pytest.raises(AutoresearchError, match="the event note is longer than 16 MiB"):
+        journal.append("note", text="é" * 2**23)
     assert [event.kind for event in read(journal.path)] == ["note"]
 
 

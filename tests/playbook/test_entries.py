@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -247,3 +248,10 @@ def test_own_playbook_has_forty_entries_that_say_everything() -> None:
         assert entry.gain is not None or entry.effect == "no figure published", entry.title
         text = f"{entry.what}{entry.where}{entry.effect}{entry.source}"
         assert len(text) < 4 * LONGEST_FIELD
+
+
+def test_field_of_very_many_lines_is_read_at_once() -> None:
+    began = time.process_time()
+    book = parse("## A\n- what: x\n" + "y\n" * 120_000)
+    assert time.process_time() - began < 4
+    assert [len(entry.what) for entry in book.entries] == [LONGEST_FIELD]

@@ -350,7 +350,17 @@ def test_adopt_without_a_playbook_takes_the_changes_alone(quick: Path, cli: Cli)
     keep_in_turn(quick, cli, *CHANGES)
     assert cli(quick, "confirm").returncode == 0
     data = json.loads(cli(quick, "adopt", "--json").stdout)["data"]
-    assert data["files"] == ["train.py"]
+    assert (data["files"], data["note"]) == (["train.py"], None)
+
+
+def test_adopt_says_that_a_full_playbook_gets_no_entry(quick: Path, cli: Cli) -> None:
+    (quick / "playbook.md").write_text("".join(f"## Idea {number}\n- what: x\n" for number in range(200)))
+    commit_all(quick, "playbook", "playbook.md")
+    keep_in_turn(quick, cli, *CHANGES)
+    assert cli(quick, "confirm").returncode == 0
+    done = cli(quick, "adopt")
+    assert done.returncode == 0, done.stderr
+    assert "changed train.py\nplaybook.md gets no entry: playbook.md is full" in done.stdout
 
 
 def test_wrong_uses_of_the_command_are_sentences(booked: Path) -> None:
@@ -362,6 +372,11 @@ def test_wrong_uses_of_the_command_are_sentences(booked: Path) -> None:
         done = call(booked, "playbook", *args)
         assert done.returncode == code
         assert words in done.stderr
+    run(booked, tag="empty", count=0)
+    nothing = call(booked, "playbook", "--add", "empty")
+    assert (nothing.returncode, "hint" in nothing.stderr) == (3, False)
+    assert "session empty kept nothing better than the baseline, so it has nothing to add" in nothing.stderr
+    git(booked, "switch", "--quiet", "main")
     run(booked, count=1)
     assert "no held-out runs of session t" in call(booked, "playbook", "--add", "t").stderr
     run(booked, "--confirm", count=1)

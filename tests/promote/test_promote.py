@@ -280,6 +280,8 @@ def test_conflicting_code_and_asserts_cannot_be_taken_out_alone(quick: Path, cli
         (["--training-seconds", "inf"], 2, "--training-seconds must be below"),
         (["--training-seconds", "nan"], 2, "--training-seconds must be at least 0.1"),
         (["--training-seconds", "900", "--seeds", "4", "--runs", "2"], 2, "--seeds must be at most --runs"),
+        (["--training-seconds", "900", "--seeds", "2500000"], 2, "--seeds must be at most 1000, got 2500000"),
+        (["--training-seconds", "900", "--runs", "100000000"], 2, "--runs must be at most 1000, got 100000000"),
     ],
 )
 def test_rung_that_is_none_is_refused(night: Path, cli: Cli, flags: list[str], code: int, says: str) -> None:

@@ -75,6 +75,15 @@ def test_other_values_are_refused_in_a_sentence(given: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+def test_different_constants_of_one_name_are_refused() -> None:
+    trees = {name: {**files, "lib/conf.py": "DEPTH = 4\n"} for name, files in TREES.items()}
+    assert values_for(["DEPTH=8"], trees, {}) == {"DEPTH": 8}
+    for other in ("DEPTH = 2\n", "DEPTH = 4.0\n", 'DEPTH = "deep"\n'):
+        both = {name: {**files, "lib/conf.py": other} for name, files in trees.items()}
+        with pytest.raises(UsageError, match=r"lib/conf.py, train.py have different constants of this name"):
+            values_for(["DEPTH=8"], both, {})
+
+
 def test_constant_that_only_the_best_has_is_refused() -> None:
     trees = {**TREES, "the best": {"train.py": f"NEW = 1\n{TEXT}"}}
     with pytest.raises(UsageError, match="the baseline has no such constant"):

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from agent.errors import AutoresearchError, PreconditionError, Violation
+from agent.journal.paths import journal_path
 from agent.protocol.load import load_protocol
 from agent.repository import excludes
 from agent.repository.checkout import Checkout
 from agent.repository.ready import require_clean, require_unedited
 from agent.repository.workspace import Workspace
 from tests.common.processes import other_git
-from tests.common.workspaces import Cli, commit, commit_many, git, go, quick_protocol, repository
+from tests.common.workspaces import Cli, commit, commit_all, commit_many, git, go, quick_protocol, repository
 
 THEIRS = "commit\tval_bpb\tmemory_gb\tstatus\tdescription\nabc1234\t2.100000\t26.9\tkeep\tsomebody's\n"
 
@@ -383,6 +384,29 @@ def test_an_unfinished_operation_is_refused_beside_files_to_commit(quick: Path, 
         require_unedited(workspace, "main", {"train.py": text})
     # Nothing of the operation is on another branch.
     require_unedited(workspace, "other", {"train.py": text})
+
+
+@pytest.mark.parametrize("name", ["playbook.md", "train.py"])
+def test_conflicts_that_a_stash_left_are_refused_before_a_session_exists(quick: Path, cli: Cli, name: str) -> None:
+    path = quick / name
+    text = path.read_text() if path.exists() else ""
+    path.write_text(f"{text}# one\n")
+    commit_all(quick, "first", name)
+    path.write_text(f"{text}# two\n")
+    git(quick, "stash", "--quiet")
+    path.write_text(f"{text}# three\n")
+    commit_all(quick, "second", name)
+    with pytest.raises(subprocess.CalledProcessError):
+        git(quick, "stash", "pop", "--quiet")
+    for command in (("run", "--tag", "t", "--max-experiments", "1"), ("try", "--tag", "t")):
+        done = cli(quick, *command)
+        assert done.returncode == 3, done.stderr
+        assert f"the working tree has unresolved conflicts ({name})" in done.stderr
+        assert "resolve them, `git add` the files and commit them" in done.stderr
+    assert not journal_path(quick, "t").exists()
+    git(quick, "checkout", "--quiet", "--ours", "--", name)
+    git(quick, "add", "--", name)
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "0").returncode == 0
 
 
 @pytest.mark.parametrize("setting", [("core.autocrlf", "true"), ("core.eol", "crlf")])

@@ -129,6 +129,7 @@ def test_a_loop_killed_in_a_screen_screens_again(noisy: Path) -> None:
         (("--ladder", "20,60,300"), "has 3 rungs, and only two are possible"),
         (("--ladder", "300,60"), "does not rise"),
         (("--ladder", "nan,300"), "names no training budgets"),
+        (("--ladder", "1e-9,300"), "names no training budgets"),
         (("--ladder", "60,300", "--verdict", "greedy"), "which `--verdict greedy` does not make"),
         (("--ladder", "60,300", "--stations", "2"), "cannot be combined with stations"),
     ],

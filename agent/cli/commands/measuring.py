@@ -17,17 +17,24 @@ if TYPE_CHECKING:
     from agent.session.confirm import Pairs
 
 
+MOST_RUNS = 1000  # of a side: the journal has the seeds of all of them in one line
+
+
 @dataclass(frozen=True)
 class PairFlags:
     """Flags of the runs of `confirm` and `promote`."""
 
     runs: Annotated[
-        int | None, typer.Option(min=2, metavar="N", help="Held-out runs of each side. Default: --seeds, or 3.")
+        int | None,
+        typer.Option(min=2, max=MOST_RUNS, metavar="N", help="Held-out runs of each side. Default: --seeds, or 3."),
     ] = None
     seeds: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Seeds among these runs; 1 keeps the recipe's own. Default: one for each pair."
+            min=1,
+            max=MOST_RUNS,
+            metavar="N",
+            help="Seeds among these runs; 1 keeps the recipe's own. Default: one for each pair.",
         ),
     ] = None
     holdout: Holdout = None
@@ -98,6 +105,7 @@ def ablate(
         int,
         typer.Option(
             min=2,
+            max=MOST_RUNS,
             metavar="N",
             help="Held-out runs of the best, and of the best without each change.",
         ),
