@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from agent.errors import AutoresearchError
-from agent.repository.git import GIT, LOCK_ATTEMPTS, LOCK_WAIT_SECONDS, LOCKED, own_language
+from agent.repository.git import GIT, LOCK_ATTEMPTS, LOCK_WAIT_SECONDS, LOCKED, own_language, reason_of
 from agent.repository.index import INDEX, holding_index, index_with, scratch_folder
 from agent.repository.workspace import Workspace
 
@@ -248,7 +248,7 @@ class Checkout:
         finally:
             words = _ended(mover, b"commit\n")
         if mover.returncode != 0:
-            raise self._not_moved(words or f"exit code {mover.returncode}")
+            raise self._not_moved(words, mover.returncode)
 
     def _locked(self, update: str) -> subprocess.Popen[bytes]:
         """Return a git that has locked a branch and checked that it can be moved, and waits for what to do.
@@ -273,12 +273,13 @@ class Checkout:
                 return mover
             words = _ended(mover, b"abort\n")
             if last or LOCKED not in words:
-                raise self._not_moved(words or f"exit code {mover.returncode}")
+                raise self._not_moved(words, mover.returncode)
             time.sleep(LOCK_WAIT_SECONDS)
         raise AssertionError("unreachable")
 
-    def _not_moved(self, words: str) -> AutoresearchError:
-        return AutoresearchError(f"`git update-ref` failed in {self._workspace.top}: {words}")
+    def _not_moved(self, words: str, code: int) -> AutoresearchError:
+        why, hint = reason_of(words, code)
+        return AutoresearchError(f"`git update-ref` failed in {self._workspace.top}: {why}", hint=hint)
 
     def _restore(self, path: str) -> None:
         """Reset a file in the index and in the working tree to its content in HEAD."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,9 +40,22 @@ class GitFailed(AutoresearchError):
         code: its exit code; negative if a signal killed it.
     """
 
-    def __init__(self, sentence: str, code: int) -> None:
-        super().__init__(sentence)
+    def __init__(self, sentence: str, code: int, *, hint: str = "") -> None:
+        super().__init__(sentence, hint=hint)
         self.code = code
+
+
+def reason_of(words: str, code: int) -> tuple[str, str]:
+    """Return why git has failed, and a hint if it waited in vain for a lock.
+
+    Args:
+        words: what it printed.
+        code: its exit code.
+    """
+    if (lock := re.search(r"'([^']*\.lock)': File exists", words)) is None:
+        return words or f"exit code {code}", ""
+    remedy = f"if no other git is running, one that was killed has left it: delete it with `rm {shlex.quote(lock[1])}`"
+    return f"{lock[1]} exists", f"{remedy}, then run the same command again"
 
 
 class Git:
@@ -122,7 +136,8 @@ class Git:
             # Another git may hold the lock for a moment: an editor's status, a commit of the user's.
             if last or LOCKED not in words:
                 what = f"`git {' '.join(args[:2])}` failed in {self.top}"
-                raise GitFailed(f"{what}: {words or f'exit code {done.returncode}'}", done.returncode)
+                why, hint = reason_of(words, done.returncode)
+                raise GitFailed(f"{what}: {why}", done.returncode, hint=hint)
             time.sleep(LOCK_WAIT_SECONDS)
         raise AssertionError("unreachable")
 

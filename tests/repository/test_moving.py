@@ -12,7 +12,8 @@ import pytest
 
 from agent.errors import AutoresearchError
 from agent.protocol.load import load_protocol
-from agent.repository import index
+from agent.repository import checkout, index
+from agent.repository import git as git_module
 from agent.repository.checkout import Checkout
 from agent.repository.git import Git
 from agent.repository.index import SCRATCH, sweep
@@ -174,6 +175,29 @@ def test_the_branch_moves_after_a_git_that_writes_its_ref(quick: Path) -> None:
     assert Checkout(workspace).advance("autoresearch/t", new, old) == []
     assert git(quick, "rev-parse", "HEAD") == new
     assert len(tries) == 2
+
+
+def test_a_ref_whose_lock_a_killed_git_has_left_is_named_with_the_remedy(
+    quick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (checkout, git_module):
+        monkeypatch.setattr(module, "LOCK_ATTEMPTS", 0)
+    workspace = Workspace(quick, load_protocol(quick))
+    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
+    old = workspace.head
+    new = workspace.commit_results(old, "commit\tval_bpb\n", "rows")
+    for ref, move in (
+        ("refs/heads/autoresearch/t", lambda: Checkout(workspace).advance("autoresearch/t", new, old)),
+        ("refs/autoresearch/t/1", lambda: workspace.keep("refs/autoresearch/t/1", new)),
+    ):
+        lock = quick / ".git" / f"{ref}.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+        with pytest.raises(AutoresearchError, match=rf"^`git update-ref.*` failed in .*: {lock} exists$") as refused:
+            move()
+        assert f"delete it with `rm {lock}`" in refused.value.hint
+        lock.unlink()
+        move()
 
 
 def test_a_branch_whose_name_is_not_utf_8_moves(quick: Path) -> None:
