@@ -28,11 +28,11 @@ def extended(workspace: Workspace, state: State, numbers: Collection[int], at: s
     Returns:
         The content, None if it does not change; and the reason, empty if there is none.
     """
-    content = workspace.playbook(at)
-    if content is None:
+    content, found = workspace.playbook(at), [each for each in findings(state) if each.number in numbers]
+    if content is None or not found:
         return None, ""
     try:
-        whole, new = added(content, [each for each in findings(state) if each.number in numbers])
+        whole, new = added(content, found)
     except AutoresearchError as error:  # it is no playbook, or it is full
         return None, str(error)
     return (whole if new else None), ""

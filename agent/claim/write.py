@@ -68,7 +68,7 @@ def write_claim(folder: Path, tag: str | None, out: Path | None) -> list[str]:
     """
     folder = folder.resolve()
     tag = find_session(folder, tag)
-    target = out or Path(f"claim-{tag}"[:LONGEST_NAME])
+    target = out or Path(_folder_name(tag))
     earlier = _require_replaceable(target)
     state = fold(journal_path(folder, tag))
     _require_one_machine(state, tag)
@@ -153,6 +153,11 @@ def _require_one_machine(state: State, tag: str) -> None:
             f"session {tag} was measured on {number_of(len(stations), 'station')}, and a claim describes one machine",
             hint=f"`{typed(f'report --tag {tag}')}` shows its evidence by station",
         )
+
+
+def _folder_name(tag: str) -> str:
+    name = f"claim-{tag}"
+    return name if len(name) <= LONGEST_NAME else f"{name[:200]}-{hashlib.sha256(tag.encode()).hexdigest()[:8]}"
 
 
 def _confirmation(state: State, tag: str) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ import typer
 from agent.cli import streams
 from agent.cli.program import Options, app, drop_output
 from agent.cli.usage import Page, print_error
-from agent.errors import AutoresearchError, UsageError, explain, fault
+from agent.errors import AutoresearchError, Interrupted, UsageError, explain, fault
 from agent.format import Colored, block
 from agent.system.invocation import typed
 
@@ -160,6 +160,8 @@ def finish(
         _tell(error, command, as_json)
         code = error.exit_code
     except KeyboardInterrupt:
+        if measures and as_json:
+            _tell(Interrupted("stopped by Ctrl-C", 130), command, as_json)
         code = 130
     except BrokenPipeError:
         # The reader has closed the pipe, as in `autoresearch status | head`.

@@ -307,9 +307,10 @@ def _kept(data: object, station: str) -> dict[str, Any]:
     said = data if isinstance(data, Mapping) else {}
     answers, leases = said.get("finished"), said.get("running")
     finished = {}
-    for lease, answer in answers.items() if isinstance(answers, Mapping) else ():
+    named = {} if not isinstance(answers, Mapping) else {key: answers[key] for key in answers if isinstance(key, str)}
+    for lease, answer in named.items():
         with contextlib.suppress(Invalid):
-            finished[str(lease)] = _answer_of(answer, str(lease), station)
+            finished[lease] = _answer_of(answer, lease, station)
     running = [lease for lease in leases if isinstance(lease, str)] if isinstance(leases, list) else []
     return {"finished": finished, "running": running}
 
@@ -365,7 +366,9 @@ def _reason(error: Exception) -> str:
 
 
 def _said(error: object) -> str:
-    return one_line(str(error))[:LONGEST_TEXT] or type(error).__name__
+    with contextlib.suppress(Exception):  # as of a number of thousands of digits, or of a worker's own class
+        return one_line(str(error))[:LONGEST_TEXT] or type(error).__name__
+    return type(error).__name__
 
 
 def _plain(data: Any, depth: int = 0) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def serve(folder: Path) -> None:
     except* (BrokenPipeError, ConnectionResetError, BrokenResourceError, ClosedResourceError):
         # The client is gone, and what it has started goes on. Since Python 3.13 a stream whose rest cannot be written
         # says so when it is deleted.
-        sys.unraisablehook = lambda _: None
+        others = sys.unraisablehook
+        sys.unraisablehook = lambda said: None if said.exc_type is BrokenPipeError else others(said)
 
 
 def make_server(folder: Path) -> Server:

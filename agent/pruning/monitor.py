@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -85,6 +86,7 @@ class CurveCache:
 
     def __init__(self, is_lost: Callable[[Run], bool] = lambda _: False) -> None:
         self._known: dict[str, Curve] = {}
+        self._without: set[str] = set()  # logs that have no curve
         self._is_lost, self._lost = is_lost, dict[tuple[str, float], bool]()
 
     def of(self, runs: Sequence[Run]) -> Curve:
@@ -122,16 +124,18 @@ class CurveCache:
         return found[::-1]
 
     def _curve(self, log: str) -> Curve:
-        if log in self._known:
-            known = self._known.pop(log)
-        else:
-            try:
+        if log in self._without:
+            return ()
+        known = self._known.pop(log, ())
+        if not known:
+            with contextlib.suppress(OSError):
                 known = curve(read_text(Path(log), LARGEST_LOG))
-            except OSError:
-                known = ()
-            if len(self._known) >= MOST_CURVES:
-                del self._known[next(iter(self._known))]
+        if not known:
+            self._without.add(log)
+            return ()
         self._known[log] = known  # the latest is the last to be dropped
+        if len(self._known) > MOST_CURVES:
+            del self._known[next(iter(self._known))]
         return known
 
 

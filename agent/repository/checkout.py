@@ -9,12 +9,25 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import AutoresearchError
 from agent.repository.git import GIT, LOCK_ATTEMPTS, LOCK_WAIT_SECONDS, LOCKED, own_language, reason_of
 from agent.repository.index import INDEX, holding_index, index_with, scratch_folder
 from agent.repository.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A tracked file that differs from HEAD.
+
+    Attributes:
+        unmerged: whether it has conflicts that nobody has resolved.
+    """
+
+    name: str
+    unmerged: bool
 
 
 class Checkout:
@@ -33,16 +46,12 @@ class Checkout:
 
     def changes(self) -> list[str]:
         """Return the tracked files that differ from HEAD. Untracked files belong to the user and do not count."""
-        return [name for _, name in self._status()]
+        return [each.name for each in self.status()]
 
-    def unmerged(self) -> list[str]:
-        """Return the files with conflicts of a merge, or of a `git stash pop`, that nobody has resolved."""
-        return [name for state, name in self._status() if "U" in state or state in ("AA", "DD")]
-
-    def _status(self) -> list[tuple[str, str]]:
-        """Return the two letters of git, and the file that they are about."""
+    def status(self) -> list[Changed]:
+        """Return the tracked files that differ from HEAD, and how."""
         status = self._git.lines("status", "--porcelain", "--untracked-files=no", "-z", "--no-renames")
-        return [(entry[:2], entry[3:]) for entry in status]
+        return [Changed(entry[3:], "U" in entry[:2] or entry[:2] in ("AA", "DD")) for entry in status]
 
     def edited(self) -> list[str]:
         """Return the files that a candidate may change and that the user has changed in the checkout."""

@@ -78,9 +78,10 @@ def require_clean(
         tag: the session in which an edit would be measured; None for that which `try` chooses.
     """
     rules, checkout = workspace.protocol, Checkout(workspace)
-    if checkout.unmerged():
-        require_no_operation(workspace)  # it says so better
-    changed = [name for name in checkout.changes() if workspace.inside(name) not in but]
+    status = checkout.status()
+    if any(each.unmerged for each in status):
+        require_no_operation(workspace)
+    changed = [each.name for each in status if workspace.inside(each.name) not in but]
     if not notes and changed:
         harness = workspace.harness(workspace.head)
         own = {PROTOCOL, rules.provenance.results_log.path, *rules.immutable_harness.paths, *harness}
@@ -93,7 +94,7 @@ def require_clean(
             f"the working tree has uncommitted changes ({named(changed, 3)})",
             hint=f"{_remedy(workspace, changed, tag)}, then run the same command again",
         )
-    require_no_operation(workspace)
+    _require_none_begun(workspace)
 
 
 def _remedy(workspace: Workspace, changed: Collection[str], tag: str | None) -> str:
@@ -118,18 +119,21 @@ def carried(workspace: Workspace, commit: str) -> tuple[str, ...]:
 
 def require_no_operation(workspace: Workspace) -> None:
     """Raise PreconditionError if a merge, rebase, cherry-pick, revert or bisect is unfinished, or left conflicts."""
+    _require_none_begun(workspace)
+    if unmerged := [each.name for each in Checkout(workspace).status() if each.unmerged]:  # left by `git stash pop`
+        raise PreconditionError(
+            f"the working tree has unresolved conflicts ({named(unmerged, 3)})",
+            hint=f"resolve them and `{git_here(workspace.top)} add` the files, then run the same command again",
+        )
+
+
+def _require_none_begun(workspace: Workspace) -> None:
     for name in ("MERGE_HEAD", "rebase-merge", "rebase-apply", "CHERRY_PICK_HEAD", "REVERT_HEAD", "BISECT_LOG"):
         if (workspace.git.folder / name).exists():
             raise PreconditionError(
                 f"git is in the middle of a merge, rebase, cherry-pick, revert or bisect ({name})",
                 hint="finish or abort it, then run the same command again",
             )
-    if unmerged := Checkout(workspace).unmerged():  # as `git stash pop` leaves them
-        raise PreconditionError(
-            f"the working tree has unresolved conflicts ({named(unmerged, 3)})",
-            hint=f"resolve them, `{git_here(workspace.top)} add` the files and commit them, then run the same command "
-            "again",
-        )
 
 
 def elsewhere(workspace: Workspace, branch: str) -> Path | None:

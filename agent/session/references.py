@@ -57,22 +57,22 @@ def of_comparison(state: State, rung: Rung | None, commit: str) -> References:
 def away(state: State, rung: Rung | None, commit: str) -> References:
     """Return the reference for a run at another rung, or on another machine than the stations of the session.
 
-    The session's runs took other times, so these are runs made there. Before its first run there, a kept experiment may
-    take as much longer than the baseline as it did in the session. Any other commit is compared with the best, and may
-    take as long as either best or baseline (see `of_commit`).
+    The session's runs took other times, so these are runs made there. The baseline's first run there has no reference.
+    Until another experiment has run there, it may take as much longer than the baseline, or the best, as it did in the
+    session. Any other commit is compared with the best, and may take as long as either of them (see `of_commit`).
     """
     baseline, best, there = state.baseline, state.incumbent, runs_at(state, rung)
     assert baseline is not None and best is not None
-    first = there.get(baseline.commit, ())
+    first, last = there.get(baseline.commit, ()), there.get(best.commit, ())
     if commit == baseline.commit:
         return References(first, first, side=BASELINE)
-    kept = [each for each in state.experiments if each.kept]
-    known = next((each for each in kept if each.commit == commit), best)
-    longer = tuple(_as_kept(run, _runs(baseline), _runs(known)) for run in first)
-    last = there.get(known.commit) or longer
-    if commit == known.commit:
-        return References(last, first, first, side=side_of(kept, known))
-    return References((*last, *first), first, there.get(best.commit, first), side=SLOWER)
+    base = first or _as(baseline, best, last)
+    known = next((each for each in state.experiments if each.commit == commit), None)
+    if known is not None:
+        kept = [each for each in state.experiments if each.kept]
+        own = there.get(commit) or _as(known, baseline, base)
+        return References(own, base, first, side=side_of(kept, known))
+    return References((*(last or _as(best, baseline, base)), *base), base, last or first, side=SLOWER)
 
 
 def runs_at(state: State, rung: Rung | None) -> Mapping[str, tuple[Run, ...]]:
@@ -85,20 +85,26 @@ def runs_at(state: State, rung: Rung | None) -> Mapping[str, tuple[Run, ...]]:
     every = (*(state.climbed if rung else state.compared), *state.parked)
     for each in (*every, *((state.comparison,) if state.comparison else ())):
         for label, runs in each.runs.items() if each.rung == rung else ():
-            here = (run for run in runs if run.metric is not None and not run.station)
-            found[each.commits[label]] = (*found.get(each.commits[label], ()), *here)
+            if here := [run for run in runs if run.metric is not None and not run.station]:
+                found[each.commits[label]] = (*found.get(each.commits[label], ()), *here)
     return found
 
 
-def _as_kept(run: Run, before: Sequence[Run], after: Sequence[Run]) -> Run:
-    """Return a run of the baseline as if it took as much longer, in fewer steps, as a kept experiment in the session.
+def _as(experiment: Experiment, other: Experiment, runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Return runs of another experiment as if they took as much longer as this one did in the session."""
+    return tuple(_longer(run, _runs(other), _runs(experiment)) for run in runs)
+
+
+def _longer(run: Run, before: Sequence[Run], after: Sequence[Run]) -> Run:
+    """Return a run as if it took as much longer, in fewer steps, as one experiment did than another in the session.
 
     Args:
-        run: of the baseline.
-        before: runs of the baseline in the session.
-        after: runs of the kept experiment in the session. Only its stations tell how much longer it takes.
+        run: of the one that is quicker, or not.
+        before: its runs in the session.
+        after: runs of the other one in the session. Stations that ran both tell the difference, if there are any.
     """
-    before = [each for each in before if each.station in {other.station for other in after}]
+    both = {each.station for each in before} & {each.station for each in after}
+    before, after = ([each for each in runs if each.station in both or not both] for runs in (before, after))
 
     def later(value: Callable[[Run], float | None], now: float | None) -> float | None:
         old, new = ([found for each in runs if (found := value(each)) is not None] for runs in (before, after))

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import re
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from agent.station.orders import LARGEST_LOG, Answer, Invalid
 from agent.system.files import read_bounded, read_end, remove_tree, write_whole
 
 MOST_KEPT = 200  # runs of a station
-CLOCK_SECONDS = 60.0  # by which the clock of a shared disk may be ahead
 LARGEST_ANSWER = 2**20
 LONGEST_NAME = 60
 RECORDS = "records"
@@ -117,14 +115,18 @@ def settle(session: Path, leases: Iterable[str]) -> None:
                 folder.rmdir()
 
 
-def prune(station: str, *, most: int = MOST_KEPT) -> None:
-    """Delete all but the latest runs of a station. Those of the future are old: the clock was set back since."""
-    found, latest = [], time.time() + CLOCK_SECONDS
+def prune(station: str, last: Path, *, most: int = MOST_KEPT) -> None:
+    """Delete all but the latest runs of a station.
+
+    Args:
+        last: the folder of its last run. Those that seem to be later are older: the clock was set back since.
+    """
+    found, now = [], last.stat().st_mtime
     for folder in records_folder(station).glob("*/*/*"):
         with contextlib.suppress(OSError):
             changed = folder.stat().st_mtime
-            found.append((changed if changed <= latest else 0.0, folder))
-    for _, folder in sorted(found, reverse=True)[most:]:
+            found.append((changed <= now, changed, folder))
+    for *_, folder in sorted(found, reverse=True)[most:]:
         remove_tree(folder)
         for parent in (folder.parent, folder.parent.parent):
             with contextlib.suppress(OSError):  # not empty

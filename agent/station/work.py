@@ -70,7 +70,7 @@ def _answer(here: Station, order: Order, tick: Callable[[float], None]) -> Answe
         run = _measured(here, order, records.clone_folder(here.name, order.repository), watch)
         answer = Answer(order.lease, here.name, run, records.log_end(log), measured=order.digest)
         records.keep(folder, answer)
-        records.prune(here.name)
+        records.prune(here.name, folder)
         return answer
 
 

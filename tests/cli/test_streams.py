@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
+from agent.cli.command import finish
 from tests.common.workspaces import ROOT, Cli, git
 
 RUN = f'"{sys.executable}" -m agent run --tag t --max-experiments 3'
@@ -134,3 +137,21 @@ def test_closed_terminal_ends_session_without_nohup(quick: Path) -> None:
     wait_for_rows(quick, 2)
     loop.send_signal(signal.SIGHUP)
     assert loop.wait(timeout=120) == 129
+
+
+def test_ctrl_c_before_the_first_run_is_an_envelope_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # put back after the test
+
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit) as ended:
+        finish(interrupted, "confirm", True, measures=True)
+    assert ended.value.exit_code == 130
+    found = json.loads(capsys.readouterr().out)
+    assert (found["status"], found["errors"]) == ("error", ["stopped by Ctrl-C"])
+    with pytest.raises(typer.Exit):
+        finish(interrupted, "status", True, reads=True)
+    assert capsys.readouterr().out == ""

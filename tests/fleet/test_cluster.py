@@ -87,6 +87,18 @@ def test_odd_facts_of_a_station_are_a_fault_of_it(facts: dict[Any, Any]) -> None
     assert json.dumps(facts_of(found)) == "{}"
 
 
+@pytest.mark.quick
+def test_numbers_of_thousands_of_digits_in_place_of_an_answer_end_no_session() -> None:
+    large = 10**5000
+    for said in (large, [large], ValueError(large)):
+        assert cluster_module._info("studio", "tcp://10.0.0.1:5", said).fault.startswith("does not answer: ")
+    assert cluster_module._reason(ValueError(large)) == "ValueError: ValueError"
+    assert cluster_module._kept({"finished": {large: {}, "1": large}, "running": [large, "2"]}, "studio") == {
+        "finished": {},
+        "running": ["2"],
+    }
+
+
 def test_station_asks_for_commits_that_it_lacks(cluster: Cluster, quick: Path) -> None:
     cluster.submit("cpu0", order(quick, "r1", bundle=None))
     assert answered(cluster).lacks

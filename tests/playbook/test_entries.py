@@ -252,6 +252,6 @@ def test_own_playbook_has_forty_entries_that_say_everything() -> None:
 
 def test_field_of_very_many_lines_is_read_at_once() -> None:
     began = time.process_time()
-    book = parse("## A\n- what: x\n" + "y\n" * 120_000)
+    book = parse("## A\n- what: x\n" + "y\n" * 400_000)
     assert time.process_time() - began < 4
     assert [len(entry.what) for entry in book.entries] == [LONGEST_FIELD]

@@ -357,6 +357,7 @@ def test_adopt_says_that_a_full_playbook_gets_no_entry(quick: Path, cli: Cli) ->
     (quick / "playbook.md").write_text("".join(f"## Idea {number}\n- what: x\n" for number in range(200)))
     commit_all(quick, "playbook", "playbook.md")
     keep_in_turn(quick, cli, *CHANGES)
+    assert "entry" not in cli(quick, "adopt", "1", "--provisional").stdout  # nothing was found yet
     assert cli(quick, "confirm").returncode == 0
     done = cli(quick, "adopt")
     assert done.returncode == 0, done.stderr

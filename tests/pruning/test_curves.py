@@ -380,3 +380,20 @@ def test_history_is_that_of_the_latest_runs_each_with_its_own_incumbent(
         assert [[*run.changed] for run in found] == [["5 on 0"], ["6 on 5"], ["7 on 5"]]
         assert [run.incumbent_curve[-1].loss for run in found] == [1.0, 6.0, 6.0]
         assert [run.curve[-1].loss for run in found] == [6.0, 7.0, 8.0]
+
+
+def test_logs_without_a_curve_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.pruning.monitor.MOST_HISTORY", 3)
+    monkeypatch.setattr("agent.pruning.monitor.MOST_CURVES", 2)
+    experiments = []
+    for number in range(6):
+        log = tmp_path / f"{number}.log"
+        log.write_text("no curve\n")
+        run = Run(1.0, 9.0, log=str(log))
+        experiments.append(dataclasses.replace(kept(number, [1.0]), runs=(run,)))
+    cache = CurveCache()
+    assert cache.finished(experiments, lambda *_: frozenset()) == []
+    for log in tmp_path.iterdir():
+        log.write_text(line(50, 2.0) + line(100, 1.0))
+    assert cache.finished(experiments, lambda *_: frozenset()) == []
+    assert len(CurveCache().finished(experiments, lambda *_: frozenset())) == 3

@@ -402,7 +402,7 @@ def test_conflicts_that_a_stash_left_are_refused_before_a_session_exists(quick: 
         done = cli(quick, *command)
         assert done.returncode == 3, done.stderr
         assert f"the working tree has unresolved conflicts ({name})" in done.stderr
-        assert "resolve them, `git add` the files and commit them" in done.stderr
+        assert "hint: resolve them and `git add` the files, then run the same command again" in done.stderr
     assert not journal_path(quick, "t").exists()
     git(quick, "checkout", "--quiet", "--ours", "--", name)
     git(quick, "add", "--", name)

@@ -99,6 +99,36 @@ def test_runs_of_stations_do_not_limit_those_of_this_machine() -> None:
     assert all(each.baseline == (first,) for each in found)
 
 
+def test_variant_of_an_ablation_here_may_start_as_slowly_as_the_baseline_on_stations() -> None:
+    """The baseline does not run in an ablation."""
+    slow, quick = (replace(run(untimed, 0.1, 1000), station="mini") for untimed in (40.0, 5.0))
+    experiments = kept(0, "a", slow), kept(1, "b", quick)
+    here = run(6.0, 0.2, 900)
+    ablation = PendingComparison({"best": "b", "without-1": "d"}, (), 2, {"best": (here,)})
+    state = replace(measured_by_stations(), experiments=experiments, comparison=ablation)
+    found = of_comparison(state, None, "d")
+    assert [each.untimed for each in found.own] == [6.0, 41.0]
+    assert [each.untimed for each in found.baseline] == [41.0]
+    assert of_comparison(state, None, "b").own == (here,)
+
+
+def test_only_stations_that_ran_both_tell_how_much_longer_one_takes() -> None:
+    baseline = kept(0, "a", replace(run(3.0, 0.1, 1000), station="studio"))
+    slow = replace(run(9.0, 1.0, 200), station="mini")
+    best = kept(1, "b", replace(run(3.5, 0.1, 1000), station="studio"), slow)
+    first = run(10.0, 1.0, 3000)
+    compared = PendingComparison({"a": "a", "b": "b"}, (), 2, {"a": (first,), "b": (replace(first, metric=None),)})
+    state = replace(measured_by_stations(compared), experiments=(baseline, best))
+    found = of_comparison(state, None, "b")
+    assert found.own == (replace(first, untimed=10.5),)
+    assert found.other == of_comparison(state, None, "d").other == (first,)
+    apart = replace(state, experiments=(baseline, kept(1, "b", slow)))
+    assert of_comparison(apart, None, "b").own[0].untimed == 16.0
+    discarded = replace(kept(2, "c", replace(slow, station="studio")), verdict=Verdict("discard", ""))
+    longer = of_comparison(replace(state, experiments=(baseline, best, discarded)), None, "c")
+    assert (longer.own[0].untimed, longer.side) == (16.0, "#2")
+
+
 def test_runs_of_a_session_on_this_machine_limit_those_of_a_comparison() -> None:
     baseline, best = state().experiments
     assert of_comparison(State(experiments=(baseline, best)), None, "b").own == best.runs

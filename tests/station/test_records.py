@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -53,20 +52,20 @@ def test_settled_answers_are_dropped_but_their_losses_stay() -> None:
 
 def test_only_the_latest_runs_are_kept() -> None:
     for number in range(5):
-        os.utime(keep(f"r{number}"), (number, number))
-    records.prune("a", most=2)
+        last = keep(f"r{number}")
+        os.utime(last, (number, number))
+    records.prune("a", last, most=2)
     assert [path.name for path in records.kept("a", "s")] == ["r3", "r4"]
-    records.prune("a", most=0)
+    records.prune("a", last, most=0)
     assert not list(records.records_folder("a").iterdir())
 
 
 def test_runs_from_before_the_clock_was_set_back_are_old() -> None:
-    for number in range(3):
-        ahead = time.time() + 3600 + number
-        os.utime(keep(f"before{number}"), (ahead, ahead))
-    keep("now")
-    records.prune("a", most=1)
-    assert [path.name for path in records.kept("a", "s")] == ["now"]
+    for number, at in enumerate((3600, 3602, 3601, 10, 11)):
+        last = keep(f"r{number}")
+        os.utime(last, (at, at))
+    records.prune("a", last, most=3)
+    assert [path.name for path in records.kept("a", "s")] == ["r1", "r3", "r4"]
 
 
 def test_names_of_stations_are_safe_and_distinct() -> None:

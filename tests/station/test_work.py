@@ -112,7 +112,7 @@ def test_runs_that_others_are_compared_with_are_kept(quick: Path) -> None:
     for age, home in enumerate(homes):
         os.utime(home, (age, age))
     measured(order(quick, "r3", other=(Leased(first.run, "r1"),)))
-    records.prune("a", most=2)
+    records.prune("a", records.run_folder("a", "toy", "s1", "r3"), most=2)
     assert [path.name for path in records.kept("a", "s1")] == ["r1", "r3"]
 
 
