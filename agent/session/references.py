@@ -66,13 +66,13 @@ def away(state: State, rung: Rung | None, commit: str) -> References:
     first, last = there.get(baseline.commit, ()), there.get(best.commit, ())
     if commit == baseline.commit:
         return References(first, first, side=BASELINE)
-    base = first or _as(baseline, best, last)
+    base = first or _as_runs_of(baseline, best, last)
     known = next((each for each in state.experiments if each.commit == commit), None)
     if known is not None:
         kept = [each for each in state.experiments if each.kept]
-        own = there.get(commit) or _as(known, baseline, base)
+        own = there.get(commit) or _as_runs_of(known, baseline, base)
         return References(own, base, first, side=side_of(kept, known))
-    return References((*(last or _as(best, baseline, base)), *base), base, last or first, side=SLOWER)
+    return References((*(last or _as_runs_of(best, baseline, base)), *base), base, last or first, side=SLOWER)
 
 
 def runs_at(state: State, rung: Rung | None) -> Mapping[str, tuple[Run, ...]]:
@@ -90,18 +90,18 @@ def runs_at(state: State, rung: Rung | None) -> Mapping[str, tuple[Run, ...]]:
     return found
 
 
-def _as(experiment: Experiment, other: Experiment, runs: Sequence[Run]) -> tuple[Run, ...]:
-    """Return runs of another experiment as if they took as much longer as this one did in the session."""
+def _as_runs_of(experiment: Experiment, other: Experiment, runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Return runs of another experiment as if they were of this one: as much longer as it took in the session."""
     return tuple(_longer(run, _runs(other), _runs(experiment)) for run in runs)
 
 
 def _longer(run: Run, before: Sequence[Run], after: Sequence[Run]) -> Run:
-    """Return a run as if it took as much longer, in fewer steps, as one experiment did than another in the session.
+    """Return a run of one experiment as if it took as much longer, in fewer steps, as another did in the session.
 
     Args:
-        run: of the one that is quicker, or not.
-        before: its runs in the session.
-        after: runs of the other one in the session. Stations that ran both tell the difference, if there are any.
+        run: of the first.
+        before: runs of the first in the session.
+        after: runs of the second there. Stations that ran both tell the difference, if there are any.
     """
     both = {each.station for each in before} & {each.station for each in after}
     before, after = ([each for each in runs if each.station in both or not both] for runs in (before, after))
