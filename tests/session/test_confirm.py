@@ -343,7 +343,7 @@ def wait_until(folder: Path, holds: Callable[[list[dict[str, Any]]], bool]) -> N
 def test_killed_while_the_incumbent_or_a_side_runs(noisy: Path, cli: Cli, event: str, count: int) -> None:
     """`started` with `of` is a repeat of the incumbent; `running` is one side of the confirmation."""
     text = (noisy / "train.py").read_text()
-    (noisy / "train.py").write_text(text.replace('print("---")', 'import time\ntime.sleep(0.2)\nprint("---")'))
+    (noisy / "train.py").write_text(text.replace('print("---")', 'import time\ntime.sleep(0.8)\nprint("---")'))
     commit_all(noisy, "slower")
     command = ("run", "--tag", "t", "--max-experiments", str(count), "--confirm")
     loop = start(noisy, *command)
