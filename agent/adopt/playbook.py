@@ -46,9 +46,9 @@ def add(folder: Path, tag: str) -> dict[str, Any]:
     """
     tag = find_session(folder, tag)
     state = fold(journal_path(folder, tag))
-    found = findings(state)
     if state.incumbent is None or state.incumbent.number == 0:
         raise PreconditionError(f"session {tag} kept nothing better than the baseline, so it has nothing to add")
+    found = findings(state)
     if not found:
         raise PreconditionError(
             f"no held-out runs of session {tag} have compared a kept change with the baseline",

@@ -307,10 +307,10 @@ def _kept(data: object, station: str) -> dict[str, Any]:
     said = data if isinstance(data, Mapping) else {}
     answers, leases = said.get("finished"), said.get("running")
     finished = {}
-    named = {} if not isinstance(answers, Mapping) else {key: answers[key] for key in answers if isinstance(key, str)}
-    for lease, answer in named.items():
+    for lease, answer in answers.items() if isinstance(answers, Mapping) else ():
         with contextlib.suppress(Invalid):
-            finished[lease] = _answer_of(answer, lease, station)
+            if isinstance(lease, str):
+                finished[lease] = _answer_of(answer, lease, station)
     running = [lease for lease in leases if isinstance(lease, str)] if isinstance(leases, list) else []
     return {"finished": finished, "running": running}
 
