@@ -522,7 +522,7 @@ def norms(x: mx.array) -> mx.array:
     return mx.sqrt(mx.square(x).sum(axis=(-2, -1), keepdims=True))
 
 
-def muon_direction(x: mx.array, variance: mx.array) -> tuple[mx.array, mx.array]:
+def muon_direction(x: mx.array, variance: mx.array, beta2: mx.array) -> tuple[mx.array, mx.array]:
     """Return the orthogonalized update of a stack of matrices (K, rows, columns), and the new variances of its rows.
 
     As in NorMuon (arXiv 2510.05491), rows are divided by their root mean square and the norm of a matrix is kept.
@@ -532,16 +532,22 @@ def muon_direction(x: mx.array, variance: mx.array) -> tuple[mx.array, mx.array]
     x = x.astype(mx.float32)
     if not MUON_BETA2:
         return x, variance
-    variance = MUON_BETA2 * variance + (1 - MUON_BETA2) * mx.square(x).mean(axis=-1, keepdims=True)
+    variance = beta2 * variance + (1 - beta2) * mx.square(x).mean(axis=-1, keepdims=True)
     even = x * mx.rsqrt(mx.maximum(variance, 1e-10))
     return even * (norms(x) / mx.maximum(norms(even), 1e-10)), variance
 
 
 def optimizer_state(parameters: Arrays) -> Arrays:
-    """Return the moments of AdamW and of Muon, all zero, and the number of steps."""
-    state = {"steps": mx.array(0.0)}
+    """Return the moments of AdamW and of Muon, all zero, the number of steps, and the settings of both.
+
+    The settings are arrays, so that they are inputs of the compiled update. MLX compiles a number into the kernels that
+    use it, and on CUDA a run with another rate would take seconds to compile them again.
+    """
+    muon = mx.array([MATRIX_LR, WEIGHT_DECAY, MUON_MOMENTUM, MUON_BETA2])
+    state = {"steps": mx.array(0.0), "muon settings": muon}
     for name, parameter in parameters.items():
-        if adam_settings(name):
+        if settings := adam_settings(name):
+            state[f"{name} settings"] = mx.array(settings)
             state[f"{name} first"] = state[f"{name} second"] = mx.zeros_like(parameter)
     for shape, names in muon_stacks(parameters).items():
         rows, columns = map(int, shape.split("x"))
@@ -559,28 +565,27 @@ def update(parameters: Arrays, gradients: Arrays, state: Arrays, multiplier: mx.
     parameters, state = dict(parameters), dict(state)
     steps = state["steps"] = state["steps"] + 1
     for name, gradient in gradients.items():
-        settings = adam_settings(name)
-        if settings is not None:
-            rate, beta1, beta2 = settings
+        if f"{name} settings" in state:
+            rate, beta1, beta2 = state[f"{name} settings"]
             first = state[f"{name} first"] = beta1 * state[f"{name} first"] + (1 - beta1) * gradient
             second = state[f"{name} second"] = beta2 * state[f"{name} second"] + (1 - beta2) * mx.square(gradient)
             # Both corrections of the bias in one scalar, so that large tables are passed over once less.
             corrected = mx.sqrt(1 - beta2**steps) / (1 - beta1**steps)
             parameters[name] = parameters[name] - rate * multiplier * corrected * (first / (mx.sqrt(second) + 1e-10))
+    rate, weight_decay, momentum, beta2 = state["muon settings"]
     for shape, names in muon_stacks(parameters).items():
         gradient = mx.stack([wide(gradients[name]) for name in names])
-        share = (1 - MUON_MOMENTUM) * gradient
-        first = state[f"{shape} first"] = MUON_MOMENTUM * state[f"{shape} first"] + share
-        nesterov = MUON_MOMENTUM * first + share
-        directions, state[f"{shape} second"] = muon_direction(nesterov, state[f"{shape} second"])
+        share = (1 - momentum) * gradient
+        first = state[f"{shape} first"] = momentum * state[f"{shape} first"] + share
+        nesterov = momentum * first + share
+        directions, state[f"{shape} second"] = muon_direction(nesterov, state[f"{shape} second"], beta2)
         for name, direction in zip(names, directions, strict=True):
             parameter = parameters[name]
             rows, columns = parameter.shape
             direction = direction.T if rows > columns else direction
-            rates = MATRIX_LR * multiplier
             # Cautious: a weight decays only where the step shrinks it as well.
-            decay = WEIGHT_DECAY * parameter * (direction * parameter >= 0)
-            parameters[name] = parameter - rates * (max(1, rows / columns) ** 0.5 * direction + decay)
+            decay = weight_decay * parameter * (direction * parameter >= 0)
+            parameters[name] = parameter - rate * multiplier * (max(1, rows / columns) ** 0.5 * direction + decay)
     return parameters, state
 
 

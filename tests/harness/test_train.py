@@ -261,6 +261,26 @@ result = [difference(on_cpu, one), difference(on_cpu, on_gpu), abs(loss - loss_o
     assert max(probe(variant(tmp_path, DEVICE_BATCH_SIZE=8, BIGRAM_ROWS=64), embedded, code)) < 0.01
 
 
+def test_settings_are_inputs_of_the_compiled_update(embedded: Path, tmp_path: Path) -> None:
+    # MLX compiles numbers into kernels, and on CUDA an edit of a rate compiled up to six of them again.
+    code = STEP + """
+train.ON_CPU = False
+gradients = {name: mx.random.normal(p.shape) for name, p in parameters.items()}
+compiled = mx.compile(train.update)
+first, _ = compiled(parameters, gradients, state, mx.array(1.0))
+names = "MATRIX_LR EMBEDDING_LR UNEMBEDDING_LR SCALAR_LR WEIGHT_DECAY ADAM_BETA1 MUON_MOMENTUM MUON_BETA2".split()
+for name in names:
+    setattr(train, name, 0.5 * getattr(train, name))
+other = train.optimizer_state(parameters)
+again, _ = compiled(parameters, gradients, other, mx.array(1.0))
+wanted, _ = train.update(parameters, gradients, other, mx.array(1.0))
+result = [difference(again, wanted), min(mx.abs(first[name] - again[name]).max().item() for name in parameters)]
+"""
+    error, least_change = probe(variant(tmp_path, BIGRAM_ROWS=64), embedded, code)
+    assert error < 1e-5
+    assert least_change > 1e-5
+
+
 def test_a_warm_up_leaves_no_trace(embedded: Path, tmp_path: Path) -> None:
     code = "workers = train.Workers(train.WORKERS, train.gradients_of)\n" + STEP
     code += """
@@ -278,7 +298,7 @@ def test_an_update_of_large_bfloat16_matrices_is_finite_and_orthogonal(embedded:
     code = """
 train.ON_CPU, train.DTYPE = False, mx.bfloat16
 x = mx.random.normal((2, 256, 2048)) * 1e-6
-direction, variance = train.muon_direction(x, mx.zeros((2, 256, 1)))
+direction, variance = train.muon_direction(x, mx.zeros((2, 256, 1)), mx.array(0.9))
 square = direction[0] @ direction[0].T
 result = [mx.diag(square).mean().item(), mx.abs(square - mx.diag(mx.diag(square))).max().item()]
 """
@@ -375,8 +395,9 @@ result = sorted(name for names in train.muon_stacks(parameters).values() for nam
 def test_one_stack_of_matrices_is_updated_like_each_alone(embedded: Path, tmp_path: Path) -> None:
     code = """
 x = mx.random.normal((3, 32, 64))
-together, _ = train.muon_direction(x, mx.zeros((3, 32, 1)))
-alone = mx.concatenate([train.muon_direction(x[i : i + 1], mx.zeros((1, 32, 1)))[0] for i in range(3)])
+beta2 = mx.array(0.9)
+together, _ = train.muon_direction(x, mx.zeros((3, 32, 1)), beta2)
+alone = mx.concatenate([train.muon_direction(x[i : i + 1], mx.zeros((1, 32, 1)), beta2)[0] for i in range(3)])
 result = mx.abs(together - alone).max().item()
 """
     assert probe(variant(tmp_path), embedded, code) < 1e-5
