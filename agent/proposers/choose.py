@@ -54,6 +54,9 @@ def choose_proposer(wanted: ProposerConfig, journal: Journal, workspace: Workspa
     """
     require_own_state(workspace.folder)
     named = [wanted.model, wanted.agent, wanted.agent_cmd]
+    if "" in named:
+        flag = ("--model", "--agent", "--agent-cmd")[named.index("")]
+        raise UsageError(f"{flag} is empty", hint="name one, or leave the flag out: then the built-in search proposes")
     if sum(each is not None for each in named) > 1:
         raise UsageError("--model, --agent and --agent-cmd are mutually exclusive", hint="pass only one of them")
     name = wanted.proposer or ("hybrid" if any(named) else "search")

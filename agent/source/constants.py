@@ -62,7 +62,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
 
 MOST_SETTINGS = 1000  # of constants in a source: two that undo each other must not be set for ever
 
-MOST_TREES = 8  # cached; each takes a few MB, and the same few texts are parsed over and over
+MOST_TREES = 8  # cached, because the same few texts are parsed over and over
+LARGEST_CACHED = 2**17  # characters; the tree of a larger text may take 150 MB, and only the last one is kept
 
 
 @dataclass(frozen=True)
@@ -237,10 +238,9 @@ def unmarked(source: str) -> str:
     return source.removeprefix("\ufeff")
 
 
-@functools.lru_cache(maxsize=MOST_TREES)
 def parsed(source: str) -> ast.Module | None:
     """Return a cached `parse`, for callers that do not modify the tree."""
-    return parse(source)
+    return _small(source) if len(source) <= LARGEST_CACHED else _large(source)
 
 
 def parse(source: str) -> ast.Module | None:
@@ -249,6 +249,10 @@ def parse(source: str) -> ast.Module | None:
         return ast.parse(unmarked(source))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+
+
+_small = functools.lru_cache(maxsize=MOST_TREES)(parse)
+_large = functools.lru_cache(maxsize=1)(parse)
 
 
 def _line_starts(data: bytes) -> list[int]:

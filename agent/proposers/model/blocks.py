@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ WHOLE FILE train.py
 ```"""
 
 MOST_BLOCKS = 1000
+LONGEST_SECONDS = 10.0  # for all blocks of an answer; each inexact one may need a large file to be parsed
 LONGEST_MARK = 500  # characters of a line that may be a marker
 LONGEST_SHOWN = 60
 MARK = "\ufeff"  # a byte order mark
@@ -48,6 +50,11 @@ _FENCE = re.compile(r"[ \t]*(?:`{3,}|~{3,})(?P<info>[^\n]*)")
 _NEAR = re.compile(
     r"[ \t>*`-]{0,9}(?:<{3,}|>{5,}).*|\W{0,20}\b(?:SEARCH|REPLACE|ORIGINAL|UPDATED)(?: BLOCK)?\W{0,20}", re.IGNORECASE
 )
+# Outside all blocks, these are edits that would be left out.
+_LOST = re.compile(
+    r"[ \t>*`-]{0,9}<{5,9} ?\w+.*|[ \t]*(?:diff --git |@@ -\d|\*\*\* (?:Begin Patch|Update File)).*"
+)
+_LOST_FILE = re.compile(r"[ \t*_#`\d.)+-]*WHOLE FILE\b.*")
 _DIFF = re.compile(r"@@ .*|diff --git .*|(?:---|\+\+\+) \S+\.\w+.*|\*\*\* (?:Begin Patch|Update File).*")
 
 
@@ -57,29 +64,38 @@ class Block:
 
     Attributes:
         search: the lines to replace; None if `replace` is the whole file.
+        begin, end: indices of its first line and of the line after its last.
     """
 
     path: str
     search: str | None
     replace: str
+    begin: int
+    end: int
 
 
-def apply(answer: str, files: Mapping[str, str], allows: Callable[[str], bool]) -> dict[str, str]:
+def apply(
+    answer: str, files: Mapping[str, str], allows: Callable[[str], bool], tick: Callable[[], None] = lambda: None
+) -> dict[str, str]:
     """Return path -> new text of the files that the answer changes.
 
     Args:
         files: path -> text of the mutable files.
         allows: whether a candidate may change a path.
+        tick: called before each block; may raise to stop.
 
     Raises:
-        UnusableEdit: the answer has no edits, or one of them cannot be applied.
+        UnusableEdit: the answer has no edits, or one of them cannot be applied: a part of an idea is another idea.
     """
     blocks = parse(answer, list(files))
     if not blocks:
         raise UnusableEdit(_slip(_lines(answer)))
-    texts = dict(files)
+    texts, began = dict(files), time.monotonic()
     for number, block in enumerate(blocks, start=1):
-        if not allows(block.path):
+        tick()
+        if time.monotonic() - began > LONGEST_SECONDS:
+            raise UnusableEdit(f"its {len(blocks)} blocks take too long to apply: give fewer, with exact quotes")
+        if not (block.path.isprintable() and allows(block.path)):
             raise UnusableEdit(f"block {number} edits {block.path}, which is not a mutable file")
         if block.search is None:
             texts[block.path] = like(texts.get(block.path, ""), block.replace)
@@ -108,21 +124,26 @@ def parse(answer: str, known: list[str]) -> list[Block]:
         known: paths of the mutable files.
 
     Raises:
-        UnusableEdit: a block is incomplete, or there are too many.
+        UnusableEdit: a block is incomplete, or there are too many, or an edit in another format is beside them.
     """
     lines = _lines(answer)
-    found = [*_whole_files(lines, known), *_edits(lines, known)]
+    found = sorted([*_whole_files(lines, known), *_edits(lines, known)], key=lambda block: block.begin)
     if len(found) > MOST_BLOCKS:
         raise UnusableEdit(f"it has {len(found)} blocks, more than {MOST_BLOCKS}: give the whole file instead")
-    return [block for _, block in sorted(found, key=lambda each: each[0])]
+    inside = {number for block in found for number in range(block.begin, block.end)}
+    for number, line in enumerate(lines):
+        if found and number not in inside and (_LOST.match(line) or _LOST_FILE.match(line)):
+            shown = plain(line)[:LONGEST_SHOWN]
+            raise UnusableEdit(f"line {number + 1}, `{shown}`, is outside of its blocks: write each edit as shown")
+    return found
 
 
 def _lines(answer: str) -> list[str]:
     return answer.replace("\r\n", "\n").split("\n")
 
 
-def _edits(lines: list[str], known: list[str]) -> Iterator[tuple[int, Block]]:
-    """Yield each block with the index of its first line; an unclosed block at the end is ignored."""
+def _edits(lines: list[str], known: list[str]) -> Iterator[Block]:
+    """Yield each block of lines to search and replace."""
     path = known[0] if len(known) == 1 else ""
     before = ""  # the last line that is neither empty nor a fence
     begin = middle = -1
@@ -142,12 +163,19 @@ def _edits(lines: list[str], known: list[str]) -> Iterator[tuple[int, Block]]:
                 raise UnusableEdit(f"a block does not say which file it edits: name one of {', '.join(known)} above it")
             parts = lines[begin + 1 : middle], lines[middle + 1 : number]
             search, replace = (_text([_unquoted(each) for each in part] if quoted else part) for part in parts)
-            yield begin, Block(path, search, replace)
+            yield Block(path, search, replace, begin, number + 1)
             begin = middle = -1
             quoted = False
         fence = _FENCE.match(line)
         if line.strip() and (fence is None or _named_in(fence["info"], known)):
             before = line if fence is None else fence["info"]
+    if begin >= 0:
+        raise UnusableEdit(_unclosed(begin, has_middle=middle >= 0))
+
+
+def _unclosed(begin: int, *, has_middle: bool) -> str:
+    lacks = ">>>>>>> REPLACE" if has_middle else "======="
+    return f"the block that begins in line {begin + 1} is not closed: missing a line with only `{lacks}`"
 
 
 def _unquoted(line: str) -> str:
@@ -156,8 +184,8 @@ def _unquoted(line: str) -> str:
     return line[quote.end() :] if quote else line
 
 
-def _whole_files(lines: list[str], known: list[str]) -> Iterator[tuple[int, Block]]:
-    """Yield each whole file with the index of its first line; its closing fence is the same as its opening one."""
+def _whole_files(lines: list[str], known: list[str]) -> Iterator[Block]:
+    """Yield each whole file; its closing fence is the same as its opening one."""
     ends: dict[str, list[int]] = {}
     for number, line in enumerate(lines):
         if line.lstrip(" \t")[:1] in ("`", "~"):
@@ -175,7 +203,7 @@ def _whole_files(lines: list[str], known: list[str]) -> Iterator[tuple[int, Bloc
         closing = _after(ends, number, opened["indent"], opened["fence"]) if opened else None
         if opened and closing is not None:
             content = [_outdented(line, len(opened["indent"])) for line in lines[number + 1 : closing]]
-            yield begin, Block(_in_workspace(mark["path"], known), None, _text(content))
+            yield Block(_in_workspace(mark["path"], known), None, _text(content), begin, closing + 1)
             number = closing + 1
 
 
@@ -200,11 +228,6 @@ def _outdented(line: str, width: int) -> str:
 
 def _slip(lines: list[str]) -> str:
     """Explain to the model why its answer has no edit block."""
-    begun = next((number for number, line in enumerate(lines) if _SEARCH.fullmatch(_unquoted(line))), None)
-    if begun is not None:
-        rest = [_unquoted(line) for line in lines[begun:]]
-        lacks = ">>>>>>> REPLACE" if any(map(_MIDDLE.fullmatch, rest)) else "======="
-        return f"the block that begins in line {begun + 1} is not closed: missing a line with only `{lacks}`"
     for number, line in enumerate(lines, start=1):
         if _NEAR.fullmatch(line[:LONGEST_MARK]):
             shown = plain(line)[:LONGEST_SHOWN]

@@ -22,7 +22,9 @@ from urllib3.exceptions import LocationValueError
 from agent.system.hosts import is_loopback
 
 CONNECT_SECONDS = 10.0
-LARGEST_ANSWER = 2**20  # bytes of the body
+LARGEST_ANSWER = 2**20  # bytes of a body, and of the text in a stream of events
+# A stream has an event for each token, of 300 bytes and more, and 16,000 tokens of thinking are usual.
+LARGEST_STREAM = 2**25
 AROUND = 2**18  # bytes of everything else: status, headers, chunk sizes, trailers
 BLOCK = 2**16
 
@@ -76,11 +78,14 @@ def is_packed(answer: requests.Response) -> bool:
     return answer.headers.get("Content-Encoding", "").strip().lower() not in ("", "identity")
 
 
-def body(answer: requests.Response) -> Iterator[bytes]:
+def body(answer: requests.Response, most: int = LARGEST_ANSWER) -> Iterator[bytes]:
     """Yield the chunks of the body.
 
+    Args:
+        most: bytes.
+
     Raises:
-        Endless: the body is larger than LARGEST_ANSWER.
+        Endless: the body is larger.
         ValueError: the body is compressed.
     """
     if is_packed(answer):
@@ -88,7 +93,7 @@ def body(answer: requests.Response) -> Iterator[bytes]:
     size = 0
     for chunk in answer.iter_content(chunk_size=BLOCK):
         size += len(chunk)
-        if size > LARGEST_ANSWER:
+        if size > most:
             raise Endless("it is endless")
         yield chunk
 
@@ -145,7 +150,7 @@ class _Meter(io.RawIOBase):
     """The stream of a socket, limited in bytes and time before it is parsed."""
 
     def __init__(self, raw: io.RawIOBase, deadline: float) -> None:
-        self._raw, self._deadline, self._left = raw, deadline, LARGEST_ANSWER + AROUND
+        self._raw, self._deadline, self._left = raw, deadline, LARGEST_STREAM + AROUND
 
     def readable(self) -> bool:
         return True

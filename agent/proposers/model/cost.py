@@ -115,14 +115,17 @@ class SpendingCap:
         self._most, self._most_per_experiment = most, most_per_experiment
         self._spent, self._record = spent, record
 
-    def require(self, number: int, prompt: str, most_tokens: int) -> None:
+    def require(self, number: int, prompt: str, most_tokens: int, *, opens: bool = True) -> None:
         """Check that the next call cannot exceed a cap.
 
         Its worst case is one input token per byte of the prompt, because no tokenizer makes more.
 
+        Args:
+            opens: whether it begins a conversation. A later call repeats an answer, and is larger than those to come.
+
         Raises:
             Unavailable: it could exceed a cap for the rest of the session.
-            NoProposal: it could exceed the cap of this experiment.
+            NoProposal: it could exceed the cap of this experiment, or that of the session although another may not.
         """
         if self._price is None:
             return
@@ -131,10 +134,8 @@ class SpendingCap:
         total = sum(max(0.0, each.dollars) for each in spent.values())
         # Written so that NaN exceeds any cap.
         if self._most is not None and not total + worst <= self._most:
-            raise Unavailable(
-                f"the next call could cost ${worst:.2f}, and ${total:.2f} of --max-cost {self._most:g} is spent",
-                for_good=True,
-            )
+            reason = f"the next call could cost ${worst:.2f}, and ${total:.2f} of --max-cost {self._most:g} is spent"
+            raise Unavailable(reason, for_good=True) if opens else NoProposal(reason, final=True)
         here = max(0.0, spent.get(number, Spent()).dollars)
         if self._most_per_experiment is not None and not here + worst <= self._most_per_experiment:
             reason = (

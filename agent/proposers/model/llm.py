@@ -26,6 +26,7 @@ from agent.system.files import read_bounded
 
 MOST_CORRECTIONS = 2
 MOST_TOKENS = 16_000  # per answer
+LONGEST_REPEATED = 50_000  # characters of an answer that go back with its fault
 LARGEST_TRANSCRIPT = 64 * 2**20
 
 
@@ -83,7 +84,7 @@ class LLMProposer:
             except UnusableEdit as reason:
                 why = str(reason)
                 messages += [
-                    {"role": "assistant", "content": answer.text or "(nothing)"},
+                    {"role": "assistant", "content": answer.text[:LONGEST_REPEATED] or "(nothing)"},
                     {
                         "role": "user",
                         "content": f"Your answer cannot be used: {why}. Give a complete new one in the same format.",
@@ -101,7 +102,7 @@ class LLMProposer:
 
     def _complete(self, context: Context, messages: Sequence[Message], said: _Transcript) -> Answer:
         prompt = SYSTEM + "".join(message["content"] for message in messages)
-        self._budget.require(context.number, prompt, MOST_TOKENS)
+        self._budget.require(context.number, prompt, MOST_TOKENS, opens=len(messages) == 1)
         self._budget.reserve(context.number, prompt, MOST_TOKENS)
         try:
             tick = context.workspace.tick
@@ -127,7 +128,7 @@ class LLMProposer:
             raise UnusableEdit(f"it was cut off at {MOST_TOKENS} tokens: be brief, and use small edit blocks")
         text = answered(answer.text)
         try:
-            changed = blocks.apply(text, context.files, context.workspace.allows)
+            changed = blocks.apply(text, context.files, context.workspace.allows, context.workspace.tick)
         except UnusableEdit as unusable:
             if text.strip() == answer.text.strip():
                 raise

@@ -51,7 +51,9 @@ def replaced(text: str, path: str, search: str, replace: str, block: str) -> str
         raise UnusableEdit(f"the lines quoted by {block} {where} in {path}; they begin with {first[:80]!r}")
     real = bodies[places[0] : places[0] + len(quoted)]
     ways = [_put(bodies, ends, places[0], len(quoted), lines) for lines in _ways(quoted, real, new, block)]
-    return next((way for way in ways if not path.endswith(".py") or parsed(way)), ways[0])
+    if len({*ways}) == 1 or not path.endswith(".py"):  # parsing a large file for each block takes long
+        return ways[0]
+    return next((way for way in ways if parsed(way)), ways[0])
 
 
 def _lines(text: str) -> list[str]:

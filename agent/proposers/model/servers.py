@@ -87,6 +87,8 @@ def parse_model(text: str) -> ModelSpec:
             )
         if not name.strip():
             raise UsageError(f"--model {text!r} lacks the name of the model", hint=f"write `--model '{OWN_SERVER}'`")
+        if not _is_address(url):
+            raise UsageError(f"the address of --model {text!r} is invalid", hint=f"write `--model '{OWN_SERVER}'`")
         return ModelSpec("http", name.strip(), "openai", url.rstrip("/"), _key_in(OWN_KEY))
     scheme, _, name = text.partition(":")
     if scheme not in SERVERS or not name:
@@ -105,7 +107,18 @@ def parse_model(text: str) -> ModelSpec:
             f"the address in {url_variable} has a login, which would be written to files",
             hint=f"remove it there, or run `export {OWN_KEY}=...`, and write `--model '{OWN_SERVER}'`",
         )
+    if own and not _is_address(own):
+        raise UsageError(f"the address in {url_variable} is invalid: {own!r}", hint=f"write one such as {address}")
     return ModelSpec(scheme, name, wire, (own or address).rstrip("/"), key)
+
+
+def _is_address(url: str) -> bool:
+    """Return whether an address names a host, and a port that exists."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def key_variable_of(text: str) -> str:

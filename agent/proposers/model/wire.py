@@ -40,6 +40,7 @@ LARGEST_REFUSAL = 4096  # bytes read from the body of an error
 TICK_SECONDS = 0.2
 # What a server says if waiting does not help, because the account is out of credit.
 NO_CREDIT = ("insufficient_quota", "credit balance", "billing", "exceeded your current quota")
+ESCAPED = re.compile(r"\\(?:u([0-9a-fA-F]{4})|/)")
 RATE_LIMITED = re.compile(r'"(?:code|type)":\s*"rate_limit_exceeded"')
 # `Please try again in 1.5s`, and RetryInfo in Google's errors.
 AMOUNT = r"((?:\d{1,3}(?:,\d{3}){1,2}|\d{1,9})(?:\.\d{1,9})?) ?(ms|milli|[dhms]?)[a-z]*,? ?(?:and )?"
@@ -113,12 +114,14 @@ def _ask(
         ) as response:
             if response.status_code != 200:
                 raise _refusal(model, response)
-            if "event-stream" in response.headers.get("Content-Type", ""):
+            if "event-stream" in response.headers.get("Content-Type", "").lower():
                 answer = _READ_STREAM[model.format](_events(response))
             else:
                 answer = _READ_WHOLE[model.format](json.loads(b"".join(bounded_http.body(response))))
             # JSON can contain unpaired surrogates, which UTF-8 cannot encode.
             text = answer.text.encode(errors="replace").decode()
+            if len(text) > bounded_http.LARGEST_ANSWER:
+                raise bounded_http.Endless("it is endless")
             return replace(answer, text=_without_key(text, model))
     except Broken as broken:
         raise Broken(_short(broken, model)) from None
@@ -218,10 +221,10 @@ def _message(said: str) -> str:
     """Return the message in the body of an error, or the whole body if it has none."""
     try:
         content = json.loads(said)
-        error = content.get("error", content)
-        return str(error.get("message", error) if isinstance(error, dict) else error)
-    except (ValueError, AttributeError, RecursionError):
-        return said
+    except (ValueError, RecursionError):  # cut off, for one: a key in it may be escaped, and would not be recognized
+        return ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else "/", said)
+    error = content.get("error", content) if isinstance(content, dict) else content
+    return str(error.get("message", error) if isinstance(error, dict) else error)
 
 
 def _retry_after(header: str | None, unit: float = 1.0) -> float | None:
@@ -247,19 +250,20 @@ def _retry_after(header: str | None, unit: float = 1.0) -> float | None:
 
 def _events(response: requests.Response) -> Iterator[dict[str, Any]]:
     """Yield the JSON objects of a stream of server-sent events (WHATWG HTML, 9.2)."""
-    rest: list[bytes] = []  # joined only at the end of a line, because chunks may have one byte each
-    for chunk in bounded_http.body(response):
-        rest.append(chunk)
+    rest = bytearray()  # split only at the end of a line, because chunks may have one byte each
+    for chunk in bounded_http.body(response, bounded_http.LARGEST_STREAM):
+        rest += chunk
+        if len(rest) > bounded_http.LARGEST_ANSWER:
+            raise bounded_http.Endless("it is endless")
         if b"\n" not in chunk:
             continue
-        *lines, last = b"".join(rest).split(b"\n")
-        rest = [last]
+        *lines, rest = rest.split(b"\n")
         for line in lines:
             if line.startswith(b"data:") and (data := line[5:].strip()):
                 event = DONE if data == b"[DONE]" else json.loads(data)
                 if isinstance(event, dict):
                     yield event
-    if b"".join(rest).removeprefix(b"data:").strip() == b"[DONE]":
+    if rest.removeprefix(b"data:").strip() == b"[DONE]":
         yield DONE
 
 

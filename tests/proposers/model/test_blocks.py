@@ -9,6 +9,7 @@ import pytest
 from agent.proposers.answer import LONGEST_DESCRIPTION, Notes, parse_notes, summary_of_change
 from agent.proposers.model.blocks import apply
 from agent.proposers.model.placing import UnusableEdit
+from agent.source.constants import parse
 from tests.common.proposals import FILE, edit
 
 pytestmark = pytest.mark.quick
@@ -257,8 +258,56 @@ def test_a_thousand_blocks_are_enough() -> None:
         applied(blocks, "".join(f"A{n} = 1\n" for n in range(1001)))
 
 
-def test_a_block_that_is_left_open_takes_none_of_the_others() -> None:
-    assert applied(edit("RATE = 0.1", "RATE = 0.2") + "<<<<<<< SEARCH\nDEPTH = 4\n=======\n") == FILE.replace(
-        "0.1", "0.2"
-    )
-    assert applied("WHOLE FILE b.py\n```\nopen\n\n" + edit("RATE = 0.1", "RATE = 0.2")) == FILE.replace("0.1", "0.2")
+@pytest.mark.parametrize(
+    ("rest", "why"),
+    [
+        ("<<<<<<< SEARCH\nDEPTH = 4\n=======\nDEPTH = 8\n", "line 7 is not closed: .*REPLACE"),
+        ("<<<<<<< SEARCH\nDEPTH = 4\n====\nDEPTH = 8\n>>>>>>> REPLACE\n", "line 7 is not closed: .*======="),
+        ("<<<<<<< FIND\nDEPTH = 4\n=======\nDEPTH = 8\n>>>>>>> REPLACE\n", "line 7, `<<<<<<< FIND`, is outside"),
+        ("WHOLE FILE b.py\nDEPTH = 8\n", "line 7, `WHOLE FILE b.py`, is outside"),
+        ("WHOLE FILE b.py\n```\nopen\n", "line 7, `WHOLE FILE b.py`, is outside"),
+        ("WHOLE FILE my layers.py\n```\nDEPTH = 8\n```\n", "line 7, `WHOLE FILE my layers.py`, is outside"),
+        ("```diff\n@@ -3 +3 @@\n-DEPTH = 4\n+DEPTH = 8\n```\n", "line 8, `@@ -3 .*`, is outside"),
+        ("*** Begin Patch\n*** Update File: train.py\n", "line 7, .*Begin Patch`, is outside"),
+    ],
+)
+def test_a_part_of_an_answer_is_not_taken_for_the_whole(rest: str, why: str) -> None:
+    answer = edit("RATE = 0.1", "RATE = 0.2")
+    with pytest.raises(UnusableEdit, match=why):
+        applied(answer + rest)
+
+
+def test_prose_and_files_may_mention_markers_beside_a_block() -> None:
+    about = "The whole file stays as it is; x << 3 and a <<<< b.\n\n---\n"
+    assert applied(about + edit("RATE = 0.1", "RATE = 0.2") + about) == FILE.replace("0.1", "0.2")
+    assert applied(f"WHOLE FILE train.py\n```python\n{RAISED}# @@ -1 +1 @@\n```\n") == f"{RAISED}# @@ -1 +1 @@\n"
+
+
+def test_blocks_can_be_stopped() -> None:
+    calls: list[int] = []
+
+    def tick() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    many = "".join(edit(f"  A{n} = 1", f"  A{n} = 2") for n in range(900))
+    with pytest.raises(KeyboardInterrupt):
+        apply(many, {"train.py": "".join(f"A{n} = 1\n" for n in range(900))}, lambda _: True, tick)
+
+
+def test_inexact_quotes_of_a_large_file_are_applied_without_parsing_it_for_each() -> None:
+    large = "1;" * 60 + "1\n"
+    text = large * 2000 + "".join(f"A{n} = 1\n" for n in range(300))
+    began = time.process_time()
+    parse(text)
+    once = time.process_time() - began
+    began = time.process_time()
+    applied("".join(edit(f"  A{n} = 1", f"  A{n} = 2") for n in range(60)), text)
+    assert time.process_time() - began < 20 * once
+
+
+def test_files_with_invisible_names_are_refused() -> None:
+    for name in ("sub/\u202ex.py", "sub/\ufeffx.py"):
+        with pytest.raises(UnusableEdit, match="is not a mutable file"):
+            apply(f"WHOLE FILE {name}\n```\nx = 1\n```\n", {"train.py": FILE}, lambda _: True)

@@ -314,6 +314,22 @@ def endless(handler: Any) -> None:
     end_stream(handler)
 
 
+def test_a_long_stream_of_thoughts_is_read_to_its_end() -> None:
+    """One event of 330 bytes for each of 16,000 tokens, as many as an answer may have."""
+
+    def thoughts(handler: Any) -> None:
+        begin_stream(handler)
+        head = {"id": "chatcmpl-" + "B" * 29, "object": "chat.completion.chunk", "model": "m" * 160}
+        for _ in range(16_000):
+            delta = {"reasoning_content": " the"}
+            send(handler, {**head, "choices": [{"index": 0, "delta": delta, "logprobs": None}], "usage": None})
+        send(handler, {"choices": [{"delta": {"content": "RATE"}, "finish_reason": "stop"}]})
+        end_stream(handler)
+
+    with model_server(lambda _: thoughts) as server:
+        assert ask(model_at(server.url)).text == "RATE"
+
+
 def broken_off(handler: Any) -> None:
     begin_stream(handler)
     send(handler, {"error": {"message": "overloaded"}})
@@ -490,6 +506,16 @@ def test_address_with_a_login_is_refused_without_being_shown(monkeypatch: pytest
     assert parse_model("http://127.0.0.1:9/v1 me@7b").name == "me@7b"
 
 
+@pytest.mark.parametrize("address", ["http://[::1", "http://", "http:///v1", "http://h:99999/v1", "http://h:x/v1"])
+def test_an_impossible_address_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """A call to it could never be sent, and would be charged."""
+    with pytest.raises(UsageError, match="address of --model .* is invalid"):
+        parse_model(f"{address} m")
+    monkeypatch.setenv("OLLAMA_BASE_URL", address)
+    with pytest.raises(UsageError, match="address in OLLAMA_BASE_URL is invalid"):
+        parse_model("ollama:m")
+
+
 @pytest.mark.parametrize(
     ("text", "address", "here", "free"),
     [
@@ -497,7 +523,6 @@ def test_address_with_a_login_is_refused_without_being_shown(monkeypatch: pytest
         ("ollama:m", "http://localhost:1/v1", True, True),
         ("ollama:m", "http://0.0.0.0:1/v1", True, True),
         ("ollama:m", "https://ollama.example/v1", False, False),
-        ("ollama:m", "http://[::1", False, False),
         ("http://127.0.0.1:8000/v1 m", "", True, False),
         ("http://192.0.2.7:8000/v1 m", "", False, False),
     ],
