@@ -43,7 +43,7 @@ from agent.session import at_login
 from agent.session.at_login import Starter
 from agent.session.baseline import log_path, measure_baseline
 from agent.session.confirm import require_no_evaluator
-from agent.session.context import known_constants
+from agent.session.context import PROGRAM, known_constants, notes_on_program
 from agent.session.faults import repeat
 from agent.session.opening import open_runner, prepared, require_startable, start_of
 from agent.session.recovery import require_resumable
@@ -176,7 +176,7 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
             return 0
         if execution.setup and is_due(runner.protocol, state_folder(runner.workspace.folder)):
             started()
-        for text in (runner.sandbox.says, *config.said, *remarks, *read_book(runner.workspace.folder).notes):
+        for text in (runner.sandbox.says, *config.said, *remarks, *_on_instructions(runner.workspace.folder)):
             journal.show("note", text=text)
         base = journal.state.session["base"] if journal.state.session else start
         with (
@@ -360,6 +360,11 @@ def _finishing(session: Session) -> str:
         return "press Ctrl-C again to stop at once; stopping after this step"
     left = duration(session.runs.remaining_seconds())
     return f"press Ctrl-C again to stop at once; finishing experiment #{pending.number}, about {left} left"
+
+
+def _on_instructions(folder: Path) -> list[str]:
+    """Say which of the user's instructions no proposer gets."""
+    return [*notes_on_program(folder / PROGRAM), *read_book(folder).notes]
 
 
 def _about_the_search(session: Session, config: RunConfig, at: str) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import threading
 from typing import Any, BinaryIO, cast
 
@@ -23,6 +25,7 @@ from agent.format import one_line
 LONGEST_MESSAGE = 2**26  # bytes: 20 files of 1 MiB, escaped
 LONGEST_ID = 200
 MOST_FAULTS = 5
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 Item = SessionMessage | Exception
 
 
@@ -91,7 +94,7 @@ def _lines(stream: BinaryIO) -> MemoryObjectReceiveStream[str]:
         # The loop has ended, or has closed the other end of the stream.
         with contextlib.suppress(RuntimeError, anyio.ClosedResourceError, anyio.BrokenResourceError):
             while line := _bounded_line(stream):
-                from_thread.run(sending.send, line.decode(errors="replace"), token=token)
+                from_thread.run(sending.send, _paired(line.decode(errors="replace")), token=token)
             from_thread.run(sending.aclose, token=token)
 
     threading.Thread(target=read, daemon=True).start()
@@ -105,6 +108,16 @@ def _bounded_line(stream: BinaryIO) -> bytes:
     while (rest := stream.readline(LONGEST_MESSAGE)) and not rest.endswith(b"\n"):
         pass
     return b"too long\n"
+
+
+def _paired(line: str) -> str:
+    """Replace unpaired surrogates: a client that cuts a text inside of an emoji sends one, and UTF-8 has none."""
+    if not SURROGATE.search(line):
+        return line
+    try:
+        return json.dumps(json.loads(line), ensure_ascii=False).encode(errors="replace").decode()
+    except (ValueError, RecursionError):
+        return line
 
 
 def _sentence(fault: ValidationError) -> str:

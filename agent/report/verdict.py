@@ -85,9 +85,10 @@ def which_experiment(folder: Path, tag: str | None, number: int | None) -> tuple
         PreconditionError: the session does not exist, or has no experiment.
     """
     holder = lock.holder(state_folder(folder))
-    tag = tag or (holder.tag if holder is not None and holder.limits is not None else _most_recent(folder))
+    if tag is None:
+        tag = holder.tag if holder is not None and holder.limits is not None else _most_recent(folder)
     path = journal_path(folder, tag)
-    if "/" in tag or not path.parent.is_dir():
+    if "/" in tag or tag in ("", ".", "..") or not path.parent.is_dir():
         find_session(folder, tag)
     require_own_state(folder)
     return tag, _latest(path, tag) if number is None else number

@@ -10,6 +10,7 @@ from typing import Any
 from agent.execution.fingerprint import snapshot
 from agent.execution.measure import Runner
 from agent.execution.preflight import why_not
+from agent.format import one_line
 from agent.journal.experiment import Experiment, Value
 from agent.playbook.entries import read_book
 from agent.proposers.base import Context, Flying, WorkspaceView
@@ -17,7 +18,7 @@ from agent.proposers.earlier import Earlier
 from agent.protocol.models import Protocol
 from agent.room.room import is_installed
 from agent.source.training_budget import Known, TrainingLimits
-from agent.system.files import read_text
+from agent.system.files import read_text, reason
 from agent.system.names import linked_part
 
 PROGRAM = "program.md"
@@ -132,7 +133,26 @@ def _guarded(protocol: Protocol) -> list[str]:
 
 
 def program_of(path: Path) -> str:
+    """Return the user's instructions; empty if there are none that can be read."""
     try:
-        return read_text(path, LARGEST_PROGRAM)[:LONGEST_PROGRAM]
+        text = read_text(path, LARGEST_PROGRAM)
     except OSError:
         return ""
+    if len(text) <= LONGEST_PROGRAM:
+        return text
+    # Its middle is left out: what a user adds during the night is at its end.
+    half = LONGEST_PROGRAM // 2
+    return f"{text[:half]}\n[{len(text) - 2 * half:,} characters are left out here]\n{text[-half:]}"
+
+
+def notes_on_program(path: Path) -> list[str]:
+    """Say if a proposer does not get the user's instructions, or not all of them."""
+    try:
+        text = read_text(path, LARGEST_PROGRAM)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        return [f"{PROGRAM} is not used: {one_line(reason(error))}"]
+    if len(text) <= LONGEST_PROGRAM:
+        return []
+    return [f"{PROGRAM} is longer than {LONGEST_PROGRAM:,} characters: its middle is not read"]

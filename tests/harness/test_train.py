@@ -263,7 +263,9 @@ result = [difference(on_cpu, one), difference(on_cpu, on_gpu), abs(loss - loss_o
 
 def test_settings_are_inputs_of_the_compiled_update(embedded: Path, tmp_path: Path) -> None:
     # MLX compiles numbers into kernels, and on CUDA an edit of a rate compiled up to six of them again.
-    code = STEP + """
+    code = (
+        STEP
+        + """
 train.ON_CPU = False
 gradients = {name: mx.random.normal(p.shape) for name, p in parameters.items()}
 compiled = mx.compile(train.update)
@@ -276,6 +278,7 @@ again, _ = compiled(parameters, gradients, other, mx.array(1.0))
 wanted, _ = train.update(parameters, gradients, other, mx.array(1.0))
 result = [difference(again, wanted), min(mx.abs(first[name] - again[name]).max().item() for name in parameters)]
 """
+    )
     error, least_change = probe(variant(tmp_path, BIGRAM_ROWS=64), embedded, code)
     assert error < 1e-5
     assert least_change > 1e-5

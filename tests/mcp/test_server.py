@@ -357,6 +357,18 @@ def test_answers_are_bounded(quick: Path) -> None:
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize("tag", ["", ".", ".."])
+def test_waiting_for_a_session_that_cannot_exist_says_so(quick: Path, cli: Cli, tag: str) -> None:
+    edit(quick, *BETTER)
+    assert cli(quick, "try").returncode == 0
+
+    async def talking(agent: Agent) -> None:
+        assert f"unknown session '{tag}'" in await agent.error("wait_experiment", tag=tag)
+
+    talk(quick, talking)
+
+
+@pytest.mark.quick
 def test_resources(quick: Path, cli: Cli) -> None:
     edit(quick, *BETTER)
     assert cli(quick, "try").returncode == 0

@@ -107,6 +107,17 @@ def test_malformed_messages_get_errors(raw: Callable[[], Raw]) -> None:
     assert client.server.wait(30) == 0
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize("text", ["\\ud83d", "\\ud83d\\ud83d\\ude00", "\\ude00\\ud83d \\\\ud83d"])
+def test_a_text_cut_inside_of_an_emoji_is_answered_under_its_number(raw: Callable[[], Raw], text: str) -> None:
+    client = raw()
+    parameters = b'{"name": "show", "arguments": {"which": "x%s"}}' % text.encode()
+    client.send(b'{"jsonrpc": "2.0", "id": 12, "method": "tools/call", "params": %s}' % parameters)
+    answer = client.receive()
+    assert answer["id"] == 12
+    assert "no sessions in" in answer["result"]["content"][0]["text"]
+
+
 def test_too_long_message_is_skipped(raw: Callable[[], Raw]) -> None:
     client = raw()
     for _ in range(66):

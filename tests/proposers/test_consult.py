@@ -67,6 +67,25 @@ def test_model_session_keeps_invariants(quick: Path, program: Cli, wire: str, st
     assert KEY not in done.stdout + done.stderr + prompt
 
 
+@pytest.mark.parametrize("place", ["beyond the limit", "behind a link"])
+def test_instructions_that_a_model_does_not_get_are_named(quick: Path, program: Cli, place: str) -> None:
+    if place == "behind a link":
+        (quick / "goal.txt").write_text("Only the rate.\n")
+        (quick / "program.md").symlink_to("goal.txt")
+    else:
+        (quick / "program.md").write_text("Try widths. " * 2000 + "\nSTEER: only the rate.\n")
+    with model_server(walk()) as server:
+        done = run(program, quick, server, experiments=1)
+    assert done.returncode == 0, done.stderr
+    prompt = json.dumps(server.requests[-1][2])
+    if place == "behind a link":
+        assert "program.md is not used: " in done.stdout + done.stderr
+    else:
+        assert "program.md is longer than 20,000 characters: its middle is not read" in done.stdout + done.stderr
+        assert "STEER: only the rate." in prompt
+        assert "characters are left out here" in prompt
+
+
 @pytest.mark.parametrize("wire", ["http", "openai", "anthropic"])
 def test_key_from_a_file_with_windows_line_ends_works(quick: Path, cli: Cli, wire: str) -> None:
     with model_server(walk()) as server:
@@ -409,6 +428,9 @@ def test_wrong_flags_are_sentences(quick: Path) -> None:
         (("--model", "gpt-5"), 2, "--model must be openai:NAME"),
         (("--model", "openai:gpt-5"), 3, "OPENAI_API_KEY"),
         (("--model", "ollama:x", "--agent", "claude"), 2, "are mutually exclusive"),
+        (("--model", ""), 2, "--model is empty"),
+        (("--agent", ""), 2, "--agent is empty"),
+        (("--agent-cmd", ""), 2, "--agent-cmd is empty"),
     ):
         done = call(quick, "run", "--tag", "t", *flags)
         assert (done.returncode, words in done.stderr) == (code, True), done.stderr

@@ -51,9 +51,7 @@ _NEAR = re.compile(
     r"[ \t>*`-]{0,9}(?:<{3,}|>{5,}).*|\W{0,20}\b(?:SEARCH|REPLACE|ORIGINAL|UPDATED)(?: BLOCK)?\W{0,20}", re.IGNORECASE
 )
 # Outside all blocks, these are edits that would be left out.
-_LOST = re.compile(
-    r"[ \t>*`-]{0,9}<{5,9} ?\w+.*|[ \t]*(?:diff --git |@@ -\d|\*\*\* (?:Begin Patch|Update File)).*"
-)
+_LOST = re.compile(r"[ \t>*`-]{0,9}<{5,9} ?\w+.*|[ \t]*(?:diff --git |@@ -\d|\*\*\* (?:Begin Patch|Update File)).*")
 _LOST_FILE = re.compile(r"[ \t*_#`\d.)+-]*WHOLE FILE\b.*")
 _DIFF = re.compile(r"@@ .*|diff --git .*|(?:---|\+\+\+) \S+\.\w+.*|\*\*\* (?:Begin Patch|Update File).*")
 

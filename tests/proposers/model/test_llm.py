@@ -258,6 +258,22 @@ def test_own_price_counts_for_a_model_on_this_machine_too(tmp_path: Path) -> Non
     assert price_of(model, own) == Price(7.0, 8.0)
 
 
+def test_a_correction_that_exceeds_the_cap_ends_its_experiment_only(tmp_path: Path) -> None:
+    """It repeats a long answer, so it may cost much more than the next question."""
+    with model_server(lambda _: "no edit " * 30_000) as server:
+        model = ModelSpec("http", "m", "openai", server.url)
+        spent: dict[int, Spent] = {}
+        budget = SpendingCap(model, Price(10, 0), 0.5, None, lambda: spent, lambda *_, **__: None)
+        with pytest.raises(NoProposal, match=r"max-cost 0\.5") as nothing:
+            LLMProposer(model, budget, 5).ask(context(tmp_path))
+        assert nothing.value.final
+        assert len(server.requests) == 1
+        spent[1] = Spent(1, 10, 10, 0.5)
+        with pytest.raises(Unavailable, match=r"max-cost 0\.5") as away:
+            LLMProposer(model, budget, 5).ask(context())
+        assert away.value.for_good
+
+
 def test_cap_of_one_experiment_is_kept() -> None:
     model = ModelSpec("http", "m", "openai", "http://127.0.0.1:1")
     spent = {1: Spent(1, 10, 10, 0.04), 2: Spent(1, 10, 10, 0.5)}

@@ -395,6 +395,19 @@ def test_a_key_that_comes_back_is_in_no_answer_and_no_error(wire: Format, stream
     assert "sk-very" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "body", [b'"about %s"', b'{"error": {"message": "about %s"}}', b'{"error": "about %s, ', b"about %s"]
+)
+def test_a_key_that_comes_back_escaped_is_in_no_error(body: bytes) -> None:
+    escaped = "".join(f"\\u{ord(each):04x}" if each in "-_" else each for each in KEY).encode()
+    assert escaped != KEY.encode()
+    with (
+        model_server(lambda _: lambda handler: reply(handler, 400, body % escaped)) as server,
+        pytest.raises(Unavailable, match=r"about \*\*\*"),
+    ):
+        ask(ModelSpec("openai", "scripted", "openai", server.url, KEY))
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_short_key_changes_no_answer(stream: bool) -> None:
     text = "RATE = math.exp(1)  # x"
@@ -509,7 +522,7 @@ def test_address_with_a_login_is_refused_without_being_shown(monkeypatch: pytest
 @pytest.mark.parametrize("address", ["http://[::1", "http://", "http:///v1", "http://h:99999/v1", "http://h:x/v1"])
 def test_an_impossible_address_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     """A call to it could never be sent, and would be charged."""
-    with pytest.raises(UsageError, match="address of --model .* is invalid"):
+    with pytest.raises(UsageError, match=r"address of --model .* is invalid"):
         parse_model(f"{address} m")
     monkeypatch.setenv("OLLAMA_BASE_URL", address)
     with pytest.raises(UsageError, match="address in OLLAMA_BASE_URL is invalid"):
