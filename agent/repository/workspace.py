@@ -232,17 +232,25 @@ class Workspace:
 
     # Writing
 
-    def commit_candidate(self, ref: str, parent: str, files: Mapping[str, str], message: str) -> str:
-        """Commit `files` on top of `parent` and keep it under `ref`. Raises Violation if a file may not change."""
+    def commit_candidate(self, ref: str, parent: str, files: Mapping[str, str | None], message: str) -> str:
+        """Commit `files` on top of `parent` and keep it under `ref`, as `commit_loose` does."""
         commit = self.commit_loose(parent, files, message)
         self.keep(ref, commit)
         return commit
 
-    def commit_loose(self, parent: str, files: Mapping[str, str], message: str) -> str:
-        """Commit `files` on top of `parent`, without a ref. Raises Violation if a file may not change."""
+    def commit_loose(self, parent: str, files: Mapping[str, str | None], message: str) -> str:
+        """Commit `files` on top of `parent`, without a ref.
+
+        Args:
+            files: path -> new text; None removes a file.
+
+        Raises:
+            Violation: a file may not change.
+        """
         if refusal := self.refusal(parent, [*files]):
             raise Violation(f"the proposal {refusal}")
-        return self._commit_on(parent, {path: encoded(path, text) for path, text in files.items()}, message)
+        contents = {path: None if text is None else encoded(path, text) for path, text in files.items()}
+        return self._commit_on(parent, contents, message)
 
     def commit_files(self, parent: str, files: Mapping[str, str], message: str, playbook: bytes | None = None) -> str:
         """Commit mutable files on top of `parent` in the name of the user. No ref keeps the commit yet.
@@ -343,13 +351,17 @@ class Workspace:
 
     # Inside
 
-    def _commit_on(self, parent: str, contents: Mapping[str, bytes], message: str) -> str:
+    def _commit_on(self, parent: str, contents: Mapping[str, bytes | None], message: str) -> str:
         """Create a commit with plumbing commands only, without hooks, signature prompts or the user's index."""
         entries = dict(self.tree(parent))
         with tempfile.TemporaryDirectory() as scratch:
             index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
             self.git.run("read-tree", parent, env=index)
             for path, content in contents.items():
+                if content is None:
+                    del entries[self.in_repository(path)]
+                    self.git.run("update-index", "--force-remove", "--", self.in_repository(path), env=index)
+                    continue
                 blob = self.git.fed(["hash-object", "-w", "--stdin"], content, {}).decode().strip()
                 name = self.in_repository(path)
                 entries[name] = (entries[name][0] if name in entries else "100644", blob)

@@ -218,7 +218,10 @@ def _smaller(bench: Workbench, units: Sequence[Unit], idle: Sequence[Unit], coun
 
 
 def without(runner: Runner, state: State, texts: Mapping[str, str], units: Sequence[Unit]) -> dict[str, str] | None:
-    """Return the files without these units, the latest code first; None if later changes of code conflict."""
+    """Return the files without these units, the latest code first; None if later changes of code conflict.
+
+    A file that a unit has added goes with it, if it has not changed since.
+    """
     workspace, known = runner.workspace, known_constants(runner.protocol)
     assert state.baseline is not None
     files = dict(texts)
@@ -226,11 +229,14 @@ def without(runner: Runner, state: State, texts: Mapping[str, str], units: Seque
         if unit.before is None:
             continue
         now, then = (workspace.files(each.commit) for each in (unit.keeps[-1], unit.before))
-        for path, text in files.items():
+        for path, text in list(files.items()):
             if now.get(path) == then.get(path):
                 continue
-            if path not in now or path not in then:
+            if path not in now or (path not in then and text != now[path]):
                 return None
+            if path not in then:
+                del files[path]
+                continue
             taken = merged((text, now[path], then[path]), known, workspace.merge, values="ours")
             if taken is None:
                 return None
@@ -246,7 +252,7 @@ def commit_variant(bench: Workbench, name: str, files: Mapping[str, str]) -> str
         bench: what every step uses.
         name: of the ref below those of the session: `ablate/LABEL`. A commit that it held before gets a ref with its
             hash.
-        files: path -> text of the mutable files.
+        files: path -> text of the mutable files; those of the best that are not among them are removed.
     """
     workspace, state = bench.runner.workspace, bench.journal.state
     assert state.session is not None
@@ -259,4 +265,5 @@ def commit_variant(bench: Workbench, name: str, files: Mapping[str, str]) -> str
         workspace.keep(f"{ref}-{known[:12]}", known)
     # On the best's own commit: another machine may lack the branch, and the two then differ in nothing else.
     assert state.incumbent is not None
-    return workspace.commit_candidate(ref, state.incumbent.commit, files, name.replace("/", ": "))
+    gone = dict.fromkeys(workspace.files(state.incumbent.commit).keys() - files.keys())
+    return workspace.commit_candidate(ref, state.incumbent.commit, {**files, **gone}, name.replace("/", ": "))

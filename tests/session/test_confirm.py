@@ -199,6 +199,27 @@ def test_code_is_taken_back_though_values_beside_it_changed(quick: Path, cli: Cl
     ]
 
 
+def test_a_kept_file_is_taken_out_with_its_change(quick: Path, cli: Cli) -> None:
+    protocol = json.loads((quick / "protocol.json").read_text())
+    protocol["mutableSurface"]["allowedGlobs"] = ["train.py", "parts/*.py"]
+    (quick / "protocol.json").write_text(json.dumps(protocol))
+    commit_all(quick, "parts may be added")
+    adds = "mkdir -p parts && echo GAIN = 0.3 > parts/gain.py && "
+    adds += "sed -i '1i import runpy' train.py && "
+    adds += """sed -i 's/^RATE = 0.1 /RATE = runpy.run_path("parts\\/gain.py")["GAIN"] /' train.py"""
+    steps = (adds, "sed -i 's/^WIDTH = 64 /WIDTH = 256 /' train.py")
+    for count, step in enumerate(steps, start=1):
+        agent = ("--proposer", "command", "--agent-cmd", step)
+        done = cli(quick, "run", "--tag", "t", *agent, "--max-experiments", str(count))
+        assert done.returncode == 0, done.stderr
+    assert [row["status"] for row in rows(quick)] == ["keep"] * 3
+    found = json.loads(cli(quick, "ablate", "--json").stdout)["data"]["changes"]
+    assert [entry["verdict"] for entry in found] == ["pays", "pays"]
+    refs = git(quick, "for-each-ref", "--format=%(refname)", "refs/autoresearch/t/ablate").splitlines()
+    trees = {ref: git(quick, "ls-tree", "-r", "--name-only", ref).splitlines() for ref in refs}
+    assert ["-code-1" not in ref for ref in refs] == ["parts/gain.py" in trees[ref] for ref in refs] == [True, False]
+
+
 def test_an_ablation_that_is_cut_off_at_the_smaller_recipe_goes_on_there(quick: Path, cli: Cli) -> None:
     text = (quick / "train.py").read_text()
     idle = text.replace("(RATE - 0.4) ** 2", "(WIDTH < 100) * (RATE - 0.4) ** 2")
