@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pydantic import ValidationError
 
@@ -100,12 +100,13 @@ def require_own_rules(evidence: Evidence, workspace: Workspace) -> None:
         )
 
 
-def fetch(evidence: Evidence, workspace: Workspace, refs: str) -> Mapping[str, str]:
+def fetch(evidence: Evidence, workspace: Workspace, refs: str, tick: Callable[[], None]) -> Mapping[str, str]:
     """Fetch the commits of a claim, and check them against the claim and HEAD.
 
     Args:
         workspace: a clone that can be thrown away.
         refs: where they are kept.
+        tick: called while git reads the bundle; may raise to end it.
 
     Returns:
         The commits: `a` is the baseline, `b` the best.
@@ -116,7 +117,7 @@ def fetch(evidence: Evidence, workspace: Workspace, refs: str) -> Mapping[str, s
     """
     claim, head = evidence.claim, workspace.head
     commits = claim.commits.model_dump()
-    if fault := fetch_bundle(workspace, evidence.bundle, commits, refs):
+    if fault := fetch_bundle(workspace, evidence.bundle, commits, refs, tick):
         raise FalseClaim(f"its commits.bundle {fault}")
     for name, commit in commits.items():
         count, size = new_content(workspace, commit, head)

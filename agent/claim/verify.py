@@ -87,15 +87,20 @@ def _replicated(
     evidence: Evidence, opened: Runner, runner: Runner, interrupts: Interrupts, config: VerifyConfig
 ) -> Found:
     claim, workspace = evidence.claim, runner.workspace
-    commits = check.fetch(evidence, workspace, f"refs/autoresearch/{CLAIMS}/{evidence.digest[:12]}")
+
+    def tick() -> None:
+        raise_if_asked(interrupts, 0)
+
+    commits = check.fetch(evidence, workspace, f"refs/autoresearch/{CLAIMS}/{evidence.digest[:12]}", tick)
+    tick()
     say("its commits have the harness of HEAD, and the best changes only files that may change")
     logs = state_folder(opened.workspace.folder) / CLAIMS / evidence.digest[:12]
     try:
-        provide(claim.snapshot, workspace, say, lambda: raise_if_asked(interrupts, 0))
+        provide(claim.snapshot, workspace, say, tick)
         if config.setup:
-            set_up(opened, state_folder(opened.workspace.folder), say, lambda: raise_if_asked(interrupts, 0))
+            set_up(opened, state_folder(opened.workspace.folder), say, tick)
     except AutoresearchError:
-        raise_if_asked(interrupts, 0)  # Ctrl-C has ended the preparation as well
+        tick()  # Ctrl-C has ended the preparation as well
         raise
     with reading(claim.snapshot):
         known = known_constants(runner.protocol)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from agent.errors import AutoresearchError, PreconditionError
-from agent.repository.git import GIT, Git
+from agent.repository.bounded import Bounds, TooMuch, run_bounded
+from agent.repository.git import Git, GitFailed
 from agent.repository.workspace import Workspace
 from agent.system.invocation import git_here
 
 REFS, ORDERED = "refs/claim", "order"
 LONGEST_LISTING = 2**25  # bytes
+LARGEST_HEAD = 2**20  # bytes: a bundle for a station names the commits that it has
+# For each git command that reads a stranger's bundle. A slow machine unpacks some megabytes in a second; a delta of a
+# few bytes may stand for gigabytes.
+SECONDS, SECONDS_PER_MB = 60.0, 2.0
+MEMORY, MEMORY_PER_MB = 2048, 4  # MiB
+SIGNATURES = (b"# v2 git bundle\n", b"# v3 git bundle\n")
 LACKS = "lacks commits that its own are based on"
 # Objects of strangers are checked for what git itself would never write, such as a path into .git.
 CHECKED = ("-c", "transfer.fsckObjects=true", "-c", "fetch.fsckObjects=true")
@@ -64,41 +71,64 @@ def write_order_bundle(workspace: Workspace, commit: str, known: Sequence[str] =
     return f"{head}{needed}{commit} {REFS}/{ORDERED}\n\n".encode() + pack
 
 
-def fetch_bundle(workspace: Workspace, source: Path, commits: Mapping[str, str], refs: str) -> str | None:
+def fetch_bundle(
+    workspace: Workspace, source: Path, commits: Mapping[str, str], refs: str, tick: Callable[[], None]
+) -> str | None:
     """Fetch exactly these commits of a bundle into a workspace, as `fetch_into` does."""
-    return fetch_into(workspace.git, source, commits, refs)
+    return fetch_into(workspace.git, source, commits, refs, tick)
 
 
-def fetch_into(git: Git, source: Path, commits: Mapping[str, str], refs: str) -> str | None:
+def fetch_into(
+    git: Git, source: Path, commits: Mapping[str, str], refs: str, tick: Callable[[], None] = lambda: None
+) -> str | None:
     """Fetch exactly these commits of a stranger's bundle into `refs`/NAME.
 
     Args:
         commits: name -> full hash.
+        tick: called while git reads the bundle; may raise to end it.
 
     Returns:
         Why the bundle does not hold them; None if it does. Then nothing else was fetched either. LACKS if it is based
         on commits that are missing here.
     """
     source = source.absolute()
-    try:
-        heads = git.run("bundle", "list-heads", str(source)).splitlines()
-    except AutoresearchError:
+    heads = _heads(source)
+    if heads is None:
         return "is not a git bundle"
-    expected = {f"{commit} {REFS}/{label}" for label, commit in commits.items()}
-    if {*heads} != expected:
+    if sorted(heads) != sorted(f"{commit} {REFS}/{label}".encode() for label, commit in commits.items()):
         return "holds other commits"
+    size = source.stat().st_size // 2**20
+    bounds = Bounds(SECONDS + SECONDS_PER_MB * size, MEMORY + MEMORY_PER_MB * size, tick)
     try:
-        git.run("bundle", "verify", "--quiet", str(source))
-    except AutoresearchError:
+        return _fault_of_fetch(git, source, commits, refs, bounds)
+    except TooMuch as error:
+        return f"{error} to read"
+
+
+def _heads(source: Path) -> list[bytes] | None:
+    """Return the lines of a bundle's header that name what it holds; None if it has none that is short enough."""
+    with source.open("rb") as file:
+        head, end, _ = file.read(LARGEST_HEAD).partition(b"\n\n")
+    signature = next((each for each in SIGNATURES if head.startswith(each)), None)
+    if not end or signature is None:
+        return None
+    return [line for line in head.removeprefix(signature).split(b"\n") if not line.startswith((b"-", b"@"))]
+
+
+def _fault_of_fetch(git: Git, source: Path, commits: Mapping[str, str], refs: str, bounds: Bounds) -> str | None:
+    """Fetch the commits and return the fault, as `fetch_into` does. Raises TooMuch if git reaches a bound."""
+    try:
+        run_bounded(git, ["bundle", "verify", "--quiet", str(source)], bounds)
+    except GitFailed:
         return LACKS
     wanted = [f"{REFS}/{label}:{refs}/{label}" for label in commits]
     plain = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance")
     try:
-        git.run(*CHECKED, "fetch", *plain, str(source), *wanted)
-    except AutoresearchError as error:
+        run_bounded(git, [*CHECKED, "fetch", *plain, str(source), *wanted], bounds)
+    except GitFailed as error:
         return f"holds objects that git refuses ({str(error).rpartition(': ')[2][:200]})"
     for label, commit in commits.items():
-        if not _is_listable(git, commit):
+        if not _is_listable(git, commit, bounds):
             return f"holds too many files in its {label}"
     with contextlib.suppress(AutoresearchError):  # a ref that is no commit
         if all(git.run("rev-parse", f"{refs}/{label}^{{commit}}") == commit for label, commit in commits.items()):
@@ -112,28 +142,17 @@ def _require_whole(workspace: Workspace) -> None:
         raise PreconditionError(f"{workspace.top} is a shallow clone, so the commits lack their history", hint=hint)
 
 
-def _is_listable(git: Git, commit: str) -> bool:
+def _is_listable(git: Git, commit: str, bounds: Bounds) -> bool:
     """Return whether the list of all files of a commit is short enough to be read.
 
-    A few trees that name each other ten times each make billions of paths.
+    A few trees that name each other ten times each make billions of paths, or none that ever ends if they are empty.
     """
-    command = [*GIT, "ls-tree", "-r", "-z", "--full-tree", commit]
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(
-        command,
-        cwd=git.top,
-        env=git.environment(),
-        stdin=quiet,
-        stdout=subprocess.PIPE,
-        stderr=quiet,
-        start_new_session=True,  # else a Ctrl-C would shorten the list
-    ) as listing:
-        assert listing.stdout is not None
-        size = 0
-        while size <= LONGEST_LISTING and (part := listing.stdout.read(2**20)):
-            size += len(part)
-        listing.kill()
-    return size <= LONGEST_LISTING
+    with contextlib.suppress(GitFailed):  # what is missing shows later
+        try:
+            run_bounded(git, ["ls-tree", "-r", "-z", "--full-tree", commit], replace(bounds, most=LONGEST_LISTING))
+        except TooMuch:
+            return False
+    return True
 
 
 def new_content(workspace: Workspace, commit: str, known: str) -> tuple[int, int]:

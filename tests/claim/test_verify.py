@@ -22,6 +22,7 @@ from agent.journal.experiment import Run
 from agent.protocol.load import load_protocol
 from tests.common import claims, schemas
 from tests.common.forked import Forked
+from tests.common.processes import other_git
 from tests.common.workspaces import Cli, commit_all, git
 
 Change = Callable[[dict[str, Any]], object]
@@ -327,3 +328,24 @@ def test_ctrl_c_leaves_nothing_half_done(author: Path, claim: Path, tmp_path: Pa
     assert "stopped; 0 finished pairs of runs are dropped, and the claim is as before" in errors
     assert not (claim / "attestations").exists()
     assert not [*reader.glob(".autoresearch/claims/*/*")]
+
+
+def test_ctrl_c_ends_the_git_that_reads_the_bundle(
+    reader: Path, claim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stays = f"touch {tmp_path}/fetches; sleep 10000;"
+    path = other_git(tmp_path / "bin", f'*" fetch "*{claim}*', "", 1, stays)
+    monkeypatch.setenv("PATH", f"{path}{os.pathsep}{os.environ['PATH']}")
+    work = Forked(reader, ("verify", str(claim)), os.environ)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "fetches").exists():
+        assert time.monotonic() < deadline
+        assert work.poll() is None
+        time.sleep(0.02)
+    work.send_signal(signal.SIGINT)
+    try:
+        _, errors = work.communicate(timeout=60)
+    finally:
+        work.kill()
+    assert work.returncode == 130
+    assert "stopped; 0 finished pairs of runs are dropped" in errors

@@ -1,0 +1,111 @@
+"""Run git on what a stranger has sent: bounded in time, memory and output, and ended by a Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO
+
+from agent.errors import AutoresearchError
+from agent.repository.git import GIT, Git, GitFailed, reason_of
+
+LOOK_SECONDS, END_SECONDS = 0.1, 5.0
+LONGEST_SAID = 2**20  # bytes
+# One thread and small windows, so that the limit on the address space is one on what the objects take.
+SMALL = ("pack.threads=1", "core.packedGitWindowSize=32m", "core.packedGitLimit=256m")
+# macOS has no such limit: there the time is the only one.
+LIMITED = ("sh", "-c", 'ulimit -v "$0" 2>/dev/null; exec "$@"')
+
+
+class TooMuch(AutoresearchError):
+    """Git took longer, or said more, than it may. `str` gives the clause: "takes longer than 60 s"."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What git may take.
+
+    Attributes:
+        seconds: the time.
+        memory: MiB of address space for each of its processes.
+        tick: called while git runs; may raise to end it.
+        most: bytes of output.
+    """
+
+    seconds: float
+    memory: int = 2048
+    tick: Callable[[], None] = lambda: None
+    most: int = LONGEST_SAID
+
+
+def run_bounded(git: Git, args: list[str], bounds: Bounds) -> bytes:
+    """Run git and return what it prints on both of its streams.
+
+    Raises:
+        GitFailed: git has run and failed; the message is its own.
+        TooMuch: a bound was reached.
+        AutoresearchError: git could not be started.
+    """
+    small = [part for setting in SMALL for part in ("-c", setting)]
+    try:
+        process = subprocess.Popen(
+            [*LIMITED, str(bounds.memory * 2**10), *GIT, *small, *args],
+            cwd=git.top,
+            env=git.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C of the terminal ends it by way of `tick` alone
+        )
+    except OSError as error:
+        raise AutoresearchError(f"cannot start git in {git.top}: {error.strerror}") from None
+    with process:
+        try:
+            assert process.stdout is not None
+            said = _said(process.stdout, bounds)
+            process.wait()
+        except BaseException:
+            _end(process)
+            raise
+    if process.returncode != 0:
+        words = " ".join(said.decode(errors="replace").split())
+        why, hint = reason_of(words, process.returncode)
+        raise GitFailed(f"`git {' '.join(args[:2])}` failed in {git.top}: {why}", process.returncode, hint=hint)
+    return said
+
+
+def _said(stream: IO[bytes], bounds: Bounds) -> bytes:
+    """Return all output, until its end."""
+    deadline = time.monotonic() + bounds.seconds
+    parts: list[bytes] = []
+    size = 0
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while True:
+            bounds.tick()
+            if time.monotonic() > deadline:
+                raise TooMuch(f"takes longer than {bounds.seconds:.0f} s")
+            if not selector.select(LOOK_SECONDS):
+                continue
+            part = os.read(stream.fileno(), 2**16)
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+            size += len(part)
+            if size > bounds.most:
+                raise TooMuch(f"says more than {bounds.most:,} bytes")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End git and what it has started. On SIGTERM it removes its locks."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_SECONDS)
