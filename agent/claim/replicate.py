@@ -114,6 +114,7 @@ def replicate(setting: Setting, claim: Claim, most: int) -> Found:
     setting = replace(setting, runner=replace(setting.runner, keeps_models=True))
     scores = setting.runner.harness is not None and setting.runner.harness.holdout is not None
     for number in range(1, most + 1):
+        raise_if_asked(setting.interrupts, len(found.pairs))
         seed = _new_seed(chance, used) if setting.seeds else None
         used.add(seed)
         # The baseline is first once, because the evaluator compares every run of the best with one of it.
@@ -212,18 +213,19 @@ def _measured(setting: Setting, found: Found, label: str, seed: int | None, numb
     Raises:
         PreconditionError: the baseline failed.
         MachineFault: the GPU failed it in too many runs in a row.
+        Interrupted: the user stopped it.
     """
     tried: list[Run] = []
     for attempt in range(FAILURES):
         log = setting.logs / f"{label}-{number}{'-again' * attempt}.log"
         run = _without_faults(setting, found, label, seed, log)
+        raise_if_asked(setting.interrupts, len(found.pairs))  # a short run ends before its first tick
         tried.append(run)
         if run.metric is not None:
             found.runs += [run] if label == "a" else []
             return tried
         if run.fault:
             break
-        raise_if_asked(setting.interrupts, len(found.pairs))
         if label == "a":
             raise PreconditionError(f"the baseline fails here: {run.error}", hint=f"see the log {here(log)}")
         setting.say(f"the best failed: {run.error}")
