@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import secrets
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,10 +13,12 @@ from typing import Any
 from agent.claim import check
 from agent.claim.data import provide, reading
 from agent.claim.figures import in_words
-from agent.claim.folder import ATTESTATIONS, Evidence, read_claim, require_no_link
+from agent.claim.folder import Evidence, read_claim
 from agent.claim.machine import holdout_id, machine_of
 from agent.claim.models import Attestation, Claim, Interval
 from agent.claim.replicate import Found, Setting, raise_if_asked, replicate
+from agent.claim.target import save
+from agent.claim.target import target as attestation_target
 from agent.decision import anytime
 from agent.errors import AutoresearchError, Interrupted, PreconditionError
 from agent.execution.awake import kept_awake
@@ -33,7 +33,7 @@ from agent.room.sandbox import Mode
 from agent.session.context import known_constants
 from agent.session.opening import cloned, open_runner, prepared, showing
 from agent.session.signals import Interrupts
-from agent.system.files import remove_tree, write_whole
+from agent.system.files import remove_tree
 from agent.system.invocation import version
 
 CLAIMS = "claims"  # below the state folder: logs of verifications
@@ -46,7 +46,7 @@ class VerifyConfig:
     Attributes:
         pairs: the most pairs of runs.
         setup: run the setup commands of the workspace's protocol if they are due.
-        out: where to write the attestation; None for the claim's folder.
+        out: where to write the attestation; None for a new file in the claim's folder.
     """
 
     pairs: int
@@ -59,12 +59,13 @@ def verify(folder: Path, claim: Path, config: VerifyConfig) -> dict[str, Any]:
     """Verify a claim in a workspace, and return the attestation, which is also written, as plain data.
 
     Raises:
-        UsageError: `claim` is not a claim.
+        UsageError: `claim` is not a claim, or the attestation would replace something else.
         FalseClaim: its parts contradict each other.
         PreconditionError: the workspace has another protocol or harness, or the data or the baseline fails here.
+        AutoresearchError: the attestation could not be written; the message has the result.
     """
     evidence = read_claim(claim)
-    target = _target(evidence, config.out)
+    target = attestation_target(claim, config.out)
     check.require_consistent(evidence)
     say(f"{claim}: its logs, figures and protocol agree")
     with open_runner(folder, "verify", evidence.claim.training_seconds, config.sandbox, stops=False) as opened:
@@ -78,9 +79,9 @@ def verify(folder: Path, claim: Path, config: VerifyConfig) -> dict[str, Any]:
             found = _replicated(evidence, opened, runner, interrupts, config)
         about = fingerprint(opened.protocol, opened.training_seconds, "")
     attestation = _attestation(evidence, found, about, opened)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, attestation.model_dump_json(indent=2) + "\n")
-    return {**attestation.model_dump(mode="json"), "says": line(attestation), "path": str(target)}
+    says = line(attestation)
+    save(target, attestation, says)
+    return {**attestation.model_dump(mode="json"), "says": says, "path": str(target)}
 
 
 def _replicated(
@@ -135,22 +136,6 @@ def _require_confined(runner: Runner, mode: Mode) -> None:
             "runs cannot be confined here, and a claim is code of somebody else's",
             hint="install bubblewrap, or accept the risk with `--sandbox off`",
         )
-
-
-def _target(evidence: Evidence, out: Path | None) -> Path:
-    """Return where to write the attestation.
-
-    Raises:
-        PreconditionError: nothing can be written there, which is better known before the runs than after them.
-    """
-    place = evidence.folder / ATTESTATIONS
-    if out is None:
-        require_no_link(evidence.folder, ATTESTATIONS)
-        out = place / f"{datetime.now(UTC):%Y-%m-%d}-{secrets.token_hex(4)}.json"
-    above = next(each for each in out.absolute().parents if each.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise PreconditionError(f"cannot write to {above}", hint="name another file with `--out`")
-    return out
 
 
 def _attestation(evidence: Evidence, found: Found, about: dict[str, Any], runner: Runner) -> Attestation:
