@@ -127,7 +127,7 @@ class Claim(ClaimModel):
     training_seconds: Annotated[float, Field(gt=0, le=LONGEST_SECONDS)] | None = Field(
         description="Training budget of a run, in seconds; null if there is none."
     )
-    runs: Sides = Field(description="All held-out runs of both.")
+    runs: Sides = Field(description="All held-out runs of both that the confirmation counts.")
     looks: Annotated[int, Field(ge=0, le=MOST_RUNS)] = Field(
         default=0,
         description="How often both were compared before, with fewer of these runs; above 0 the interval is one that "

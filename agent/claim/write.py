@@ -44,6 +44,7 @@ from agent.protocol.models import Protocol
 from agent.repository.bundle import write_bundle
 from agent.repository.workspace import Workspace
 from agent.session.context import known_constants
+from agent.source.seed import seed_of
 from agent.system.files import read_bounded, read_end, reason, remove_tree, write_whole
 from agent.system.invocation import git_here, here, typed, version
 from agent.system.names import PROTOCOL
@@ -76,6 +77,7 @@ def write_claim(folder: Path, tag: str | None, out: Path | None) -> list[str]:
     workspace = Workspace(folder, protocol)
     confirmed = _confirmation(state, tag)
     _require_same_protocol(state, workspace, tag)
+    _require_seeds(workspace, confirmed, tag)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".claim-") as name:
         part = Path(name) / "claim"
@@ -185,6 +187,17 @@ def _require_same_protocol(state: State, workspace: Workspace, tag: str) -> None
         )
 
 
+def _require_seeds(workspace: Workspace, confirmed: Mapping[str, Any], tag: str) -> None:
+    """Raise PreconditionError if the confirmation has one seed although others can be set: its gain may be luck."""
+    known = known_constants(workspace.protocol)
+    seeds = [seed_of(workspace.files(confirmed[label]), known) for label in ("a", "b")]
+    if not confirmed.get("seeds") and None not in seeds:
+        raise PreconditionError(
+            f"the latest confirmation of session {tag} is for one seed alone, and its recipe takes others",
+            hint=f"run `{typed(f'confirm --tag {tag}')}`, then run the same command again",
+        )
+
+
 def _claim(part: Path, workspace: Workspace, state: State, confirmed: Mapping[str, Any]) -> Claim:
     """Return the content of claim.json, and write the logs that it names into `part`."""
     assert state.session is not None
@@ -221,7 +234,7 @@ def _claim(part: Path, workspace: Workspace, state: State, confirmed: Mapping[st
 
 
 def _held_out(state: State, confirmed: Mapping[str, Any]) -> Runs:
-    """Return the runs that the confirmation is based on."""
+    """Return the runs that the confirmation is based on: those with seeds set, or those with the recipe's own."""
     varied = bool(confirmed.get("seeds"))
     return {
         label: [

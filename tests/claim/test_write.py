@@ -176,6 +176,24 @@ def test_claim_needs_confirmed_gain(quick: Path, cli: Cli) -> None:
     assert (quick / "claim-t" / "claim.json").is_file()
 
 
+def test_confirmation_of_one_seed_is_no_claim_where_others_can_be_set(
+    published: Path, cli: Cli, tmp_path: Path
+) -> None:
+    author = shutil.copytree(published / "author", tmp_path / "author")
+    found = confirmed(author, cli, "--seeds", "1")
+    assert (found["verdict"], found["seeds"]) == ("confirmed", [])
+    done = cli(author, "claim", "--out", str(tmp_path / "claim"))
+    assert done.returncode == 3, done.stdout
+    assert "the latest confirmation of session t is for one seed alone, and its recipe takes others" in done.stderr
+    assert "confirm --tag t`" in done.stderr
+    assert not (tmp_path / "claim").exists()
+    confirmed(author, cli)
+    done = cli(author, "claim", "--out", str(tmp_path / "claim"))
+    assert done.returncode == 0, done.stderr
+    runs = json.loads((tmp_path / "claim" / "claim.json").read_bytes())["runs"]["b"]
+    assert len(runs) == len({run["seed"] for run in runs}) == 6
+
+
 def test_claim_of_the_longest_tag_has_a_folder(quick: Path, cli: Cli) -> None:
     tag = "a" * LONGEST_TAG
     assert cli(quick, "run", "--tag", tag, "--max-experiments", "4", "--confirm").returncode == 0
