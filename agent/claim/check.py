@@ -56,12 +56,12 @@ def require_consistent(evidence: Evidence) -> None:
     for run in (*claim.runs.a, *claim.runs.b):
         if hashlib.sha256(evidence.logs[run.log]).hexdigest() != run.sha256:
             raise FalseClaim(f"{run.log} was changed: its hash is not the one in claim.json")
-        if fault := _fault_of_metric(run, evidence.logs[run.log], protocol):
+        if fault := fault_of_metric(run, evidence.logs[run.log], protocol):
             raise FalseClaim(fault)
     _require_gain(claim)
 
 
-def _fault_of_metric(run: ClaimedRun, log: bytes, protocol: Protocol) -> str | None:
+def fault_of_metric(run: ClaimedRun, log: bytes, protocol: Protocol) -> str | None:
     """Return how a run's metric differs from that in its log; None if it agrees, or the log does not contain it."""
     metric = protocol.metric
     if metric.extract.path is not None:
@@ -74,7 +74,13 @@ def _fault_of_metric(run: ClaimedRun, log: bytes, protocol: Protocol) -> str | N
     tolerance = TOLERANCE if run.source == "attested" else 0.0
     if math.isclose(told, run.metric, rel_tol=1e-9, abs_tol=tolerance):
         return None
-    return f"claim.json gives {figure(run.metric)} for {run.log}, which shows {figure(told)}"
+    given, shown = _apart(run.metric, told)
+    return f"claim.json gives {given} for {run.log}, which shows {shown}"
+
+
+def _apart(one: float, other: float) -> tuple[str, str]:
+    """Return two different numbers with as many digits as show that they differ."""
+    return (figure(one), figure(other)) if figure(one) != figure(other) else (repr(one), repr(other))
 
 
 def _require_gain(claim: Claim) -> None:
@@ -83,10 +89,10 @@ def _require_gain(claim: Claim) -> None:
         raise FalseClaim(
             f"its gain of {figure(claim.confirmation.gain)} does not follow from its runs, which show none"
         )
+    if not same({"gain": found.gain}, {"gain": claim.confirmation.gain}):
+        given, shown = _apart(claim.confirmation.gain, found.gain)
+        raise FalseClaim(f"its gain of {given} does not follow from its runs, which show {shown}")
     if not same(found.model_dump(), claim.confirmation.model_dump()):
-        by = figure(claim.confirmation.gain), figure(found.gain)
-        if by[0] != by[1]:
-            raise FalseClaim(f"its gain of {by[0]} does not follow from its runs, which show {by[1]}")
         raise FalseClaim("its interval does not follow from its runs")
 
 

@@ -17,13 +17,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from agent.claim import check
+from agent.claim.excerpt import excerpt
 from agent.claim.figures import confirmation_of, in_words
 from agent.claim.folder import (
     ATTESTATIONS,
     BUNDLE,
     CLAIM,
     LARGEST_BUNDLE,
-    LARGEST_LOG,
     LARGEST_PROTOCOL,
     parsed_claim,
     read_claim,
@@ -45,7 +45,7 @@ from agent.repository.bundle import write_bundle
 from agent.repository.workspace import Workspace
 from agent.session.context import known_constants
 from agent.source.seed import seed_of
-from agent.system.files import read_bounded, read_end, reason, remove_tree, write_whole
+from agent.system.files import read_bounded, reason, remove_tree, write_whole
 from agent.system.invocation import git_here, here, typed, version
 from agent.system.names import PROTOCOL
 
@@ -266,32 +266,40 @@ def _shown(sides: Sides, looks: int, protocol: Protocol, tag: str) -> Confirmati
 
 
 def _claimed(workspace: Workspace, part: Path, label: str, runs: Sequence[Run]) -> list[ClaimedRun]:
-    """Return the runs of a side as claim.json has them, and write their logs: the last part of one that is too long."""
+    """Return the runs of a side as claim.json has them, and write their logs: of one that is too long a part."""
     found = []
     for index, run in enumerate(runs, 1):
+        name = f"logs/{label}-{index}.log"
+        about = _about(run, name)
+
+        def shows(log: bytes, about: ClaimedRun = about) -> bool:
+            return check.fault_of_metric(about, log, workspace.protocol) is None
+
         try:
-            log = read_end(own_log(workspace.folder, run.log), LARGEST_LOG)
+            log = excerpt(own_log(workspace.folder, run.log), shows)
         except OSError as error:
             raise PreconditionError(
                 f"the log of a held-out run is missing: {run.log}: {reason(error)}",
                 hint=f"repeat the runs with `{typed('confirm')}`",
             ) from None
-        name = f"logs/{label}-{index}.log"
         write_whole(part / name, log, durable=False)
-        assert run.metric is not None
-        found.append(
-            ClaimedRun(
-                metric=run.metric,
-                holdout=run.holdout,
-                seed=run.seed,
-                seconds=run.seconds,
-                num_steps=run.secondary.get("num_steps"),
-                source=run.source,
-                log=name,
-                sha256=hashlib.sha256(log).hexdigest(),
-            )
-        )
+        found.append(about.model_copy(update={"sha256": hashlib.sha256(log).hexdigest()}))
     return found
+
+
+def _about(run: Run, log: str) -> ClaimedRun:
+    """Return a run as claim.json has it, without the hash of its log."""
+    assert run.metric is not None
+    return ClaimedRun(
+        metric=run.metric,
+        holdout=run.holdout,
+        seed=run.seed,
+        seconds=run.seconds,
+        num_steps=run.secondary.get("num_steps"),
+        source=run.source,
+        log=log,
+        sha256="0" * 64,
+    )
 
 
 def _statement(state: State) -> dict[str, Any] | None:

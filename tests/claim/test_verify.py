@@ -85,6 +85,14 @@ def in_run(content: dict[str, Any]) -> None:
     content["runs"]["b"][0]["metric"] -= 0.5
 
 
+def in_digits(content: dict[str, Any]) -> None:
+    content["runs"]["b"][0]["metric"] += 1e-8
+
+
+def in_digits_of_the_gain(content: dict[str, Any]) -> None:
+    content["confirmation"]["gain"] += 1e-8
+
+
 def in_gain(content: dict[str, Any]) -> None:
     content["confirmation"]["gain"] = 0.9
 
@@ -92,6 +100,8 @@ def in_gain(content: dict[str, Any]) -> None:
 FORGED: dict[str, tuple[Change, str]] = {
     "a run": (in_run, r"claim\.json gives [\d.]+ for logs/b-1\.log, which shows [\d.]+"),
     "the gain": (in_gain, r"its gain of 0\.900000 does not follow from its runs, which show [\d.]+"),
+    "digits that are not shown": (in_digits, r"claim\.json gives [\d.]{9,} for logs/b-1\.log, which shows [\d.]+"),
+    "digits of the gain": (in_digits_of_the_gain, r"its gain of 0\.[\d]{8,} does not follow from its runs, which .*"),
     "the interval": (
         lambda content: content["confirmation"].update(low=0.1),
         "its interval does not follow from its runs",

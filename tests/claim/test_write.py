@@ -233,6 +233,33 @@ def test_long_logs_are_cut_at_their_beginning(published: Path, cli: Cli, tmp_pat
     assert (tmp_path / "out" / "logs" / "a-1.log").stat().st_size == 2**20
 
 
+@pytest.mark.parametrize("before", [b"", b"x" * 2**21 + b"\n"])
+def test_part_of_a_long_log_shows_its_metric(published: Path, cli: Cli, tmp_path: Path, before: bytes) -> None:
+    author = shutil.copytree(published / "author", tmp_path / "author")
+    journal = journal_path(author, "t")
+    journal.write_text(journal.read_text().replace(str(published), str(tmp_path)))
+    log = next((journal.parent / "confirm").rglob("a-1.log"))
+    shown = log.read_bytes()
+    log.write_bytes(before + shown + b"a sample after the training\n" * 2**17)
+    done = cli(author, "claim", "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    kept = (tmp_path / "out" / "logs" / "a-1.log").read_bytes()
+    assert len(kept) <= 2**20
+    assert b"val_bpb:" in kept
+    require_consistent(read_claim(tmp_path / "out"))
+
+
+def test_log_that_shows_its_metric_in_no_part_is_refused(published: Path, cli: Cli, tmp_path: Path) -> None:
+    author = shutil.copytree(published / "author", tmp_path / "author")
+    journal = journal_path(author, "t")
+    journal.write_text(journal.read_text().replace(str(published), str(tmp_path)))
+    next((journal.parent / "confirm").rglob("a-1.log")).write_bytes(b"nothing\n" * 2**18)
+    done = cli(author, "claim", "--out", str(tmp_path / "out"))
+    assert done.returncode == 3, done.stdout
+    assert "show its metric, and a claim holds no more of a log" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_claim_of_shallow_clone_is_refused(published: Path, cli: Cli, tmp_path: Path) -> None:
     author = published / "author"
     shallow = tmp_path / "shallow"
