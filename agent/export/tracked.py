@@ -16,6 +16,8 @@ from agent.pruning.curves import Curve
 from agent.report.gain import metric_of, outcome
 
 PER_MILLE = 1000  # steps of a curve whose log prints no step numbers
+# Names of other values, or of a tracker's own: Trackio's are the last two, those of wandb begin with an underscore.
+TAKEN = frozenset({"best", "gain", "kept", "seconds", "loss", "step", "timestamp"})
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,19 @@ def of_session(session: Session) -> Tracked:
     assert state.session is not None
     best = state.incumbent or state.experiments[0]
     metric, steps, so_far = one_line(state.session["metric"]), list[Step](), math.nan
+    shown = _shown(metric)
     for each in state.experiments:
         so_far = each.metric if each.kept and each.metric is not None else so_far
         values = {
-            metric: metric_of(state, each),
+            shown: metric_of(state, each),
             "best": so_far,
             "gain": outcome(state, each).gain,
             "kept": float(each.kept),
             "seconds": each.seconds,
         }
         steps.append(Step(each.number, session.recorded.get(each.number, state.latest_at), _finite(values)))
-    about = {"tag": session.tag, "metric": metric, "direction": state.session["direction"]}
-    return Tracked(session.tag, session.tag, {**about, **_about(best)}, steps)
+    about: dict[str, Value] = {"tag": session.tag, "metric": metric, "direction": state.session["direction"]}
+    return Tracked(session.tag, session.tag, _config(about, best), steps)
 
 
 def of_experiments(session: Session, workspace: Path, artifact: str | None) -> list[Tracked]:
@@ -74,13 +77,13 @@ def _of_experiment(session: Session, each: Experiment, workspace: Path, artifact
     own = [run for run in session.runs if run.number == each.number and run.role == "selection"]
     shown = next((run for run in own if run.run.metric is not None), own[-1] if own else None)
     steps = _curve(shown, curve_of(shown.run, workspace, artifact)) if shown is not None else []
-    metric = one_line(session.state.session["metric"])
+    metric = _shown(one_line(session.state.session["metric"]))
     result = _finite({metric: metric_of(session.state, each), "gain": outcome(session.state, each).gain})
     at = session.recorded.get(each.number, session.state.latest_at)
     last = steps.pop() if steps else Step(0, at, {})
     steps.append(Step(last.step, at, {**last.values, **result}))
     about: dict[str, Value] = {"tag": session.tag, "number": each.number, "status": each.verdict.status}
-    return Tracked(f"{session.tag}/{each.number:04d}", session.tag, {**about, **_about(each)}, steps)
+    return Tracked(f"{session.tag}/{each.number:04d}", session.tag, _config(about, each), steps)
 
 
 def _curve(measured: Measured, points: Curve) -> list[Step]:
@@ -98,10 +101,24 @@ def _curve(measured: Measured, points: Curve) -> list[Step]:
     return list(found.values())
 
 
-def _about(each: Experiment) -> dict[str, Value]:
+def _shown(metric: str) -> str:
+    """Return the name of a metric as trackers get it: with a prefix if it is taken, as in tables."""
+    return f"metric.{metric}" if metric in TAKEN or metric.startswith("_") else metric
+
+
+def _config(about: Mapping[str, Value], each: Experiment) -> dict[str, Value]:
+    """Return what does not change in a run: what is known of it, and the constants of an experiment.
+
+    A constant whose name is taken gets a prefix, as in tables.
+    """
     texts = {"proposer": each.proposer, "description": each.description, "commit": each.commit}
-    constants = {one_line(name): one_line(v) if isinstance(v, str) else v for name, v in each.parameters.items()}
-    return {**{name: one_line(text) for name, text in texts.items()}, **constants}
+    found: dict[str, Value] = {**about, **{name: one_line(text) for name, text in texts.items()}}
+    for name, value in each.parameters.items():
+        name = one_line(name)
+        while name in found:
+            name = f"constant.{name}"
+        found[name] = one_line(value) if isinstance(value, str) else value
+    return found
 
 
 def _finite(values: Mapping[str, float | None]) -> dict[str, float]:

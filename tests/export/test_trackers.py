@@ -125,6 +125,24 @@ def test_experiment_is_a_run_with_its_curve(session: Path) -> None:
         assert run.config.items() >= each.parameters.items()
 
 
+@pytest.mark.parametrize("name", ["seconds", "gain", "best", "kept", "loss", "step", "timestamp", "_runtime"])
+def test_metric_with_a_name_that_is_taken_has_a_prefix(session: Path, name: str) -> None:
+    path = journal_path(session, "t")
+    text = path.read_text().replace('"metric": "val_bpb"', f'"metric": "{name}"')
+    path.write_text(text.replace('"DEPTH": ', '"status": '))
+    [loaded] = load(Workspace(session, load_protocol(session)), ["t"])
+    assert loaded.state.session is not None
+    assert loaded.state.session["metric"] == name
+    run, metrics = of_session(loaded), [each.metric for each in loaded.state.experiments]
+    assert [step.values.get(f"metric.{name}") for step in run.steps] == metrics
+    assert [step.values["seconds"] for step in run.steps] == [each.seconds for each in loaded.state.experiments]
+    assert (run.config["metric"], run.config["tag"]) == (name, "t")
+    assert "constant.status" in of_experiments(loaded, session, None)[0].config
+    every = of_experiments(loaded, session, None)
+    assert [each.steps[-1].values.get(f"metric.{name}") for each in every] == metrics
+    assert all("loss" in step.values for each in every for step in each.steps)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*VERSIONS])
 def test_tracker_reads_what_was_sent(session: Path, tmp_path: Path, name: str) -> None:
