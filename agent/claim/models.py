@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agent.protocol.extract import LARGEST_VALUE
 from agent.protocol.models import LONGEST_SECONDS
 
 CLAIM_SCHEMA = "claim.schema.json"
@@ -21,6 +22,8 @@ Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Commit = Annotated[str, Field(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")]
 Seconds = Annotated[float, Field(ge=0, le=LONGEST_SECONDS)]
+# As a run's own: the sums and squares of larger numbers are infinite.
+Measured = Annotated[float, Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
@@ -69,8 +72,8 @@ class Machine(ClaimModel):
 
 
 class ClaimedRun(ClaimModel):
-    metric: float = Field(description="The metric.")
-    holdout: float | None = Field(description="Metric of its model on the holdout; null if it was not computed.")
+    metric: Measured = Field(description="The metric.")
+    holdout: Measured | None = Field(description="Metric of its model on the holdout; null if it was not computed.")
     seed: Seed | None = Field(description="Seed that was set; null for the recipe's own.")
     seconds: Seconds = Field(description="Duration of the command.")
     num_steps: Annotated[float, Field(ge=0)] | None = Field(description="Training steps; null if not reported.")

@@ -136,6 +136,8 @@ def _words(fault: ErrorDetails) -> str:
             return f"must be {limits['expected']}"
         case "greater_than":
             return f"must be above {limits['gt']:,.10g}"
+        case "greater_than_equal":
+            return f"must be at least {limits['ge']:,.10g}"
         case "less_than_equal":
             return f"must be at most {limits['le']:,.10g}"
         case "too_short" | "string_too_short":

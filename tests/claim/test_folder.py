@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,14 @@ def edited(change: Callable[[dict[str, object]], object]) -> Callable[[Path], ob
     return lambda claim: claims.edit(claim, change)
 
 
+def in_runs(name: str, value: float) -> Callable[[Path], object]:
+    def change(content: dict[str, Any]) -> None:
+        for run in content["runs"]["a"]:
+            run[name] = value
+
+    return edited(change)
+
+
 def doubled(claim: Path) -> None:
     text = (claim / "claim.json").read_text()
     (claim / "claim.json").write_text(text.replace('"version": 1,', '"version": 1, "version": 1,', 1))
@@ -92,6 +101,8 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         edited(lambda content: content.update(training_seconds="300")),
         "claim.json is not valid: training_seconds",
     ),
+    "a metric without squares": (in_runs("metric", 1.7e308), "claim.json is not valid: runs.a.0.metric"),
+    "scores without squares": (in_runs("holdout", -1.7e308), "runs.a.0.holdout: must be at least -1e+100"),
     "no protocol": (lambda claim: (claim / "protocol.json").write_text("{}"), "protocol.json is not valid: "),
 }
 
