@@ -41,15 +41,20 @@ class FalseClaim(AutoresearchError):
         super().__init__(f"false claim: {fault}")
 
 
+def require_named_protocol(evidence: Evidence) -> None:
+    """Raise FalseClaim if the protocol in the claim's folder is not the one that claim.json names."""
+    if evidence.protocol.digest != evidence.claim.protocol:
+        raise FalseClaim(f"its {PROTOCOL} is not the one that its claim.json names")
+
+
 def require_consistent(evidence: Evidence) -> None:
     """Check the claim against the logs and the protocol in its own folder.
 
     Raises:
         FalseClaim: a log, a metric, the gain or the protocol was changed.
     """
+    require_named_protocol(evidence)
     claim, protocol = evidence.claim, evidence.protocol
-    if protocol.digest != claim.protocol:
-        raise FalseClaim(f"its {PROTOCOL} is not the one that its claim.json names")
     metric = protocol.metric
     if (claim.metric, claim.direction) != (metric.name, metric.direction):
         raise FalseClaim(f"its metric is {claim.metric} ({claim.direction}), but its {PROTOCOL} has another one")

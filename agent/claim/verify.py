@@ -66,12 +66,14 @@ def verify(folder: Path, claim: Path, config: VerifyConfig) -> dict[str, Any]:
     """
     evidence = read_claim(claim)
     target = attestation_target(claim, config.out)
-    check.require_consistent(evidence)
-    say(f"{claim}: its logs, figures and protocol agree")
+    check.require_named_protocol(evidence)
     with open_runner(folder, "verify", evidence.claim.training_seconds, config.sandbox, stops=False) as opened:
         require_no_part_of_session(target, opened.workspace)
         _require_confined(opened, config.sandbox)
+        # First, because the pattern of another protocol, which reads the logs, is a stranger's.
         check.require_own_rules(evidence, opened.workspace)
+        check.require_consistent(evidence)
+        say(f"{claim}: its logs, figures and protocol agree")
         interrupts = Interrupts()
         interrupts.on_first = lambda: say("stopping")
         interrupts.install()

@@ -20,6 +20,7 @@ from agent.errors import Violation
 from agent.execution.allowance import Allowance
 from agent.journal.experiment import Run
 from agent.protocol.load import load_protocol
+from agent.protocol.models import Protocol
 from tests.common import claims, schemas
 from tests.common.forked import Forked
 from tests.common.processes import other_git
@@ -206,6 +207,18 @@ def test_another_protocol_is_refused(reader: Path, claim: Path, cli: Cli) -> Non
     assert done.returncode == 3
     assert "the claim was measured under another protocol.json" in done.stderr
     assert ": execution.hardTimeoutSeconds: 60.0 -> 61.0\n" in done.stderr
+
+
+def test_pattern_of_another_protocol_reads_no_log(reader: Path, claim: Path, cli: Cli) -> None:
+    content = json.loads((claim / "protocol.json").read_bytes())
+    rule = content["measurement"]["primaryMetric"]["extract"]
+    rule.update(pattern="^score: ([0-9.]+)$", exampleStdout="score: 1.5")
+    (claim / "protocol.json").write_text(json.dumps(content))
+    digest = Protocol.model_validate(content).digest
+    claims.edit(claim, lambda found: found.update(protocol=digest))
+    done = cli(reader, "verify", str(claim))
+    assert done.returncode == 3, done.stderr
+    assert "the claim was measured under another protocol.json" in done.stderr
 
 
 def test_gain_that_is_not_there_is_not_replicated(author: Path, reader: Path, claim: Path, cli: Cli) -> None:
