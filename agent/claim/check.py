@@ -22,7 +22,7 @@ from agent.repository.bundle import fetch_bundle, new_content
 from agent.repository.workspace import Workspace
 from agent.source.constants import constants
 from agent.source.diff import CODE, changed
-from agent.source.seed import literal_seeds, seed_of
+from agent.source.seed import hides_seed, seed_of
 from agent.system.names import PROTOCOL
 
 LARGEST_CONTENT, MOST_FILES = 256 * 2**20, 10_000
@@ -230,7 +230,6 @@ def require_seed_used(workspace: Workspace, commits: Mapping[str, str], known: M
         FalseClaim: only the baseline uses its seed, so that the best is compared at one seed of its choice.
     """
     files = {label: workspace.files(commit) for label, commit in commits.items()}
-    seeds = {label: seed_of(each, known) for label, each in files.items()}
-    if seeds["a"] is not None and (seeds["b"] is None or literal_seeds(files["b"]) > literal_seeds(files["a"])):
+    if hides_seed(files["a"], files["b"], known):
         raise FalseClaim("its best does not use SEED where the baseline does, so its gain may be that of one seed")
-    return None not in seeds.values()
+    return None not in [seed_of(each, known) for each in files.values()]

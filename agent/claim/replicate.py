@@ -12,7 +12,7 @@ from typing import Literal
 from agent.claim.figures import in_words, is_scored
 from agent.claim.models import LONGEST_TEXT, Claim, Pair
 from agent.decision import anytime
-from agent.decision.difference import difference
+from agent.decision.difference import difference, equal_for_seeds
 from agent.errors import Interrupted, MachineFault, PreconditionError, Suspended, in_one_line
 from agent.execution import holdout
 from agent.execution.allowance import References
@@ -30,6 +30,7 @@ from agent.system.invocation import here
 ALPHA = 0.05
 FAILURES = 2  # of the best with one seed
 LEAST_PAIRS = 2
+ONE_SEED = "the best gives the same number with every seed, unlike the baseline, so its gain may be that of one seed"
 # How the errors of runs begin that a slower machine, or one with a smaller disk, may have alone.
 LOCAL = (
     *("timed out: ", "out of memory: ", "killed: it filled the disk"),
@@ -90,6 +91,12 @@ class Found:
         return difference([pair.a for pair in self.pairs], [pair.b for pair in self.pairs], direction).noise
 
     @property
+    def of_one_seed(self) -> bool:
+        """Whether the best gives the same number with every seed so far, unlike the baseline."""
+        varied = [pair for pair in self.pairs if pair.seed is not None]
+        return equal_for_seeds([[pair.a for pair in varied]], [[pair.b for pair in varied]])
+
+    @property
     def unscored(self) -> int:
         """The number of pairs of which a run was not scored on the holdout."""
         return sum(None in (pair.holdout_a, pair.holdout_b) for pair in self.pairs)
@@ -132,7 +139,9 @@ def replicate(setting: Setting, claim: Claim, most: int) -> Found:
             found.verdict, found.why = decided
             return found
     now = found.interval(claim.direction)
-    if now is not None and now.low > 0:
+    if now is not None and now.low > 0 and found.of_one_seed:
+        found.verdict, found.why = "not replicated", ONE_SEED
+    elif now is not None and now.low > 0:
         found.why = "the gain shows on the validation split, but not yet on the holdout"
     return found
 
@@ -151,7 +160,7 @@ def judged(found: Found, claim: Claim, *, scores: bool) -> tuple[Verdict, str | 
         return "not replicated", None
     if held is not None and held.high < 0:
         return "not replicated", "the gain does not show on the holdout, where the best is worse than the baseline"
-    if not now.low > 0:
+    if not now.low > 0 or found.of_one_seed:  # a coarse metric may give equal numbers by chance
         return None
     if not (scores or is_scored(claim.runs) or claim.confirmation.holdout):
         return "replicated", None

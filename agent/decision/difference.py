@@ -136,6 +136,15 @@ def by_seed(values: Sequence[tuple[int | None, float]]) -> list[float]:
     return [mean(each) for each in groups.values()]
 
 
+def equal_for_seeds(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> bool:
+    """Return whether the values of `b` are equal within each group, and those of `a` are not.
+
+    Args:
+        a: values of one program for several seeds, in groups of a station; so is `b`.
+    """
+    return bool(b) and all(len({*each}) == 1 for each in b) and any(len({*each}) > 1 for each in a)
+
+
 def ignores_seed(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], machine: Noise) -> bool:
     """Return whether new seeds vary `a` but vary `b` no more than the machine does, by two F tests.
 

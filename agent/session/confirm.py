@@ -7,7 +7,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agent.decision.difference import NO_NOISE, Difference, by_seed, difference, ignores_seed, paired, spread
+from agent.decision.difference import (
+    NO_NOISE,
+    Difference,
+    by_seed,
+    difference,
+    equal_for_seeds,
+    ignores_seed,
+    paired,
+    spread,
+)
 from agent.decision.estimate import unbiased
 from agent.decision.levels import records_of
 from agent.decision.noise import PRIOR_DEGREES, Noise, noise_of
@@ -24,7 +33,7 @@ from agent.session.compare import compare as compare_here
 from agent.session.compare import noise_here
 from agent.session.context import known_constants
 from agent.session.workbench import Workbench
-from agent.source.seed import NAMES, literal_seeds, read_seeds, seed_of
+from agent.source.seed import NAMES, hides_seed, seed_of
 from agent.system.invocation import typed
 
 # (bench, commits, runs per commit, folder of the logs, seeds of the runs) -> label -> runs that count
@@ -406,16 +415,14 @@ def _may_be_scored(runner: Runner, sample: Sample) -> bool:
 
 def _hides_seed(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> bool:
     """Return whether setting SEED varies `a` but not `b`: a seed does not read it, or its numbers hardly differ."""
-    texts = {label: _sources(bench.runner, commits[label]) for label in ("a", "b")}
-    if seed_of(*texts["a"]) is None:
+    (before, known), (after, _) = (_sources(bench.runner, commits[label]) for label in ("a", "b"))
+    if seed_of(before, known) is None:
         return False
-    (literal, reading), (more, fewer) = (
-        (literal_seeds(files), read_seeds(files)) for files, _ in (texts[label] for label in ("a", "b"))
-    )
-    a, b = (_numbers(bench.journal.state, commits[label], sample.runs[label]) for label in ("a", "b"))
-    equal = sample.varied and any(len({*each}) > 1 for each in a) and all(len({*each}) == 1 for each in b) and bool(b)
-    equal = equal or (sample.varied and _ignores_seed(bench.journal.state, sample))
-    return seed_of(*texts["b"]) is None or more > literal or fewer < reading or equal
+    if hides_seed(before, after, known):
+        return True
+    state = bench.journal.state
+    a, b = (_numbers(state, commits[label], sample.runs[label]) for label in ("a", "b"))
+    return sample.varied and (equal_for_seeds(a, b) or _ignores_seed(state, sample))
 
 
 def _ignores_seed(state: State, sample: Sample) -> bool:

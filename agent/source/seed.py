@@ -50,6 +50,14 @@ def read_seeds(files: Mapping[str, str]) -> int:
     return sum(_reads(value) for value in _passed(files))
 
 
+def hides_seed(before: Mapping[str, str], after: Mapping[str, str], known: Mapping[str, Value]) -> bool:
+    """Return whether setting the seed varies `before` but not all of `after`, as far as their texts tell."""
+    if seed_of(before, known) is None:
+        return False
+    fixed, reading = literal_seeds(after) > literal_seeds(before), read_seeds(after) < read_seeds(before)
+    return seed_of(after, known) is None or fixed or reading
+
+
 def _seeds(files: Mapping[str, str], known: Mapping[str, Value]) -> dict[str, dict[str, Constant]]:
     """Return the constants of NAMES that hold an integer, by file and name."""
     every = {path: constants(text, known) for path, text in files.items() if path.endswith(".py")}

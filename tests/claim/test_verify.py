@@ -296,13 +296,29 @@ def test_late_run_is_compared_with_the_baseline_by_name() -> None:
             Allowance.of(300.0, references_of(label, runs, 90.0)).require_trained(320.0)
 
 
-def test_best_that_ignores_the_seed_is_refused(author: Path, reader: Path, claim: Path, cli: Cli) -> None:
+@pytest.mark.parametrize(
+    "instead", ["random.Random(7)", "(SEED, __import__('functools').partial(random.Random, 7)())[1]"]
+)
+def test_best_that_ignores_the_seed_is_refused(author: Path, reader: Path, claim: Path, cli: Cli, instead: str) -> None:
     text = git(author, "show", "main:train.py") + "\n"
-    own = text.replace("random.Random(SEED)", "random.Random(7)")
+    own = text.replace("random.Random(SEED)", instead)
     claims.forge_best(claim, author, {"train.py": own}, {"files": ["train.py"], "constants": [], "code": True})
     done = cli(reader, "verify", str(claim))
     assert done.returncode == 1
     assert "its best does not use SEED where the baseline does" in done.stderr
+
+
+def test_best_with_one_number_for_every_seed_is_not_replicated(
+    author: Path, reader: Path, claim: Path, cli: Cli
+) -> None:
+    text = git(author, "show", "main:train.py") + "\n"
+    own = text.replace("random.Random(SEED)", "random.Random(7 + 0 * SEED)").replace("RATE = 0.1 ", "RATE = 0.3 ")
+    claims.forge_best(claim, author, {"train.py": own}, {"files": ["train.py"], "code": True})
+    change = {"file": "train.py", "name": "RATE", "before": 0.1, "after": 0.3}
+    claims.edit(claim, lambda content: content["changes"].update(constants=[change]))
+    done = cli(reader, "verify", str(claim), "--seeds", "3")
+    assert done.returncode == 1, done.stderr
+    assert "not replicated: the best gives the same number with every seed, unlike the baseline" in done.stdout
 
 
 def test_too_much_noise_cannot_tell(author: Path, claim: Path, cli: Cli, tmp_path: Path) -> None:
