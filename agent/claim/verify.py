@@ -33,9 +33,11 @@ from agent.room.sandbox import Mode
 from agent.session.context import known_constants
 from agent.session.opening import cloned, open_runner, prepared, showing
 from agent.session.signals import Interrupts
+from agent.source.seed import seed_of
 from agent.system.files import remove_tree
 from agent.system.invocation import version
 
+OWN_SEED = "the recipe's own seed only"
 CLAIMS = "claims"  # below the state folder: logs of verifications
 
 
@@ -109,6 +111,8 @@ def _replicated(
         known = known_constants(runner.protocol)
         check.require_described(claim, workspace, known)
         seeds = check.require_seed_used(workspace, commits, known)
+        if not seeds and seed_of(workspace.files(workspace.head), known) is not None:
+            say(f"the recipe of HEAD has a seed, and a commit of the claim has none: the result holds for {OWN_SEED}")
         steps = min((run.num_steps for run in claim.runs.b if run.num_steps), default=None)
         remove_tree(logs)
         with prepared(runner, setup=False) as ready, kept_awake():
@@ -176,7 +180,8 @@ def _plain(found: anytime.Interval | None, times: float = 1.0) -> Interval | Non
 def line(about: Attestation) -> str:
     """Say the result in one line: `replicated: 0.8 % better, 95 % interval 0.6 to 1.0 %, 3 seeds`."""
     found = about.found
-    runs = counted(len(about.pairs), "seed" if about.pairs and about.pairs[0].seed is not None else "pair")
+    varied = all(pair.seed is not None for pair in about.pairs)
+    runs = counted(len(about.pairs), "seed") if varied else f"{counted(len(about.pairs), 'pair')} with {OWN_SEED}"
     if about.why is not None:
         return f"{about.verdict}: {about.why}"
     if found is None or found.low is None or found.high is None:

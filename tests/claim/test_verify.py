@@ -321,6 +321,21 @@ def test_best_with_one_number_for_every_seed_is_not_replicated(
     assert "not replicated: the best gives the same number with every seed, unlike the baseline" in done.stdout
 
 
+def test_result_of_a_recipe_that_renames_its_seed_is_said_to_be_for_that_seed(
+    author: Path, claim: Path, cli: Cli, tmp_path: Path
+) -> None:
+    reader = claims.fresh_clone(author, tmp_path / "clone")
+
+    def renamed(text: str) -> str:
+        return text.replace("SEED", "LUCK")
+
+    claims.with_baseline(claim, claims.fresh_clone(author, tmp_path / "renamed"), renamed, DEPTH=(4, 6))
+    done = cli(reader, "verify", str(claim), "--seeds", "2")
+    assert done.returncode == 0, done.stderr
+    assert "2 pairs with the recipe's own seed only" in done.stdout
+    assert "the recipe of HEAD has a seed, and a commit of the claim has none" in done.stderr
+
+
 def test_too_much_noise_cannot_tell(author: Path, claim: Path, cli: Cli, tmp_path: Path) -> None:
     def noisy(text: str) -> str:
         text = text.replace("gauss(0, 0.002)", "gauss(0, 0.3)")
