@@ -94,7 +94,8 @@ def _require_gain(claim: Claim) -> None:
         raise FalseClaim(
             f"its gain of {figure(claim.confirmation.gain)} does not follow from its runs, which show none"
         )
-    if not same({"gain": found.gain}, {"gain": claim.confirmation.gain}):
+    means = found.means.model_dump()
+    if not same({"means": means, "gain": found.gain}, {"means": means, "gain": claim.confirmation.gain}):
         given, shown = _apart(claim.confirmation.gain, found.gain)
         raise FalseClaim(f"its gain of {given} does not follow from its runs, which show {shown}")
     if not same(found.model_dump(), claim.confirmation.model_dump()):
@@ -172,15 +173,18 @@ def _require_allowed(claim: Claim, workspace: Workspace) -> None:
     """Raise FalseClaim if the best changes more than the protocol allows, or adds links."""
     before, after = (workspace.tree(commit) for commit in (claim.commits.baseline, claim.commits.best))
     own = {workspace.in_repository(path) for path in workspace.records}
-    names = [name for name in sorted({*before, *after} - own) if before.get(name) != after.get(name)]
+    names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    linked = next((name for name in names if after.get(name, ("", ""))[0] == LINK), None)
     for name in names:
+        if name in own:
+            continue
         path = workspace.inside(name)
         if path is None:
             raise FalseClaim(f"its best changes {name}, which is outside of the workspace")
         if refusal := workspace.refusal(claim.commits.baseline, [path]):
             raise FalseClaim(f"its best {refusal}")
-        if after.get(name, ("100644", ""))[0] == LINK:
-            raise FalseClaim(f"its best makes {name} a link")
+    if linked is not None:
+        raise FalseClaim(f"its best makes {linked} a link")
 
 
 def require_described(claim: Claim, workspace: Workspace, known: Mapping[str, Value]) -> None:

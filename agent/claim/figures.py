@@ -82,13 +82,19 @@ def _decimals(share: Sequence[float]) -> int:
 
 
 def same(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
-    """Return whether two sets of figures agree, up to the rounding of another machine's arithmetic."""
-    return all(_same(one[name], other.get(name)) for name in one) and one.keys() == other.keys()
+    """Return whether two sets of figures agree, up to the rounding of another machine's arithmetic.
+
+    The rounding of a difference has the size of the means, if they are among the figures.
+    """
+    means = one.get("means")
+    sizes = [abs(mean) for mean in means.values()] if isinstance(means, dict) else []
+    least = 1e-12 * max(sizes, default=0.0)
+    return one.keys() == other.keys() and all(_same(one[name], other[name], least) for name in one)
 
 
-def _same(one: object, other: object) -> bool:
+def _same(one: object, other: object, least: float) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
         return same(one, other)
     if isinstance(one, float | int) and isinstance(other, float | int):
-        return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
+        return math.isclose(one, other, rel_tol=1e-9, abs_tol=least)
     return one == other

@@ -78,8 +78,12 @@ def require_no_link(folder: Path, name: str) -> None:
 
 
 def _require_plain(folder: Path, name: str) -> None:
-    require_no_link(folder, name)
-    if not (folder / name).is_file():
+    try:
+        require_no_link(folder, name)
+        found = (folder / name).is_file()
+    except OSError as error:  # a name that is too long
+        raise UsageError(f"cannot read {folder / name}: {reason(error)}") from None
+    if not found:
         hint = "give the folder that `autoresearch claim` wrote"
         raise UsageError(f"{folder} is not a claim: {name} not found", hint=hint)
 

@@ -36,7 +36,7 @@ from agent.format import counted as number_of
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run, succeeded
 from agent.journal.journal import fold
-from agent.journal.paths import find_session, journal_path, own_log
+from agent.journal.paths import find_session, journal_path, own_log, state_folder
 from agent.journal.state import State
 from agent.protocol.changes import clause_of, protocol_of
 from agent.protocol.load import fault_of, load_protocol
@@ -75,6 +75,7 @@ def write_claim(folder: Path, tag: str | None, out: Path | None) -> list[str]:
     _require_one_machine(state, tag)
     protocol = load_protocol(folder)
     workspace = Workspace(folder, protocol)
+    _require_outside(target, workspace)
     confirmed = _confirmation(state, tag)
     _require_same_protocol(state, workspace, tag)
     _require_seeds(workspace, confirmed, tag)
@@ -107,7 +108,11 @@ def write_claim(folder: Path, tag: str | None, out: Path | None) -> list[str]:
 
 def _require_replaceable(target: Path) -> Claim | None:
     """Return the claim that is there; None if there is nothing. Raises UsageError if it is anything else."""
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
+    try:
+        other = target.is_symlink() or (target.exists() and not target.is_dir())
+    except OSError as error:  # a name that is too long
+        raise UsageError(f"cannot write {here(target)}: {reason(error)}", hint="choose another --out") from None
+    if other:
         raise UsageError(f"{here(target)} is not a folder", hint="choose another --out")
     if not target.is_dir() or not any(target.iterdir()):
         return None
@@ -115,6 +120,15 @@ def _require_replaceable(target: Path) -> Claim | None:
         return parsed_claim(target)[0]
     except UsageError:
         raise UsageError(f"{here(target)} is not empty and is not a claim", hint="choose another --out") from None
+
+
+def _require_outside(target: Path, workspace: Workspace) -> None:
+    """Raise UsageError if a folder is in git's own, or in that of the workspace's state."""
+    place = target.resolve()
+    folders = {workspace.git.folder: "git", state_folder(workspace.folder): "the program"}
+    owner = next((owner for folder, owner in folders.items() if place.is_relative_to(folder.resolve())), None)
+    if owner is not None:
+        raise UsageError(f"{here(target)} is in a folder that belongs to {owner}", hint="choose another --out")
 
 
 def _undated(claim: Claim) -> Claim:

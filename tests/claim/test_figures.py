@@ -80,6 +80,10 @@ def test_gain_in_words(figures: tuple[float, float, float, float], words: str) -
 def test_figures_of_another_machine_may_differ_in_the_last_digit() -> None:
     assert same({"gain": 0.1 + 0.2, "means": {"a": 1.0}}, {"gain": 0.3, "means": {"a": 1.0}})
     assert not same({"gain": 0.3}, {"gain": 0.3000001})
+    small = {"means": {"a": 2e-14, "b": 1e-14}, "gain": 1e-14}
+    assert same(small, {**small, "gain": 1e-14 + 1e-27})
+    assert not same(small, {**small, "gain": 9e-15})
+    assert same({"means": {"a": 2e9}, "gain": 1e-4}, {"means": {"a": 2e9}, "gain": 1.01e-4})
     assert not same({"gain": 0.3}, {})
     assert not same({"holdout": None}, {"holdout": {"gain": 1.0}})
 

@@ -122,3 +122,8 @@ def test_whole_claim_is_read(claim: Path) -> None:
     evidence = read_claim(claim)
     assert evidence.claim.tag == "t"
     assert {*evidence.logs} == {f"logs/{side}-{number}.log" for side in "ab" for number in (1, 2, 3)}
+
+
+def test_name_that_is_too_long_is_no_claim(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^cannot read .*: File name too long$"):
+        read_claim(tmp_path / ("x" * 300))

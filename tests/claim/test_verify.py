@@ -173,6 +173,7 @@ def test_other_commits_in_the_bundle_are_refused(author: Path, reader: Path, cla
         ({"prepare.py": "HARNESS = False\n"}, "the harness of its best is not the one that its claim.json names"),
         ({"notes.txt": "more\n"}, "its best changes notes.txt, which mutableSurface does not allow"),
         ({"train.py": None}, "its best makes train.py a link"),
+        ({"results.tsv": None}, "its best makes results.tsv a link"),
     ],
 )
 def test_best_that_changes_what_it_may_not_is_refused(

@@ -271,6 +271,22 @@ def test_claim_of_shallow_clone_is_refused(published: Path, cli: Cli, tmp_path: 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        (".git/claim", ".git/claim is in a folder that belongs to git"),
+        (".autoresearch/claim", ".autoresearch/claim is in a folder that belongs to the program"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+def test_folder_that_a_claim_must_not_have(published: Path, cli: Cli, tmp_path: Path, out: str, words: str) -> None:
+    author = shutil.copytree(published / "author", tmp_path / "author")
+    done = cli(author, "claim", "--out", str(author / out))
+    assert done.returncode == 2, done.stdout
+    assert words in done.stderr
+    assert not any(place.name == out[-5:] for place in (author / out).parent.iterdir())
+
+
 def test_schemas_follow_from_models() -> None:
     for name, content in claims.documented().items():
         assert schemas.schema(name) == content, f"run `{claims.COMMAND}`"
