@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agent.adopt.choice import Choice, choose, promoted, require_confirmed, smaller_recipe
+from agent.adopt.earlier import require_adopted, split
 from agent.adopt.message import message_of
 from agent.adopt.playbook import extended
 from agent.errors import PreconditionError, UsageError
@@ -22,7 +22,7 @@ from agent.protocol.models import Protocol
 from agent.repository.checkout import Checkout
 from agent.repository.index import sweep
 from agent.repository.ready import require_unedited
-from agent.repository.refs import is_branch
+from agent.repository.refs import history, is_branch, is_sessions
 from agent.repository.workspace import Workspace
 from agent.session.context import known_constants
 from agent.source.merging import carried_over
@@ -57,7 +57,8 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
     The branch moves once, and only from the commit that the changes were merged with. Its checkout follows.
 
     Raises:
-        PreconditionError: there is nothing to adopt, it is not confirmed, it conflicts, or the checkout has changes.
+        PreconditionError: there is nothing to adopt, it is not confirmed, it conflicts, it builds on changes of another
+            session that the branch lacks, or the checkout has changes.
         UsageError: the branch does not exist, or belongs to a session.
     """
     if wish.minimal and wish.promoted:
@@ -75,7 +76,9 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
     )
     branch = branch_for(checkout, workspace, protocol, state, wish.onto)
     at = workspace.resolve(f"refs/heads/{branch}")
-    assert at is not None
+    assert at is not None and state.session is not None
+    keeps, _ = split(history(workspace, state.session["base"], at))
+    require_adopted(workspace, state.session, (branch, at), keeps, known)
     files = merge(workspace, state, choice, at, known)
     numbers = [each.number for each in choice.keeps]
     done = {"tag": tag, "branch": branch, "before": at, "adopted": numbers, "files": sorted(files), "note": None}
@@ -123,11 +126,11 @@ def branch_for(checkout: Checkout, workspace: Workspace, protocol: Protocol, sta
         if name.startswith("-") or not is_branch(workspace, name):
             create = f"{git_here(workspace.top)} branch NAME"
             raise UsageError(f"unknown branch {onto[:100]!r}", hint=f"create it with `{create}`")
-        if _is_sessions(protocol, name):
+        if is_sessions(protocol, name):
             raise UsageError(f"{name} is the branch of a session", hint="choose another --onto")
         return name
     for branch in (state.session.get("left"), checkout.branch, *USUAL):
-        own = isinstance(branch, str) and branch and not branch.startswith("-") and not _is_sessions(protocol, branch)
+        own = isinstance(branch, str) and branch and not branch.startswith("-") and not is_sessions(protocol, branch)
         if own and is_branch(workspace, str(branch)):
             return str(branch)
     raise PreconditionError("no branch to adopt the changes on", hint="name one with --onto BRANCH")
@@ -154,8 +157,3 @@ def merge(workspace: Workspace, state: State, choice: Choice, at: str, known: Ma
             hint=f"adopt single keeps by their numbers, or merge by hand: see `{see}`",
         )
     return found
-
-
-def _is_sessions(protocol: Protocol, branch: str) -> bool:
-    before, _, after = protocol.provenance.git_workflow.branch_pattern.partition("<tag>")
-    return re.fullmatch(f"{re.escape(before)}[^/]+{re.escape(after)}", branch) is not None and bool(before or after)

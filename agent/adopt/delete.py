@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.adopt.message import LEFT_OUT, TRAILER
+from agent.adopt.earlier import marks_of, split
 from agent.errors import AutoresearchError, PreconditionError
 from agent.format import counted
 from agent.journal import lock
-from agent.journal.journal import fold, read
+from agent.journal.journal import fold
 from agent.journal.paths import require_own_state, state_folder
 from agent.journal.state import State
 from agent.protocol.load import load_protocol
 from agent.repository.checkout import Checkout
 from agent.repository.ready import elsewhere, holders
-from agent.repository.refs import delete_refs, is_branch, is_merged, refs_below
+from agent.repository.refs import delete_refs, except_own, history, is_branch, is_merged, refs_below, users_branches
 from agent.repository.workspace import Workspace
 from agent.session import at_login
 from agent.system.files import remove_tree
@@ -37,7 +37,7 @@ class Remains:
         refs: ref -> commit, of its experiments and its branch.
         branch: its branch, if it exists; else None.
         size: bytes of its folder.
-        unadopted: whether it has kept changes that no other branch has.
+        unadopted: whether it has kept changes, or the last of an earlier session, that no branch of the user's has.
     """
 
     tag: str
@@ -73,7 +73,8 @@ def remains(workspace: Workspace, tag: str) -> Remains:
         _require_ours(workspace, state, branch, tip)
         refs[f"refs/heads/{branch}"] = tip
     size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    return Remains(tag, folder, refs, branch if tip else None, size, _is_unadopted(workspace, state, folder / JOURNAL))
+    keeps, _ = _built_on(workspace, state)
+    return Remains(tag, folder, refs, branch if tip else None, size, _is_unadopted(workspace, state, keeps))
 
 
 def remains_lines(found: Remains) -> list[str]:
@@ -118,6 +119,14 @@ def _state(folder: Path) -> State | None:
         return None
 
 
+def _built_on(workspace: Workspace, state: State | None) -> tuple[list[str], list[str]]:
+    """Return the keeps of earlier sessions, and the commits of the user's, that only this session's refs still have."""
+    session = state.session if state else None
+    if session is None or workspace.resolve(session["base"]) is None:
+        return [], []
+    return split(history(workspace, session["base"], *except_own(session["tag"], session["branch"])))
+
+
 def _require_ours(workspace: Workspace, state: State | None, branch: str, tip: str) -> None:
     """Raise PreconditionError if the branch is checked out, or is not where the session left it."""
     git, other = git_here(workspace.top), elsewhere(workspace, branch)
@@ -139,29 +148,19 @@ def _require_ours(workspace: Workspace, state: State | None, branch: str, tip: s
         )
 
 
-def _is_unadopted(workspace: Workspace, state: State | None, journal: Path) -> bool:
-    best = state.incumbent if state else None
-    if state is None or state.session is None or best is None or best.number == 0:
-        return False
-    # A keep that was adopted alone takes no other one home.
-    without = _smaller(journal)
-    marks = [
-        {f"{TRAILER}: {commit}" for commit in (each.commit, *without.get(each.number, ()))}
-        | {f"{LEFT_OUT}: {each.commit}"}
-        for each in state.keeps
-    ]
-    return not is_merged(workspace, best.commit, state.session["branch"], marks)
+def _is_unadopted(workspace: Workspace, state: State | None, earlier: Sequence[str]) -> bool:
+    """Return whether keeps of a session, or those it started from, are in no branch of the user's.
 
-
-def _smaller(journal: Path) -> Mapping[int, list[str]]:
-    """Return the smaller recipes that leave out each keep, by its number.
-
-    Who adopted one in an earlier version left the keep out as well, but the message did not mark it.
+    Args:
+        earlier: the keeps of earlier sessions that no ref but the session's own has.
     """
-    found: dict[int, list[str]] = {}
-    for event in read(journal):
-        name = {"ablated": "smaller", "promoted": "rest"}.get(event.kind)
-        recipe: Mapping[str, Any] = (event.data.get(name) if name else None) or {}
-        for number in recipe["without"] if recipe.get("offered") else ():
-            found.setdefault(number, []).append(recipe["commit"])
-    return found
+    best = state.incumbent if state else None
+    if state is None or state.session is None or best is None:
+        return False
+    tag, base = state.session["tag"], state.session["base"]
+    # A keep that was adopted alone takes no other one home.
+    own = [marks_of(workspace.folder, each.commit, (tag, each.number)) for each in state.keeps]
+    before = [marks_of(workspace.folder, each, None) for each in earlier]
+    wanted = [(commit, marks) for commit, marks in ((best.commit, own), (base, before)) if marks]
+    mine = users_branches(workspace, state.session["branch"]) if wanted else []
+    return not all(is_merged(workspace, commit, mine, marks) for commit, marks in wanted)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 
+from agent.protocol.models import Protocol
 from agent.repository.workspace import Workspace
 
 
@@ -41,25 +43,50 @@ def root_of(workspace: Workspace, commit: str) -> str:
     return workspace.git.run("rev-list", "--max-parents=0", commit).splitlines()[-1]
 
 
-def is_merged(workspace: Workspace, commit: str, own: str, marks: Sequence[Collection[str]]) -> bool:
+def history(workspace: Workspace, commit: str, *without: str) -> list[tuple[str, str, str]]:
+    """Return hash, parents and subject of a commit and those before it, the latest first.
+
+    Args:
+        without: revisions whose history is left out, or options of git-rev-list(1) that name some.
+    """
+    lines = workspace.git.run(
+        "log", "--no-show-signature", "--topo-order", "--format=%H%x00%P%x00%s", commit, "--not", *without, "--"
+    )
+    return [(each[0], each[1], each[2]) for each in (line.split("\0", 2) for line in lines.splitlines())]
+
+
+def except_own(tag: str, branch: str) -> tuple[str, ...]:
+    """Return the options of git-rev-list(1) for all refs but those of a session."""
+    return f"--exclude=refs/autoresearch/{tag}/*", f"--exclude=refs/heads/{branch}", "--all"
+
+
+def is_merged(workspace: Workspace, commit: str, branches: Sequence[str], marks: Sequence[Collection[str]]) -> bool:
     """Return whether a branch has a commit, its mutable files, or for each of `marks` one as a line in a message.
 
     Args:
-        own: the branch that does not count.
+        branches: the refs of the branches that count.
     """
-    if workspace.resolve(commit) is None:
+    if workspace.resolve(commit) is None or not branches:
         return False
     git, files = workspace.git, workspace.files(commit)
-    names = git.run("for-each-ref", "--format=%(refname)", "refs/heads/").splitlines()
-    others = [name for name in names if name != f"refs/heads/{own}"]
-    if not others:
-        return False
     having = git.run("for-each-ref", "--format=%(refname)", f"--contains={commit}", "refs/heads/").splitlines()
-    if {*having} & {*others}:
+    if {*having} & {*branches}:
         return True
     wanted = [f"--grep={mark}" for each in marks for mark in each]
-    lines = git.run("log", "--format=%B", "--fixed-strings", *wanted, *others, "--").splitlines() if wanted else []
+    lines = git.run("log", "--format=%B", "--fixed-strings", *wanted, *branches, "--").splitlines() if wanted else []
     said = {line.strip() for line in lines}  # `git merge --squash` indents the messages of its commits
     if said and all({*each} & said for each in marks):
         return True
-    return any(workspace.files(tip) == files for name in others if (tip := workspace.resolve(name)))
+    return any(workspace.files(tip) == files for name in branches if (tip := workspace.resolve(name)))
+
+
+def users_branches(workspace: Workspace, own: str) -> list[str]:
+    """Return the refs of all branches but a session's own and those that are named like the branch of a session."""
+    names = [ref.removeprefix("refs/heads/") for ref in refs_below(workspace, "refs/heads")]
+    return [f"refs/heads/{name}" for name in names if name != own and not is_sessions(workspace.protocol, name)]
+
+
+def is_sessions(protocol: Protocol, branch: str) -> bool:
+    """Return whether a branch is named like those of sessions."""
+    before, _, after = protocol.provenance.git_workflow.branch_pattern.partition("<tag>")
+    return re.fullmatch(f"{re.escape(before)}[^/]+{re.escape(after)}", branch) is not None and bool(before or after)

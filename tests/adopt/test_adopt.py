@@ -116,6 +116,54 @@ def test_adopting_twice_changes_nothing(night: Path, cli: Cli) -> None:
     assert git(night, "rev-parse", "main") == at
 
 
+def second_night(folder: Path, cli: Cli, *flags: str) -> None:
+    """A session t with one keep, and a session `second` with another one that starts from its best."""
+    keep_in_turn(folder, cli, CHANGES[0])
+    agent = ("--proposer", "command", "--agent-cmd", f'sed -i "{CHANGES[1]}" train.py')
+    done = cli(folder, "run", "--tag", "second", *agent, "--max-experiments", "1", *flags)
+    assert done.returncode == 0, done.stderr
+    git(folder, "switch", "--quiet", "main")
+
+
+@pytest.mark.parametrize("flags", [("--from", "t"), ()])  # the branch of t is checked out
+def test_night_is_not_adopted_before_the_one_that_it_started_from(
+    quick: Path, cli: Cli, flags: tuple[str, ...]
+) -> None:
+    second_night(quick, cli, *flags)
+    said = refusal(quick, cli, "--tag", "second", "--provisional")
+    assert "error: session second started from the best of t, whose changes main does not have" in said
+    assert "autoresearch adopt --tag t` first, then the same command again" in said
+    adopted(quick, cli, "--tag", "t", "--provisional")
+    edit(quick, "import sys\n", "import math\nimport sys\n")
+    adopted(quick, cli, "--tag", "second", "--provisional")
+    assert train(quick) == train(quick, "autoresearch/second").replace("import sys\n", "import math\nimport sys\n")
+
+
+@pytest.mark.parametrize("way", ["by its number", "merged", "by hand", "by hand, and t is deleted"])
+def test_night_is_adopted_where_the_branch_has_the_one_before(quick: Path, cli: Cli, way: str) -> None:
+    second_night(quick, cli, "--from", "t")
+    if way == "by its number":
+        adopted(quick, cli, "1", "--tag", "t", "--provisional")
+    elif way == "merged":
+        git(quick, "merge", "--quiet", "autoresearch/t")
+    else:
+        edit(quick, "RATE = 0.1 ", "RATE = 0.3 ")
+    if "deleted" in way:
+        assert cli(quick, "sessions", "--delete", "t", "--yes").returncode == 0
+    edit(quick, "import sys\n", "import math\nimport sys\n")
+    adopted(quick, cli, "--tag", "second", "--provisional")
+    assert ("RATE = 0.3 " in train(quick), "DEPTH = 6 " in train(quick)) == (True, True)
+
+
+def test_night_whose_earlier_one_is_deleted_says_what_to_merge(quick: Path, cli: Cli) -> None:
+    second_night(quick, cli, "--from", "t")
+    assert cli(quick, "sessions", "--delete", "t", "--yes").returncode == 0
+    said = refusal(quick, cli, "--tag", "second", "--provisional")
+    base = fold(journal_path(quick, "second")).session["base"][:12]  # type: ignore[index]
+    assert "started from the best of a deleted session, whose changes main does not have" in said
+    assert f"merge {base} into it by hand (see `git log main..{base}`)" in said
+
+
 def test_unconfirmed_gain_needs_provisional(quick: Path, cli: Cli) -> None:
     keep_in_turn(quick, cli, *CHANGES[:1])
     before = git(quick, "rev-parse", "main")

@@ -55,6 +55,30 @@ def test_adopted_work_needs_no_warning(ended: Path, cli: Cli) -> None:
     assert "in no other branch" not in done.stderr
 
 
+def test_branches_of_sessions_take_nothing_home(ended: Path, cli: Cli) -> None:
+    assert cli(ended, "run", "--tag", "second", "--from", "t", "--max-experiments", "0").returncode == 0
+    git(ended, "switch", "--quiet", "main")
+    # The refs of t still have its keeps, and `second` has none.
+    assert "in no other branch" not in cli(ended, "sessions", "--delete", "second").stderr
+    assert "in no other branch" in cli(ended, "sessions", "--delete", "t", "--yes").stderr
+    done = cli(ended, "sessions", "--delete", "second")
+    assert "in no other branch" in done.stderr
+    git(ended, "merge", "--quiet", "autoresearch/second")
+    assert "in no other branch" not in cli(ended, "sessions", "--delete", "second", "--yes").stderr
+
+
+def test_earlier_night_that_was_adopted_needs_no_warning_after_its_session(ended: Path, cli: Cli) -> None:
+    assert cli(ended, "run", "--tag", "second", "--from", "t", "--max-experiments", "0").returncode == 0
+    git(ended, "switch", "--quiet", "main")
+    assert cli(ended, "adopt", "--tag", "t", "--provisional").returncode == 0
+    (ended / "train.py").write_text((ended / "train.py").read_text() + "# mine\n")
+    commit_all(ended, "mine")
+    assert cli(ended, "sessions", "--delete", "t", "--yes").returncode == 0
+    done = cli(ended, "sessions", "--delete", "second", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "in no other branch" not in done.stderr
+
+
 def test_the_warning_names_the_session(ended: Path, cli: Cli) -> None:
     """Without its tag, `adopt` would take the latest session."""
     assert cli(ended, "run", "--tag", "other", "--fresh", "--max-experiments", "0").returncode == 0
