@@ -53,7 +53,7 @@ def remains(workspace: Workspace, tag: str) -> Remains:
 
     Raises:
         PreconditionError: a loop runs, the session does not exist, its branch is checked out or has commits of the
-            user's.
+            user's, or the session began on some that no other branch has.
     """
     require_own_state(workspace.folder)
     # First, because a loop has its branch checked out, and to switch to another one would disturb it.
@@ -69,11 +69,12 @@ def remains(workspace: Workspace, tag: str) -> Remains:
     branch = state.session["branch"] if state and state.session else pattern.replace("<tag>", tag)
     tip = workspace.resolve(f"refs/heads/{branch}")
     refs = refs_below(workspace, f"refs/autoresearch/{tag}")
+    keeps, users = _built_on(workspace, state)
+    _require_held(workspace, users)
     if tip is not None:
         _require_ours(workspace, state, branch, tip)
         refs[f"refs/heads/{branch}"] = tip
     size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    keeps, _ = _built_on(workspace, state)
     return Remains(tag, folder, refs, branch if tip else None, size, _is_unadopted(workspace, state, keeps))
 
 
@@ -145,6 +146,19 @@ def _require_ours(workspace: Workspace, state: State | None, branch: str, tip: s
         raise PreconditionError(
             f"the branch {branch} is not where the session left it, so it may have commits of yours",
             hint=f"keep them with `{git} branch -m {shlex.quote(branch)} NAME`, then run the same command again",
+        )
+
+
+def _require_held(workspace: Workspace, users: Sequence[str]) -> None:
+    """Raise PreconditionError if the session began on commits of the user's that no other ref has.
+
+    It began on a detached HEAD, or the branch of theirs is gone.
+    """
+    if users:
+        raise PreconditionError(
+            f"the session began on {counted(len(users), 'commit')} of yours that no other branch has",
+            hint=f"keep them with `{git_here(workspace.top)} branch NAME {users[0][:12]}`, then run the same command "
+            "again",
         )
 
 

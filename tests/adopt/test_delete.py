@@ -192,6 +192,28 @@ def test_commits_of_the_user_are_refused(ended: Path, cli: Cli) -> None:
     assert "refs/heads/mine" in refs(ended)
 
 
+@pytest.mark.parametrize("later", [False, True])  # the session on top, of which the refs keep nothing of the user's
+def test_commits_of_the_user_before_the_session_are_refused(quick: Path, cli: Cli, later: bool) -> None:
+    git(quick, "switch", "--quiet", "--detach")
+    (quick / "train.py").write_text((quick / "train.py").read_text() + "# mine\n")
+    commit_all(quick, "mine")
+    mine = git(quick, "rev-parse", "HEAD")
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    git(quick, "switch", "--quiet", "main")
+    last = "t"
+    if later:
+        last = "second"
+        assert cli(quick, "run", "--tag", last, "--from", "t", "--max-experiments", "0").returncode == 0
+        git(quick, "switch", "--quiet", "main")
+        assert cli(quick, "sessions", "--delete", "t", "--yes").returncode == 0  # the other branch still has it
+    done = cli(quick, "sessions", "--delete", last, "--yes")
+    assert done.returncode == 3
+    assert "the session began on 1 commit of yours that no other branch has" in done.stderr
+    assert f"`git branch NAME {mine[:12]}`" in done.stderr
+    git(quick, "branch", "mine", mine)
+    assert cli(quick, "sessions", "--delete", last, "--yes").returncode == 0
+
+
 def test_running_loop_is_refused(ended: Path, cli: Cli) -> None:
     with lock.hold(state_folder(ended), "t"):
         done = cli(ended, "sessions", "--delete", "t", "--yes")
