@@ -76,11 +76,17 @@ SETTINGS = {
 QUALIFIERS = (
     r"(?:val|valid|validation|test|train|training|eval|dev|final|best|mean|median|avg|average|total|elapsed|wall|peak)"
 )
+# A number as in NUMBER, and names: both without another try, because a shorter one never fits and a long line has many.
 PAIR = re.compile(
-    rf"(?P<before>(?:\b{QUALIFIERS}[ \t]+)*)(?P<name>[A-Za-z_][\w./@-]*)(?P<unit>[ \t]*\([\w/ %.]+\))?"
-    rf'(?P<between>"?[ \t]*[:=][ \t]*|[ \t]+)(?P<number>{NUMBER})(?![\w.,]*\d)',
+    rf"(?<![A-Za-z_])(?P<before>(?:\b{QUALIFIERS}[ \t]+){{0,8}})"
+    r"(?P<name>[A-Za-z_][\w./@-]*+)(?P<unit>[ \t]*\([\w/ %.]+\))?"
+    r"""(?P<between>["']?[ \t]*[:=][ \t]*|[ \t]+)"""
+    r"(?P<number>[-+]?(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+)(?![\w.,]*\d)",
     re.IGNORECASE,
 )
+# The split that the numbers after it on its line are of: `Test set: Average loss: 0.3`, `[val] loss: 0.3`.
+SPLIT = r"(?<![\w./-])(?i:val(?:id(?:ation)?)?|test|eval|dev|train(?:ing)?)(?![\w/-]|\.\w)"
+LEAST_OF_SPLIT = 85  # weight of losses, scores and errors: a time after `val` is not one of the held-out data
 LONG_LINE = re.compile(r"[^\n]{2000,}")
 LARGEST = 1e300
 LONGEST_TEXT, MOST_NAMES, LONGEST_EXAMPLE = 200_000, 60, 4000
@@ -214,11 +220,12 @@ def in_lines(text: str) -> list[Found]:
     text = LONG_LINE.sub(lambda line: "\n" * len(line[0]), text)
     for match in list(PAIR.finditer(text, max(0, len(text) - LONGEST_TEXT)))[::-1]:
         label = f"{match['before']}{match['name']}{match['unit'] or ''}"
-        name = slug(label)
+        split = _split_before(text, match.start(), label)
+        name = slug(f"{split} {label}")
         bare = not re.search("[:=]", match["between"])
         if name in found or len(found) >= MOST_NAMES or len(name) > LONGEST_NAME or (bare and meaning(name)[0] is None):
             continue
-        if (candidate := _in_line(text, match, label)) is not None:
+        if (candidate := _in_line(text, match, label, split)) is not None:
             found[name] = candidate
     return list(found.values())[::-1]
 
@@ -254,16 +261,32 @@ def _found(name: str, value: float, rule: dict[str, Any], where: str) -> Found:
     return Found(name, value, direction, weight, rule, where)
 
 
-def _in_line(text: str, match: re.Match[str], label: str) -> Found | None:
+def _split_before(text: str, at: int, label: str) -> str:
+    """Return the nearest word for training or held-out data before a loss or score on its line, else an empty string.
+
+    A `|` ends what such a word is said of. A name that has one itself needs no other.
+    """
+    if re.search(SPLIT, re.sub(r"[\W_]+", " ", label)) or not any(
+        WORDS.get(word, ("", 0))[1] >= LEAST_OF_SPLIT for word in re.split(r"[^a-z0-9]+", slug(label))
+    ):
+        return ""
+    before = text[max(text.rfind("\n", 0, at), text.rfind("|", 0, at)) + 1 : at]
+    return next(reversed(re.findall(SPLIT, before)), "")
+
+
+def _in_line(text: str, match: re.Match[str], label: str, split: str) -> Found | None:
     start = text.rfind("\n", 0, match.start()) + 1
     end = text.find("\n", match.end())
     line = text[start : end if end >= 0 else len(text)]
     first = not text[start : match.start()].strip()
     alone = not line[match.end() - start :].strip()
     sign = re.search("[:=]", match["between"])
-    between = r"\s+" if sign is None else ('"' if '"' in match["between"] else "") + rf"\s*{sign.group()}\s*"
+    quote = match["between"][:1].strip(" \t:=")
+    between = r"\s+" if sign is None else rf"{quote}\s*{sign.group()}\s*"
     words = r"\s+".join(re.escape(word) for word in label.split())
     head = (r"^" if match.start() == start else r"^[ \t]*") if first else r"(?<![\w./-])"
+    if split:
+        head = rf"(?<![\w./-]){split}(?![\w/-]|\.\w)(?:(?!{SPLIT})[^\n|])*?{head}"
     pattern = f"{head}{words}{between}({NUMBER})" + (r"\s*$" if alone else r"[^\n]*$")
     value = float(match["number"])
     # A summary line occurs once, and a second one is an error; a log of epochs has one line each, and the last counts.
@@ -272,7 +295,7 @@ def _in_line(text: str, match: re.Match[str], label: str) -> Found | None:
         rule = {"kind": "regex", "pattern": way, "exampleStdout": _excerpt(text, start, len(line))}
         try:
             if _value(rule, text) == _value(rule, rule["exampleStdout"]) == value:
-                return _found(slug(label), value, rule, where)
+                return _found(slug(f"{split} {label}"), value, rule, where)
         except (NoMetric, ValueError):  # ValueError: the pattern is too long
             continue
     return None

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ import pytest
 from agent.init.discover import candidate_named, candidates, header
 from agent.init.guess import choose_metric, in_output
 from agent.init.surface import surface
+from agent.protocol.extract import extract
 from agent.protocol.load import load_protocol
+from agent.protocol.models import Metric
 from tests.common.in_process import call
 from tests.common.sessions import rows
 from tests.common.workspaces import Cli, git, repository
@@ -43,6 +46,48 @@ def test_init_chooses_metric_among_numbers(text: str, prose: str, name: str, dir
     found = choose_metric(in_output(text), None, prose)
     assert found is not None
     assert (found.name, found.direction) == (name, direction)
+
+
+MNIST = """Train Epoch: {0} [0/60000 (0%)]\tLoss: 0.{1}5
+Train Epoch: {0} [640/60000 (1%)]\tLoss: 0.{1}4
+
+Test set: Average loss: 0.0{1}74, Accuracy: 98{1}0/10000 (98%)
+
+"""
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        (MNIST.format(1, 5) + MNIST.format(2, 2), "test_average_loss", 0.0274),
+        (MNIST.format(2, 2) + "Train Epoch: 3 [0/60000 (0%)]\tLoss: 0.01\n", "test_average_loss", 0.0274),
+        ("Val: loss 0.30 acc 0.82  Train: loss 0.20 acc 0.92\n", "val_loss", 0.30),
+        ("Train: loss 0.20 acc 0.92  Val: loss 0.30 acc 0.82\n", "val_loss", 0.30),
+        ("[val] loss: 0.9 acc: 0.8\n[train] loss: 0.1 acc: 0.9\n[train] saved, loss: 0.01\n", "val_loss", 0.9),
+        ("epoch 1 | train | loss 0.2 | val | acc 0.8\n", "loss", 0.2),
+        ("[train] loss: 0.1 val_loss: 0.3 acc: 0.8\n", "val_loss", 0.3),
+        ("train loss 0.2 test loss 0.4 took 12 s\n", "test_loss", 0.4),
+        ("python train.py loss: 0.2\n", "loss", 0.2),
+        ("{'loss': 0.2, 'epoch': 1.0}\n{'eval_loss': 0.5, 'eval_runtime': 1.2}\n{'loss': 0.1}\n", "eval_loss", 0.5),
+    ],
+)
+def test_held_out_number_is_chosen_wherever_its_split_stands(text: str, name: str, value: float) -> None:
+    found = choose_metric(in_output(text), None, "")
+    assert found is not None
+    assert (found.name, found.value) == (name, value)
+    # The written rule finds the number of a later run, whose numbers differ.
+    later = text.replace(f"{value:.2f}", "7.25").replace(str(value), "7.25")
+    rule = {"name": name, "direction": "minimize", "extract": found.extract}
+    assert extract(Metric.model_validate(rule), later) == 7.25
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("line", ["x" * 1999, "x1" * 999, f"loss {'1' * 1980}x5", "train " * 333, "a " * 999])
+def test_long_lines_are_read_in_linear_time(line: str) -> None:
+    began = time.process_time()
+    in_output(f"{line}\n" * 100)
+    assert time.process_time() - began < 10
 
 
 @pytest.mark.quick
