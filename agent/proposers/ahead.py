@@ -22,7 +22,7 @@ from agent.format import one_line
 from agent.journal import proposals
 from agent.journal.experiment import Experiment, Proposal
 from agent.journal.journal import Journal
-from agent.proposers.base import Context, Exhausted
+from agent.proposers.base import Context, Exhausted, as_repaired
 from agent.proposers.hybrid import TICK_SECONDS, HybridProposer
 from agent.proposers.search.space import tunable_parameters
 from agent.proposers.validate import Seen
@@ -217,7 +217,7 @@ class AheadProposer:
             Outdated: it does not apply to it, is nothing new any more, or its author could not fix it.
             UsageError: a search comment of it is malformed.
         """
-        files, more = proposal.files, ""
+        files, description, more = proposal.files, proposal.description, ""
         if said["base"] != context.incumbent.commit:
             base = next((each for each in context.history if each.commit == said["base"]), None)
             if base is None:
@@ -229,8 +229,10 @@ class AheadProposer:
             raise Outdated(f"it is the same program as {same}")
         if fixes and (fault := context.workspace.check(whole)):
             whole |= self._fixed(whole, fault, context)
+            description = as_repaired(description)
         return replace(
             proposal,
+            description=description,
             files={path: text for path, text in whole.items() if text != context.files.get(path)},
             reasoning=f"{proposal.reasoning}{more}".strip(),
             parameters=tunable_parameters(whole, context.constants),

@@ -37,6 +37,7 @@ class WorkspaceView:
 
 
 NO_WORKSPACE = WorkspaceView()
+REPAIRED = " (repaired)"
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,11 @@ class Context:
     earlier: tuple[Earlier, ...] = ()
     flight: tuple[Flying, ...] = ()
     playbook: tuple[Entry, ...] = ()
+
+
+def as_repaired(description: str) -> str:
+    """Return the description of a candidate that its author has repaired: its words are those of the first version."""
+    return description if description.endswith(REPAIRED) else f"{description}{REPAIRED}"
 
 
 def question_of(context: Context, draft: Mapping[str, str] | None = None) -> str:

@@ -23,7 +23,7 @@ from agent.journal.pending import Pending
 from agent.journal.state import State
 from agent.proposers import earlier
 from agent.proposers.ahead import AheadProposer
-from agent.proposers.base import Context, Exhausted, Flying, Proposer
+from agent.proposers.base import Context, Exhausted, Flying, Proposer, as_repaired
 from agent.proposers.earlier import Earlier
 from agent.proposers.edit import proposal_of
 from agent.proposers.search.space import tunable_parameters
@@ -367,8 +367,7 @@ class Session:
         context = self.context(pending.number, self._incumbent, files)
         repaired = self._proposer.repair(context, tail, pending.repairs + 1)
         if repaired is not None:
-            description = pending.description if pending.repairs else f"{pending.description} (repaired)"
-            self._replace("repaired", dataclasses.replace(repaired, description=description))
+            self._replace("repaired", dataclasses.replace(repaired, description=as_repaired(pending.description)))
         return repaired is not None
 
     def _replace(self, kind: Literal["revised", "repaired"], proposal: Proposal) -> None:

@@ -188,6 +188,21 @@ def test_change_that_cannot_be_imported_is_fixed_when_it_is_used(quick: Path, pr
     assert_consistent(quick)
 
 
+def test_change_that_was_fixed_before_its_run_says_so(quick: Path, program: Cli, tmp_path: Path) -> None:
+    """Its row has the words of its author about the first version, which was not measured."""
+    prepare(quick, tmp_path, (1,))
+    text = (quick / "train.py").read_text()
+    refused = "if WIDTH == 16:\n    import no_such_module\n"
+    (quick / "train.py").write_text(text.replace("\nloss", f"\n{refused}loss"))
+    commit_all(quick, "no width of 16")
+    acts = (put("WIDTH", 64, 32), put("WIDTH", 64, 16), put("WIDTH", 16, 8))
+    done = program(quick, *command(tmp_path, *acts), "--max-experiments", "2")
+    assert done.returncode == 0, done.stderr
+    last = events(quick, "proposed")[2]
+    assert (last["parameters"]["WIDTH"], last["description"]) == (8, "WIDTH 64 -> 16 (repaired)")
+    assert rows(quick)[2]["description"].startswith("WIDTH 64 -> 16 (repaired)")
+
+
 def until_event(folder: Path, loop: Forked, kind: str) -> None:
     """Wait until the journal has an event of a kind."""
     path, ends = journal_path(folder, "t"), time.monotonic() + LONGEST
