@@ -24,6 +24,7 @@ from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
 from agent.repository.checkout import Checkout
 from agent.repository.ready import carried, require_clean
+from agent.repository.refs import refs_below
 from agent.repository.workspace import Workspace
 from agent.session import at_login, recovery
 from agent.session.opening import require_committed_protocol
@@ -209,26 +210,30 @@ def _rows(workspace: Workspace, protocol: Protocol, state: State, tag: str) -> C
     path = protocol.provenance.results_log.path
     if not state.experiments:
         return Check(f"{tag}: rows", "ok", "no experiments yet")
+    written = workspace.show(state.head, path)
     try:
+        short = workspace.shorts(each.commit for each in state.experiments).__getitem__
         # Earlier versions kept no rows of other sessions, and wrote six decimals of any metric.
-        forms = [
-            results.render(protocol, state.experiments, workspace.short, above, number)
+        same = any(
+            written == results.render(protocol, state.experiments, short, above, number)
             for above in (workspace.show(base, path) or "", "")
             for number in (tabular, "{:.6f}".format)
-        ]
+        )
     except AutoresearchError as error:
         return Check(f"{tag}: rows", "broken", in_one_line(error))
-    if workspace.show(state.head, path) in forms:
+    if same:
         return Check(f"{tag}: rows", "ok", f"{path} has all rows of the journal ({count})")
     return Check(f"{tag}: rows", "broken", f"{path} in {state.head[:12]} was edited: it differs from the journal")
 
 
 def _commits(workspace: Workspace, state: State, tag: str, repair: str) -> Check:
-    numbers = [e.number for e in state.experiments if workspace.resolve(e.commit) is None]
+    missing = workspace.missing([e.commit for e in state.experiments])
+    numbers = [e.number for e in state.experiments if e.commit in missing]
     if numbers:
         shown = ", ".join(f"#{number}" for number in numbers[:5])
         return Check(f"{tag}: commits", "broken", f"the commits of {shown} are missing from the repository")
-    loose = [e.number for e in state.experiments[1:] if not workspace.resolve(f"refs/autoresearch/{tag}/{e.number}")]
+    refs = refs_below(workspace, f"refs/autoresearch/{tag}")
+    loose = [e.number for e in state.experiments[1:] if f"refs/autoresearch/{tag}/{e.number}" not in refs]
     if loose:
         shown = ", ".join(f"refs/autoresearch/{tag}/{number}" for number in loose[:5])
         return Check(f"{tag}: commits", "warning", f"git may delete commits without a ref: {shown} missing", repair)

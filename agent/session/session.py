@@ -323,7 +323,9 @@ class Session:
         parent = experiment.commit if verdict.status == "keep" else old
         assert self.state.session is not None
         others = workspace.results(self.state.session["base"])
-        rows = results.render(self.runner.protocol, (*self.state.experiments, experiment), workspace.short, others)
+        all_of_them = (*self.state.experiments, experiment)
+        short = workspace.shorts(each.commit for each in all_of_them).__getitem__
+        rows = results.render(self.runner.protocol, all_of_them, short, others)
         head = workspace.commit_results(parent, rows, f"results: #{experiment.number} {verdict.status}")
         self.journal.append("recorded", number=experiment.number, head=head)
         for note in recovery.move(workspace, self.branch, head, old):

@@ -67,6 +67,34 @@ def test_healthy_workspace_passes_doctor(quick: Path, program: Cli) -> None:
     assert done.stdout.startswith("did      nothing: no repair needed")
 
 
+def test_long_session_takes_no_more_processes_of_git(quick: Path, program: Cli) -> None:
+    """A process for each experiment takes seconds after a thousand."""
+    real, count = shutil.which("git"), quick.parent / "count"
+    fake = quick.parent / "bin"
+    fake.mkdir()
+    (fake / "git").write_text(f'#!/bin/sh\necho . >> {count}\nexec {real} "$@"\n')
+    (fake / "git").chmod(0o755)
+    started = []
+    for experiments in ("1", "6"):
+        assert program(quick, "run", "--tag", "t", "--max-experiments", experiments).returncode == 0
+        count.unlink(missing_ok=True)
+        done = program(quick, "doctor", PATH=f"{fake}:{os.environ['PATH']}")
+        assert "all commits exist" in done.stdout
+        started.append(len(count.read_text()))
+    assert started[0] == started[1]
+
+
+def test_rows_and_commits_are_checked_although_git_lacks_a_commit(quick: Path, program: Cli) -> None:
+    worse = ("--proposer", "command", "--agent-cmd", 'sed -i "s/^WIDTH = 64 /WIDTH = 32 /" train.py')
+    program(quick, "run", "--tag", "t", "--max-experiments", "1", *worse)
+    lost = next(event["commit"] for event in journal(quick) if event["event"] == "committed" and event["number"] == 1)
+    assert rows(quick)[1]["status"] == "discard"
+    (quick / ".git" / "objects" / lost[:2] / lost[2:]).unlink()
+    found = checks(quick)
+    assert found["t: rows"]["status"] == "ok"
+    assert "the commits of #1 are missing" in found["t: commits"]["message"]
+
+
 def test_memory_of_a_kept_baseline_is_known_before_the_first_session(quick: Path, cli: Cli) -> None:
     assert cli(quick, "baseline").returncode == 0
     assert "the recipe needed 2.0 GB" in checks(quick)["memory"]["message"]
