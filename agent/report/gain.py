@@ -194,9 +194,16 @@ def _confirmed_by_heldout_runs(state: State, experiment: Experiment, before: Exp
 
 
 def verdict_of(confirmation: Mapping[str, Any]) -> str:
-    """Return the verdict of held-out runs with its reason: `not confirmed: one seed`."""
-    why = confirmation.get("why")
-    return f"{confirmation['verdict']}: {why}" if why else str(confirmation["verdict"])
+    """Return the verdict of held-out runs with its reason or caveat: `not confirmed: one seed`."""
+    why, caveat = confirmation.get("why"), caveat_of(confirmation)
+    return f"{confirmation['verdict']}{f': {why}' if why else f' {caveat}' if caveat else ''}"
+
+
+def caveat_of(confirmation: Mapping[str, Any]) -> str:
+    """Return what a confirmed gain is limited to; empty for nothing."""
+    # Runs that neither a seed nor noise varies are one run, repeated.
+    one_run = confirmation.get("one_seed") is not None and confirmation.get("noise") == 0
+    return "for one seed only" if one_run and shows_gain(confirmation) else ""
 
 
 def shows_gain(confirmation: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from agent.journal.paths import find_session, journal_path, log_of
 from agent.journal.state import State
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
-from agent.report.gain import estimate_of, metric_of, outcome, remeasured, standing
+from agent.report.gain import caveat_of, estimate_of, metric_of, outcome, remeasured, standing
 from agent.report.stations import by_station, stations_of
 from agent.report.summary import summarize
 from agent.report.timing import time_spent
@@ -230,7 +230,7 @@ def _confirmation(state: State) -> dict[str, Any] | None:
         "gain_interval": [low, high] if ends else None,
         "runs": {side: _count((found.get("runs") or {}).get(side)) for side in ("a", "b")},
         "verdict": str(found.get("verdict") or ""),
-        "why": str(found.get("why") or ""),
+        "why": str(found.get("why") or caveat_of(found)),
     }
 
 

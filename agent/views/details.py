@@ -134,7 +134,7 @@ def _session(each: dict[str, Any], now: float) -> tuple[str, ...]:
     if each["gain"] is None:
         gained = "-"
     elif each["confirmed_gain"] is not None:
-        gained = f"{figure(each['confirmed_gain'], each['baseline'])} confirmed"
+        gained = f"{figure(each['confirmed_gain'], each['baseline'])} {each['verdict'] or 'confirmed'}"
     else:
         said = each["verdict"] or each["gain_is"]
         gained = f"{figure(each['gain'], each['baseline'])} {said}" if each["gain"] > 0 else "none yet"

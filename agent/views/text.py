@@ -118,11 +118,8 @@ def _gained(summary: Mapping[str, Any]) -> str:
         return f"none yet ({apparent})" if summary["gain"] else "none yet"
     if confirmed is None:
         return f"{apparent} {'provisional' if summary['gain_is_provisional'] else 'by repeated runs'}"
-    # Runs that neither a seed nor noise varies are one run, repeated.
-    one_run = shows_gain(confirmed) and confirmed.get("one_seed") is not None and confirmed.get("noise") == 0
-    word = f"{verdict_of(confirmed)}{' for one seed only' if one_run else ''}"
-    said = f"{brief(confirmed['gain'])} {word} ({brief(confirmed['low'])} to {brief(confirmed['high'])})"
-    return f"{brief(summary['gain'])} apparent, {said}"
+    interval = f"{brief(confirmed['low'])} to {brief(confirmed['high'])}"
+    return f"{brief(summary['gain'])} apparent, {brief(confirmed['gain'])} {verdict_of(confirmed)} ({interval})"
 
 
 def background(summary: Mapping[str, Any], *, in_short: bool = False) -> str:

@@ -165,6 +165,13 @@ def test_recipe_without_a_seed_says_so(quick: Path, cli: Cli) -> None:
     keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
     assert "seed not varied: baseline has no constant SEED or RANDOM_STATE" in cli(quick, "confirm").stdout
     assert " confirmed for one seed only (" in cli(quick, "status").stdout
+    assert " confirmed for one seed only\n" in cli(quick, "sessions").stdout.replace("  ", "\n")
+    assert cli(quick, "report").returncode == 0
+    page = (quick / ".autoresearch/sessions/t/report/index.html").read_text()
+    assert "The gain is confirmed: for one seed only." in page
+    assert "better than the baseline, confirmed for one seed only" in page
+    assert cli(quick, "adopt").returncode == 0
+    assert " confirmed for one seed only, 95 % interval " in git(quick, "log", "-1", "--format=%B", "main")
     assert confirmed(quick, cli)["verdict"] == "confirmed"
 
 

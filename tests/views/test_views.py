@@ -198,7 +198,7 @@ def test_screen_shows_session(states: list[State]) -> None:
     assert "about 62 more by 07:00" in running
     assert "$0.41" in running
     assert "noise     none, runs are deterministic" in running
-    assert " confirmed, " in running
+    assert " confirmed for one seed only, " in running
     assert "baseline 1.732000" in running
     assert "incumbent " in texts[-4]
     assert "so far    1.100000  against " in texts[-4]

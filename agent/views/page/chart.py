@@ -308,6 +308,7 @@ def chart_title(session: Session) -> str:
     apparent = "provisional" if session["gain_is_provisional"] else "by repeated runs"
     gained, word = (sure["gain"], sure["verdict"]) if sure else (session["gain"] or 0.0, apparent)
     ending = f", {word}" if word else ""
+    ending += f" {sure['why']}" if word == "confirmed" and sure and sure["why"] else ""
     came = f"{brief(gained)} better than the baseline{ending}" if gained > 0 else "no better than the baseline"
     reached = f"{session['metric']} {brief(session['best'], 6)}"
     return f"{session['tag']}: {reached}, {came}, {counted(session['experiments'], 'experiment')}"

@@ -95,7 +95,7 @@ def _gain(state: State) -> Text:
         return named("gain", f"{apparent}{percent} ", (stands.verdict or stands.word, "bold"))
     low, high = (figure(end, like) for end in (stands.low, stands.high) if end is not None)
     interval = f", {low} to {high}; apparent {apparent}{percent}"
-    return named("gain", (f"{figure(stands.confirmed, like)} confirmed", "bold green"), interval)
+    return named("gain", (f"{figure(stands.confirmed, like)} {stands.verdict or stands.word}", "bold green"), interval)
 
 
 def _spark(values: Sequence[float], width: int, ascii_only: bool) -> str:
