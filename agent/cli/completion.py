@@ -73,7 +73,7 @@ def _experiments(journal: Path) -> Offers:
                 said[int(event["number"])] = ["under way", str(event["description"])]
             elif event["event"] == "judged":
                 said[int(event["number"])][0] = str(event["status"])
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue  # a torn or invalid line: the command itself reports it
     latest = [(str(number), PLAIN.sub(" ", " ".join(said[number]))[:WIDEST]) for number in sorted(said, reverse=True)]
     return [("best", "the best so far"), ("baseline", "the unchanged recipe"), *latest]

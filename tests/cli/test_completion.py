@@ -109,6 +109,14 @@ def installed(workspace: Path) -> dict[str, str]:
     return {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "TERM": "dumb"}
 
 
+def test_numbers_without_end_in_a_journal_are_skipped(workspace: Path) -> None:
+    with (workspace / ".autoresearch/sessions/mar5/journal.jsonl").open("a") as journal:
+        journal.write('{"event": "proposed", "number": Infinity, "description": "x"}\n')
+    done = ask(workspace, "bash", "autoresearch show --tag mar5 ")
+    assert "baseline" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_completion_works_in_bash(workspace: Path, installed: dict[str, str]) -> None:
     script = """
