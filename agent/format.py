@@ -23,6 +23,7 @@ _TO_START = re.compile(r"\x1b\[[01]?G")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f\u200b-\u200f\u2060\ufeff]")
 # Metrics below the first and from the second on have six significant digits, others at least six decimals.
 SMALL, LARGE = 1e-3, 1e15
+ROUNDING = 1e-14  # of a value: the means of a few equal numbers differ by no more
 
 
 class Colored(str):
@@ -83,15 +84,20 @@ def figure(value: float, like: float | None = None, sign: str = "") -> str:
     """Format a metric: `1.294512`, `-0.012300`, `176,890,964`, `2.5e-13`.
 
     Args:
-        like: A value whose decimals to use, for differences; None, and 0, use the value's own.
+        like: A value whose decimals to use, for differences, unless they would be zeros; None, and 0, use the value's
+            own.
         sign: `+` to show the sign of positive values.
     """
     size, value = abs(like or value), value + 0.0  # minus zero is zero
     if LARGE <= size < math.inf:
         return f"{value:{sign}.6g}"
     if 0 < size < SMALL:
-        return f"{round(value, 5 - math.floor(math.log10(size))):{sign}.6g}"
-    return f"{value:{sign},.{6 if size < 100 or not math.isfinite(size) else max(0, 6 - int(math.log10(size)))}f}"
+        said = f"{round(value, 5 - math.floor(math.log10(size))):{sign}.6g}"
+    else:
+        said = f"{value:{sign},.{6 if size < 100 or not math.isfinite(size) else max(0, 6 - int(math.log10(size)))}f}"
+    # A small difference of large values is not none, unless it is an error of rounding.
+    shows = abs(value) <= ROUNDING * size or re.search("[1-9a-z]", said)
+    return said if shows else f"{value:{sign}.4g}"
 
 
 def tabular(value: float) -> str:

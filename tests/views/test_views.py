@@ -274,7 +274,8 @@ def test_screen_says_that_an_ablation_is_one(states: list[State]) -> None:
 @pytest.mark.quick
 def test_figures_of_any_size() -> None:
     assert [figure(v) for v in (1.294512, -12.5, 176890964.0)] == ["1.294512", "-12.500000", "176,890,964"]
-    assert [figure(v, 2e8, "+") for v in (0.25, -1e6)] == ["+0", "-1,000,000"]
+    assert [figure(v, 2e8, "+") for v in (0.25, -1e6, 1e-7)] == ["+0.25", "-1,000,000", "+0"]
+    assert [figure(v, 1e6) for v in (2.66e-07, 0.0, 1e-10)] == ["2.66e-07", "0", "0"]
     assert figure(float("inf")) == "inf"
     assert [brief(v) for v in (0.041123, -1.5, 1234.0, 56789.0, 2.00511e8)] == [
         "0.04112",
