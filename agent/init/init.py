@@ -28,6 +28,7 @@ from agent.init.surface import Surface, surface
 from agent.protocol.load import fault_of
 from agent.protocol.models import Constraints, Protocol
 from agent.repository.checkout import Checkout
+from agent.repository.excludes import adding
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import Mode, choose_sandbox
 from agent.system.files import write_whole
@@ -112,7 +113,7 @@ def write_protocol(folder: Path, wanted: InitConfig, say: Callable[[str], None])
         "protocol": outcome.protocol,
         "explanations": [dataclasses.asdict(because) for because in explanations],
         "notes": notes,
-        "next": _next(wanted, workspace.top, path, searched=tunes(outcome, protocol)),
+        "next": _next(wanted, workspace, path, searched=tunes(outcome, protocol)),
     }
 
 
@@ -164,6 +165,11 @@ def _plan(candidate: Candidate, files: Files, wanted: InitConfig) -> Plan:
     project = uv and is_project(files)
     around = surface(candidate, files, [*wanted.mutable], project)
     if not any(_may_change(path, around) for path in files):
+        if wanted.mutable and not any(matches(path, glob) for path in files for glob in wanted.mutable):
+            raise PreconditionError(
+                f"no committed file matches --mutable {' or '.join(map(repr, wanted.mutable))}",
+                hint="commit the files that may change, or name others",
+            )
         raise PreconditionError(
             f"no committed file of `{candidate.command}` may change",
             hint="name the files with --mutable GLOB",
@@ -358,11 +364,11 @@ def _tracked_and_written(workspace: Workspace, names: list[str]) -> str:
     )
 
 
-def _next(wanted: InitConfig, top: Path, path: Path, *, searched: bool) -> list[str]:
+def _next(wanted: InitConfig, workspace: Workspace, path: Path, *, searched: bool) -> list[str]:
     if not wanted.run:
         return [f"next: {typed('init --force')}"]
     return [
-        f"next: {git_here(top)} add {here(path)} && {git_here(top)} commit -m protocol",
+        f"next: {adding(workspace.git, path)} && {git_here(workspace.top)} commit -m protocol",
         f"then: {typed('run --tag first --max-experiments 3' + ('' if searched else ' --agent claude'))}",
     ]
 

@@ -6,11 +6,13 @@ import contextlib
 import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from agent.errors import AutoresearchError
-from agent.repository.git import LITERAL
+from agent.repository.git import LITERAL, Git
 from agent.repository.workspace import Workspace
 from agent.system.files import write_whole
+from agent.system.invocation import git_here, here
 
 
 def exclude(workspace: Workspace, paths: Iterable[str]) -> None:
@@ -30,6 +32,15 @@ def exclude(workspace: Workspace, paths: Iterable[str]) -> None:
         between = b"" if present.endswith(b"\n") or not present else b"\n"
         # Whole, since it holds the user's own patterns, and where a link leads, since that is the user's as well.
         write_whole(file.resolve(), present + between + os.fsencode("\n".join(missing) + "\n"))
+
+
+def adding(git: Git, path: Path) -> str:
+    """Return the command that adds a file of the user's to the index, although .gitignore may cover it."""
+    forced = ""
+    with contextlib.suppress(AutoresearchError):  # git exits with 1 if it is not ignored
+        git.run("check-ignore", "--quiet", str(path), env={LITERAL: "0"})
+        forced = " -f"
+    return f"{git_here(git.top)} add{forced} {here(path)}"
 
 
 def _not_ignored(workspace: Workspace, paths: list[str]) -> list[str]:

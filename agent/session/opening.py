@@ -25,7 +25,7 @@ from agent.proposers.search.space import tunable_parameters
 from agent.protocol.changes import clause_of, protocol_of
 from agent.protocol.load import load_protocol, require_runnable
 from agent.repository.checkout import Checkout
-from agent.repository.excludes import exclude
+from agent.repository.excludes import adding, exclude
 from agent.repository.index import sweep
 from agent.repository.ready import carried, require_clean, require_free
 from agent.repository.workspace import NOTHING_MAY_CHANGE_HINT, Workspace, nothing_may_change
@@ -184,10 +184,10 @@ def require_startable(
 def require_committed_protocol(workspace: Workspace) -> None:
     """Raise PreconditionError if HEAD has no protocol.json: it would leave the folder with a switch of branches."""
     if workspace.show(workspace.head, PROTOCOL) is None:
-        at, path = git_here(workspace.top), here(workspace.folder / PROTOCOL)
+        add = adding(workspace.git, workspace.folder / PROTOCOL)
         raise PreconditionError(
             f"{PROTOCOL} is not committed",
-            hint=f"run `{at} add {path} && {at} commit -m protocol`, then run the same command again",
+            hint=f"run `{add} && {git_here(workspace.top)} commit -m protocol`, then run the same command again",
         )
 
 

@@ -307,3 +307,21 @@ def test_remedies_work_where_they_are_offered(tmp_path: Path, cli: Cli, where: s
     assert cli(here, *shlex.split(then)[1:], "--dry-run").returncode == 0
     assert shutil.which("autoresearch")
     assert shlex.split(then)[0] == "autoresearch"
+
+
+def test_protocol_that_git_ignores_is_added_by_force(tmp_path: Path, cli: Cli) -> None:
+    made = repository(tmp_path, {"train.py": f"RATE = 0.1\n{PRINTS}", ".gitignore": "*.json\n"})
+    done = cli(made, "init")
+    assert done.returncode == 0, done.stderr
+    (command,) = [line.removeprefix("next: ") for line in done.stdout.splitlines() if line.startswith("next: ")]
+    refused = cli(made, "run", "--tag", "t", "--max-experiments", "0")
+    assert f"hint: run `{command}`, then run the same command again" in refused.stderr
+    subprocess.run(command, shell=True, cwd=made, check=True)
+    assert git(made, "show", "HEAD:protocol.json")
+
+
+def test_glob_of_no_committed_file_is_named(tmp_path: Path, cli: Cli) -> None:
+    made = repository(tmp_path, {"train.py": f"RATE = 0.1\n{PRINTS}"})
+    done = cli(made, "init", "--command", "python train.py", "--mutable", "nothing/*.py")
+    assert done.returncode == 3
+    assert "error: no committed file matches --mutable 'nothing/*.py'\n" in done.stderr
