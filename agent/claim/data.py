@@ -14,6 +14,7 @@ from pathlib import Path
 
 from agent.claim.models import Data
 from agent.errors import AutoresearchError, PreconditionError
+from agent.format import counted
 from agent.journal.paths import cache_folder
 from agent.repository.workspace import Workspace
 from agent.room.room import ENVIRONMENT
@@ -76,7 +77,7 @@ def _make(wanted: Data, workspace: Workspace, say: Callable[[str], None], tick: 
     """Prepare the data that the claim names, by its source only, and keep the user's snapshot current.
 
     Raises:
-        PreconditionError: the data is a folder of the author's, or its preparation fails.
+        PreconditionError: the data is a folder of the author's or all of a source, or its preparation fails.
         AutoresearchError: it gives another snapshot.
     """
     name = wanted.id[:12]
@@ -85,7 +86,14 @@ def _make(wanted: Data, workspace: Workspace, say: Callable[[str], None], tick: 
             f"the claim was measured on snapshot {name}, made from a folder of its author's",
             hint="prepare the same files with `uv run prepare.py --source DIR`, then run the same command again",
         )
-    say(f"preparing snapshot {name} from {wanted.source}")
+    if wanted.num_shards == -1:
+        raise PreconditionError(
+            f"the claim was measured on snapshot {name}, made from all shards of {wanted.source}, which are not "
+            "fetched on a stranger's word",
+            hint="prepare it with `uv run prepare.py --num-shards -1`, then run the same command again",
+        )
+    shards = "" if wanted.num_shards is None else f", {counted(wanted.num_shards, 'training shard')}"
+    say(f"preparing snapshot {name} from {wanted.source}{shards}")
     cache = cache_folder()
     with _locked(cache, say, tick), _beside(cache) as own:
         _run_prepare(wanted, workspace, own)

@@ -143,6 +143,18 @@ def test_folder_of_the_author_cannot_be_made(cache: Path, workspace: Workspace) 
     assert not (cache / "current").exists()
 
 
+def test_all_shards_are_not_fetched_for_a_claim_and_some_are_counted(cache: Path, workspace: Workspace) -> None:
+    said: list[str] = []
+    every = wanted("climbmix").model_copy(update={"num_shards": -1})
+    with pytest.raises(PreconditionError, match="made from all shards of climbmix"):
+        provide(every, workspace, said.append)
+    assert not said
+    assert not (cache / "current").exists()
+    provide(every.model_copy(update={"num_shards": 12}), workspace, said.append)
+    assert said == [f"preparing snapshot {every.id[:12]} from climbmix, 12 training shards"]
+    provide(every, workspace, said.append)  # it is there
+
+
 def test_failing_preparation_is_a_precondition(cache: Path, quick: Path, workspace: Workspace) -> None:
     (quick / "prepare.py").write_text("raise SystemExit(7)\n")
     commit_all(quick, "fails")
