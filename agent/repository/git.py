@@ -33,6 +33,11 @@ LITERAL = "GIT_LITERAL_PATHSPECS"
 NO_REPOSITORY, NO_WORK_TREE = "not a git repository", "must be run in a work tree"  # git's own words
 
 
+# In git's own words: a command names an object that the repository lacks.
+LOST = re.compile(r"not a tree object|bad (?:object|revision)|not a valid object name", re.IGNORECASE)
+HASH = re.compile(r"\b(?:[0-9a-f]{40}|[0-9a-f]{64})\b")
+
+
 class GitFailed(AutoresearchError):
     """Git has run and failed.
 
@@ -56,6 +61,18 @@ def reason_of(words: str, code: int) -> tuple[str, str]:
         return words or f"exit code {code}", ""
     remedy = f"if no other git is running, one that was killed has left it: delete it with `rm {shlex.quote(lock[1])}`"
     return f"{lock[1]} exists", f"{remedy}, then run the same command again"
+
+
+def _lost(words: str, args: list[str]) -> tuple[str, str] | None:
+    """Return why git has failed, and a hint, if it lacks a commit: its refs were deleted, and git has collected it."""
+    named = HASH.search(" ".join([words, *args])) if LOST.search(words) else None
+    if named is None:
+        return None
+    delete = typed("sessions --delete TAG")
+    return (
+        f"the repository no longer has {named[0][:12]}",
+        f"fetch it from a clone that has it; without one, delete the session with `{delete}`",
+    )
 
 
 class Git:
@@ -136,7 +153,7 @@ class Git:
             # Another git may hold the lock for a moment: an editor's status, a commit of the user's.
             if last or LOCKED not in words:
                 what = f"`git {' '.join(args[:2])}` failed in {self.top}"
-                why, hint = reason_of(words, done.returncode)
+                why, hint = _lost(words, args) or reason_of(words, done.returncode)
                 raise GitFailed(f"{what}: {why}", done.returncode, hint=hint)
             time.sleep(LOCK_WAIT_SECONDS)
         raise AssertionError("unreachable")

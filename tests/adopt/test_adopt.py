@@ -321,6 +321,23 @@ def test_minimal_is_confirmed_by_the_runs_of_an_experiment_with_the_same_program
     assert ("RATE = 0.3 " in train(night), "DEPTH = 4 " in train(night)) == (True, True)
 
 
+@pytest.mark.parametrize("command", ["adopt", "confirm", "diff 1", "claim"])
+def test_commit_that_git_has_collected_is_named(quick: Path, cli: Cli, command: str) -> None:
+    keep_in_turn(quick, cli, CHANGES[0])
+    if command == "claim":  # it takes only a gain that is confirmed
+        assert cli(quick, "confirm").returncode == 0
+    best = fold(journal_path(quick, "t")).experiments[1].commit
+    git(quick, "switch", "--quiet", "main")
+    for ref in ("refs/heads/autoresearch/t", "refs/autoresearch/t/1"):
+        git(quick, "update-ref", "-d", ref)
+    git(quick, "reflog", "expire", "--expire=now", "--all")
+    git(quick, "prune", "--expire=now")
+    done = cli(quick, *command.split())
+    assert done.returncode != 0
+    assert f"the repository no longer has {best[:12]}" in done.stderr
+    assert "hint: fetch it from a clone that has it" in done.stderr
+
+
 def test_nothing_kept_is_nothing_to_adopt(quick: Path, cli: Cli) -> None:
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "0").returncode == 0
     done = cli(quick, "adopt")
