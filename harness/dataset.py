@@ -256,7 +256,7 @@ def _parquet_files(folder: Path) -> list[Path]:
             f"unknown source or missing directory {folder}",
             hint="--source takes auto, climbmix, tinystories, embedded or a directory of parquet files",
         )
-    files = sorted(folder.glob("*.parquet"))
+    files = sorted(path for path in folder.glob("*.parquet") if path.is_file())
     if not files:
         raise DataError(f"{folder} contains no *.parquet files", hint="pass the directory that contains them")
     return files

@@ -58,7 +58,7 @@ def _current(cache: Path) -> Snapshot:
 
 def current_folder(cache: Path) -> Path:
     """Return the folder of the current snapshot. Raises FileNotFoundError if none was prepared."""
-    return cache / "snapshots" / (cache / "current").read_text().strip()
+    return cache / "snapshots" / (cache / "current").read_bytes().decode(errors="replace").strip()
 
 
 def evaluated_folder() -> Path:

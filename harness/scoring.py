@@ -63,6 +63,7 @@ FINE, COARSE = 1e-3, 2e-2
 MEAN_TOLERANCE = (
     2e-3  # nats, on the mean over the places: a look-ahead just below COARSE everywhere would gain COARSE per token
 )
+SURE = 3.0  # standard errors by which that mean over all positions must differ from zero
 UNIFORM = 0.2  # fraction of the places spread evenly, for positions that no reference makes suspicious
 MARGIN = 1.5  # nats below the prediction that raise no suspicion
 WORSE, FEWER = 1.02, 10  # a metric above WORSE times the incumbent's is tried at one place per FEWER rows
@@ -155,6 +156,8 @@ def evaluate(model: Path, batch: int, task: Task, workers: "Sequence[Worker]") -
     others = (owners[picked] + 1) % len(workers)
     again = run(model, batch, spliced[:, :-1], targets, others, workers)
     require_causal(losses, again, picked, places, COARSE if coarse else FINE)
+    if not hopeless:
+        require_even(losses, again, picked, places, expected)
     if bits < LEAST_BITS_PER_BYTE:
         raise NotEvaluated(f"{bits:.6f} bits per byte is below what any text compresses to")
     return bits, losses
@@ -275,6 +278,33 @@ def require_causal(losses: "Array", again: "Array", picked: "Array", places: "Ar
         raise NotEvaluated(
             f"the model has memorized the validation text: its loss is {usual:.2f} nats on that text, and "
             f"{beyond.mean():.2f} after it is replaced by other text"
+        )
+
+
+def require_even(losses: "Array", again: "Array", picked: "Array", places: "Array", expected: "Array") -> None:
+    """Check that the loss at the tried places does not rise on average over all positions.
+
+    A model that knows the target may lower its loss where few places are tried, and raise it where many are. Each
+    place stands for as many positions as it had a small chance to be tried (Horvitz and Thompson 1952). Chance is no
+    reason to refuse: the mean must also be beyond SURE of its standard errors.
+
+    Args:
+        losses, again, picked, places: as in `require_causal`.
+        expected: expected number of tries of each position, (rows, T).
+
+    Raises:
+        NotEvaluated: it does rise.
+    """
+    import numpy as np
+
+    at_place = (again - losses[picked])[np.arange(len(picked)), places - 1]
+    weights = 1 / expected[picked, places - 1]
+    mean = float((weights * at_place).sum() / weights.sum())
+    error = math.sqrt(float((weights**2 * (at_place - mean) ** 2).sum())) / float(weights.sum())
+    if abs(mean) > MEAN_TOLERANCE and abs(mean) > SURE * error:
+        raise NotEvaluated(
+            "the model's predictions depend on later tokens, on other rows of the batch, or on chance: they changed by "
+            f"{mean:.3g} nats on average over all positions"
         )
 
 

@@ -141,7 +141,7 @@ def prepared(key: str) -> dict[str, Any] | None:
     """Return the record of the snapshot for a request, None if it is missing or incomplete."""
     try:
         directory = CACHE_DIR / "snapshots" / (CACHE_DIR / "requests" / key).read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, UnicodeDecodeError):  # damaged: prepared anew
         return None
     return _whole_record(directory)
 
@@ -156,11 +156,12 @@ def _current() -> dict[str, Any] | None:
 
 
 def _whole_record(directory: Path) -> dict[str, Any] | None:
-    """Return the content of snapshot.json if every file that it lists exists with its size."""
+    """Return the content of snapshot.json if it is one, and every file that it lists exists with its size."""
     try:
         record: dict[str, Any] = json.loads((directory / "snapshot.json").read_bytes())
         whole = all((directory / name).stat().st_size == file["bytes"] for name, file in record["files"].items())
-    except (OSError, ValueError, KeyError):
+        whole = whole and all(isinstance(record[name], str) for name in ("id", "source", "profile"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return record if whole else None
 

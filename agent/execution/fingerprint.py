@@ -88,7 +88,7 @@ def snapshot_folder(protocol: Protocol) -> Path | None:
         return None
     cache = cache_folder()
     try:
-        folder = cache / "snapshots" / (cache / "current").read_text().strip()
+        folder = cache / "snapshots" / (cache / "current").read_bytes().decode(errors="replace").strip()
     except OSError:
         return None
     return folder if (folder / "snapshot.json").is_file() else None
@@ -101,7 +101,7 @@ def snapshot(protocol: Protocol) -> dict[str, Any]:
         return {}
     try:
         content = json.loads((folder / "snapshot.json").read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PreconditionError(
             f"cannot read {folder / 'snapshot.json'}: {error}", hint=f"delete {folder} and run `uv run prepare.py`"
         ) from None

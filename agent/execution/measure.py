@@ -446,7 +446,7 @@ def require_success(ended: Ended, text: str) -> None:
 
 def _text(log: Path) -> str:
     with log.open("rb") as file:
-        return file.read(LARGEST_TEXT).decode(errors="replace")
+        return file.read(LARGEST_TEXT).replace(b"\0", b"").decode(errors="replace")  # a sparse file has many
 
 
 def _require_disk_space(folder: Path) -> None:

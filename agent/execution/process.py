@@ -129,6 +129,7 @@ def run_command(command: Command, observer: Observer = UNOBSERVED, *, wall: Call
                 env={**command.env, MARK: mark},
                 pass_fds=(report,),
             )
+            log = os.dup(output.fileno())
     except BaseException:
         os.close(told)
         raise
@@ -149,6 +150,7 @@ def run_command(command: Command, observer: Observer = UNOBSERVED, *, wall: Call
                     seconds = time.monotonic() - began
                     observer.tick(seconds)
                     stopped = _exceeded(seconds, command.limit, command.log)
+            stopped = stopped or _too_large(command.log)
             # The monotonic clock stops while the machine is suspended; the wall clock does not.
             seconds = time.monotonic() - began
             asleep = wall() - clock - seconds
@@ -159,6 +161,7 @@ def run_command(command: Command, observer: Observer = UNOBSERVED, *, wall: Call
     finally:
         os.close(told)
         end_all(process.pid, mark)
+        _put_right(log)
         _giving_way.pop(mark, None)
         _require_dead(process)
 
@@ -183,19 +186,33 @@ def _give_way(pid: int) -> None:
 
 
 def _new(log: Path) -> BinaryIO:
-    """Open a log for writing, without following a link, whose target would be overwritten."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    return os.fdopen(os.open(log, flags, 0o644), "wb")
+    """Create a log in place of what is there: a link, or the log of a killed run, which may have closed it."""
+    log.unlink(missing_ok=True)
+    return os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb")
+
+
+def _put_right(log: int) -> None:
+    """Undo what a command can do to its log by its standard output: forbid to read it, or make it endless. Close it."""
+    with os.fdopen(log, "wb") as file:
+        about = os.fstat(log)
+        if about.st_mode & 0o600 != 0o600:
+            os.fchmod(log, about.st_mode | 0o600)
+        if about.st_size > LARGEST_LOG:
+            file.truncate(LARGEST_LOG)
 
 
 def _exceeded(seconds: float, limit: float, log: Path) -> str | None:
     if seconds > limit:
         return f"timed out: killed after the hard limit of {limit:g} s"
-    if log.stat().st_size > LARGEST_LOG:
-        return f"killed: its log grew beyond {LARGEST_LOG // 2**20} MiB"
+    if too_large := _too_large(log):
+        return too_large
     if shutil.disk_usage(log.parent).free < LEAST_FREE:
         return "killed: it filled the disk"
     return None
+
+
+def _too_large(log: Path) -> str | None:
+    return f"killed: its log grew beyond {LARGEST_LOG // 2**20} MiB" if log.stat().st_size > LARGEST_LOG else None
 
 
 def _read(told: int) -> tuple[str, ...]:

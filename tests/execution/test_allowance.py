@@ -44,3 +44,12 @@ def test_evaluation_may_take_eight_times_as_long() -> None:
     with pytest.raises(Violation, match=r"more than 74\.0 s, .* that of the incumbent or the baseline took 8\.0 s"):
         allowance.require_evaluated(74.1)
     Allowance.of(300.0, References((Run(2.0, 300.0),))).require_evaluated(1e6)
+
+
+def test_keeps_do_not_add_up_to_an_evaluation_without_a_bound() -> None:
+    """Else each keep whose evaluation takes eight times as long would allow the next one eight times that."""
+    baseline, second = (Run(2.0, 300.0, evaluated=seconds) for seconds in (10.0, 90.0))
+    allowance = Allowance.of(300.0, References((second,), (baseline,)))
+    allowance.require_evaluated(3 * 90.0)
+    with pytest.raises(Violation, match=r"more than 270\.0 s, which are allowed as that of the baseline took 10\.0 s"):
+        allowance.require_evaluated(270.1)

@@ -176,6 +176,32 @@ def test_endless_log_ends_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "log grew beyond 1 MiB" in ended.stopped
 
 
+def test_log_that_is_made_endless_at_the_end_is_cut(tmp_path: Path) -> None:
+    ended = run(f"{sys.executable} -c 'import os; os.ftruncate(1, 2**40)'", tmp_path)
+    assert ended.returncode == 0
+    assert ended.stopped is not None
+    assert "log grew beyond 64 MiB" in ended.stopped
+    assert (tmp_path / "run.log").stat().st_size == process.LARGEST_LOG
+
+
+def test_log_that_a_command_closes_to_readers_is_opened_again(tmp_path: Path) -> None:
+    for _ in range(2):  # also in place of one that was left so
+        ended = run(f"echo out; {sys.executable} -c 'import os; os.fchmod(1, 0)'", tmp_path)
+        assert ended.returncode == 0
+        assert (tmp_path / "run.log").stat().st_mode & 0o600 == 0o600
+        assert (tmp_path / "run.log").read_text() == "out\n"
+        (tmp_path / "run.log").chmod(0)
+
+
+def test_log_of_a_killed_run_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("kept")
+    (tmp_path / "run.log").symlink_to(other)
+    run("echo out", tmp_path)
+    assert other.read_text() == "kept"
+    assert (tmp_path / "run.log").read_text() == "out\n"
+
+
 def test_sleep_shows_as_a_gap_between_the_clocks(tmp_path: Path) -> None:
     clock = iter([1000.0, 1300.0])
     log = tmp_path / "log"

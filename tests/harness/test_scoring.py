@@ -60,6 +60,29 @@ def test_draws_follow_what_is_expected(generator: np.random.Generator) -> None:
     assert np.abs(drawn / 2000 - expected).max() < 0.03
 
 
+@pytest.mark.parametrize(("gain", "noise", "refused"), [(0.012, 0.0, True), (0.012, 0.002, True), (0.0, 0.008, False)])
+def test_a_gain_where_few_places_are_tried_shows_although_their_mean_is_zero(
+    generator: np.random.Generator, gain: float, noise: float, refused: bool
+) -> None:
+    losses = generator.exponential(3.0, (800, 256))
+    rare = losses > 1.0
+    expected = np.where(rare, 0.4, 2.0)
+    expected *= len(losses) / expected.sum()
+    # What a model that knows the target takes where few are tried, it gives back where many are.
+    change = np.where(rare, gain, -gain * expected[rare].sum() / expected[~rare].sum())
+    for _ in range(20):
+        picked, places = scoring.draw(expected, generator)
+        again = losses[picked] + generator.normal(0, noise, (len(picked), 256))
+        at = np.arange(len(picked)), places - 1
+        again[at] += change[picked, places - 1]
+        assert abs((again - losses[picked])[at].mean()) < scoring.MEAN_TOLERANCE
+        if refused:
+            with pytest.raises(scoring.NotEvaluated, match="on average over all positions"):
+                scoring.require_even(losses, again, picked, places, expected)
+        else:
+            scoring.require_even(losses, again, picked, places, expected)
+
+
 def test_a_spliced_row_goes_on_with_another_token(generator: np.random.Generator) -> None:
     text = generator.integers(0, VOCABULARY, (ROWS, LENGTH + 1))
     picked, places = np.arange(ROWS), generator.integers(1, LENGTH, ROWS)

@@ -1,6 +1,7 @@
 """Real tokenizer training, and real snapshots through the real command line."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -157,6 +158,34 @@ def test_a_damaged_snapshot_is_prepared_again(shards: Path, shards_id: str, tmp_
     assert not done.stdout.startswith("already"), done.stderr
     assert record(tmp_path)["id"] == shards_id
     assert (current(tmp_path) / "train_00000.tokens.npy").stat().st_size > 0
+
+
+@pytest.mark.parametrize("content", [b"[]", b'{"files": []}', b"[" * 200_000, b'{"files": {}}', b"\xff"])
+def test_a_damaged_record_is_prepared_again(embedded: Path, tmp_path: Path, content: bytes) -> None:
+    cache = shutil.copytree(embedded, tmp_path / "cache")
+    wanted = record(cache)["id"]
+    (current(cache) / "snapshot.json").write_bytes(content)
+    done = run(cache, "--source", "embedded")
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout.startswith("already"), done.stderr
+    assert record(cache)["id"] == wanted
+
+
+def test_names_that_are_no_text_are_replaced(embedded: Path, tmp_path: Path) -> None:
+    cache = shutil.copytree(embedded, tmp_path / "cache")
+    for path in (cache / "current", *(cache / "requests").iterdir()):
+        path.write_bytes(b"\xff\xfe")
+    done = run(cache, "--source", "embedded")
+    assert done.returncode == 0, done.stderr
+    assert record(cache)["id"] == record(embedded)["id"]
+
+
+def test_what_is_no_file_is_no_shard(shards: Path, shards_id: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(shards, tmp_path / "data")
+    os.mkfifo(folder / "a.parquet")
+    done = run(tmp_path / "cache", "--source", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert record(tmp_path / "cache")["id"] == shards_id
 
 
 def test_a_second_preparation_waits_for_the_first(shards: Path, tmp_path: Path) -> None:
