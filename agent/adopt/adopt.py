@@ -58,7 +58,7 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
 
     Raises:
         PreconditionError: there is nothing to adopt, it is not confirmed, it conflicts, it builds on changes of another
-            session that the branch lacks, or the checkout has changes.
+            session that the branch lacks and is not provisional, or the checkout has changes.
         UsageError: the branch does not exist, or belongs to a session.
     """
     if wish.minimal and wish.promoted:
@@ -77,8 +77,9 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
     branch = branch_for(checkout, workspace, protocol, state, wish.onto)
     at = workspace.resolve(f"refs/heads/{branch}")
     assert at is not None and state.session is not None
-    keeps, _ = split(history(workspace, state.session["base"], at))
-    require_adopted(workspace, state.session, (branch, at), keeps, known)
+    if not wish.provisional:
+        keeps, _ = split(history(workspace, state.session["base"], at))
+        require_adopted(workspace, state.session, (branch, at), keeps, known)
     files = merge(workspace, state, choice, at, known)
     numbers = [each.number for each in choice.keeps]
     done = {"tag": tag, "branch": branch, "before": at, "adopted": numbers, "files": sorted(files), "note": None}

@@ -18,7 +18,16 @@ from agent.journal.state import State
 from agent.protocol.load import load_protocol
 from agent.repository.checkout import Checkout
 from agent.repository.ready import elsewhere, holders
-from agent.repository.refs import delete_refs, except_own, history, is_branch, is_merged, refs_below, users_branches
+from agent.repository.refs import (
+    delete_refs,
+    except_own,
+    history,
+    is_branch,
+    is_copied,
+    is_merged,
+    refs_below,
+    users_branches,
+)
 from agent.repository.workspace import Workspace
 from agent.session import at_login
 from agent.system.files import remove_tree
@@ -125,7 +134,9 @@ def _built_on(workspace: Workspace, state: State | None) -> tuple[list[str], lis
     session = state.session if state else None
     if session is None or workspace.resolve(session["base"]) is None:
         return [], []
-    return split(history(workspace, session["base"], *except_own(session["tag"], session["branch"])))
+    keeps, users = split(history(workspace, session["base"], *except_own(session["tag"], session["branch"])))
+    branches = users_branches(workspace, session["branch"]) if users else []
+    return keeps, [each for each in users if not is_copied(workspace, session["base"], each, branches)]
 
 
 def _require_ours(workspace: Workspace, state: State | None, branch: str, tip: str) -> None:
@@ -173,8 +184,8 @@ def _is_unadopted(workspace: Workspace, state: State | None, earlier: Sequence[s
         return False
     tag, base = state.session["tag"], state.session["base"]
     # A keep that was adopted alone takes no other one home.
-    own = [marks_of(workspace.folder, each.commit, (tag, each.number)) for each in state.keeps]
-    before = [marks_of(workspace.folder, each, None) for each in earlier]
+    own = marks_of(workspace.folder, [(each.commit, (tag, each.number)) for each in state.keeps])
+    before = marks_of(workspace.folder, [(each, None) for each in earlier])
     wanted = [(commit, marks) for commit, marks in ((best.commit, own), (base, before)) if marks]
     mine = users_branches(workspace, state.session["branch"]) if wanted else []
     return not all(is_merged(workspace, commit, mine, marks) for commit, marks in wanted)

@@ -54,7 +54,7 @@ def require_adopted(
     """
     branch, commit = at
     tags = _tags(workspace)
-    marks = [marks_of(workspace.folder, each, tags.get(each)) for each in keeps]
+    marks = marks_of(workspace.folder, [(each, tags.get(each)) for each in keeps])
     if not keeps or is_merged(workspace, session["base"], [f"refs/heads/{branch}"], marks):
         return
     base, theirs = workspace.files(f"{keeps[-1]}^"), workspace.files(session["base"])
@@ -64,22 +64,27 @@ def require_adopted(
     tag = tags.get(keeps[0], ("", 0))[0]
     home = f"`{typed(f'adopt --tag {tag}')}` first" if tag else f"merge {session['base'][:12]} into it by hand"
     see = f"{git_here(workspace.top)} log {branch}..{session['base'][:12]}"
+    first = f"run {home}" if tag else f"{home} (see `{see}`)"
     raise PreconditionError(
         f"session {session['tag']} started from the best of {tag or 'a deleted session'}, "
         f"whose changes {branch} does not have",
-        hint=f"{f'run {home}' if tag else f'{home} (see `{see}`)'}, then the same command again",
+        hint=f"{first}, then the same command again; or take its own changes alone with --provisional",
     )
 
 
-def marks_of(folder: Path, commit: str, of: tuple[str, int] | None) -> Collection[str]:
-    """Return the lines of which an adopting commit has one, if it has adopted a keep or left it out on purpose.
+def marks_of(folder: Path, keeps: Sequence[tuple[str, tuple[str, int] | None]]) -> list[Collection[str]]:
+    """Return for each keep the lines of which an adopting commit has one, if it took the keep or chose not to.
 
     Args:
         folder: the workspace.
-        of: tag of its session, and its number; None if they are unknown.
+        keeps: commit of each, with the tag of its session and its number; None if they are unknown.
     """
-    smaller = _smaller(journal_path(folder, of[0]), of[1]) if of else []
-    return {*(f"{TRAILER}: {each}" for each in (commit, *smaller)), f"{LEFT_OUT}: {commit}"}
+    smaller = {tag: _smaller(journal_path(folder, tag)) for tag in {of[0] for _, of in keeps if of}}
+    return [
+        {*(f"{TRAILER}: {each}" for each in (commit, *(smaller[of[0]].get(of[1], ()) if of else ())))}
+        | {f"{LEFT_OUT}: {commit}"}
+        for commit, of in keeps
+    ]
 
 
 def _tags(workspace: Workspace) -> dict[str, tuple[str, int]]:
@@ -92,19 +97,19 @@ def _tags(workspace: Workspace) -> dict[str, tuple[str, int]]:
     return found
 
 
-def _smaller(journal: Path, number: int) -> list[str]:
-    """Return the smaller recipes that leave out a keep.
+def _smaller(journal: Path) -> dict[int, list[str]]:
+    """Return the smaller recipes that leave out each keep, by its number.
 
     Who adopted one in an earlier version left the keep out as well, but the message did not mark it.
     """
-    found = []
+    found: dict[int, list[str]] = {}
     try:
-        known = read(journal)
+        known = list(read(journal))
     except (AutoresearchError, OSError):  # its folder is gone, or damaged
-        return []
+        return {}
     for event in known:
         name = {"ablated": "smaller", "promoted": "rest"}.get(event.kind)
         recipe: Mapping[str, Any] = (event.data.get(name) if name else None) or {}
-        if recipe.get("offered") and number in recipe["without"]:
-            found.append(recipe["commit"])
+        for number in recipe["without"] if recipe.get("offered") else ():
+            found.setdefault(number, []).append(recipe["commit"])
     return found

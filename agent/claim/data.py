@@ -22,6 +22,7 @@ from agent.system.files import read_bounded, write_whole
 
 VARIABLE = "AUTORESEARCH_CACHE"
 LARGEST_RECORD = 2**20
+MOST_SHARDS = 100  # of about 100 MB, that are fetched without being asked for by the user
 WAIT_SECONDS = 1.0
 KINDS = ("shards", "building", "requests", "snapshots", "holdouts")  # folders of a cache
 
@@ -86,11 +87,13 @@ def _make(wanted: Data, workspace: Workspace, say: Callable[[str], None], tick: 
             f"the claim was measured on snapshot {name}, made from a folder of its author's",
             hint="prepare the same files with `uv run prepare.py --source DIR`, then run the same command again",
         )
-    if wanted.num_shards == -1:
+    if wanted.source == "climbmix" and not 0 <= (wanted.num_shards or 0) <= MOST_SHARDS:
+        count = "all" if wanted.num_shards == -1 else f"{wanted.num_shards:,}"
+        flags = f"--source climbmix --num-shards {wanted.num_shards} --profile {wanted.profile}"
         raise PreconditionError(
-            f"the claim was measured on snapshot {name}, made from all shards of {wanted.source}, which are not "
-            "fetched on a stranger's word",
-            hint="prepare it with `uv run prepare.py --num-shards -1`, then run the same command again",
+            f"the claim was measured on snapshot {name}, made from {count} shards of climbmix of about 100 MB each, "
+            "which are not fetched on a stranger's word",
+            hint=f"prepare it with `uv run prepare.py {flags}`, then run the same command again",
         )
     shards = "" if wanted.num_shards is None else f", {counted(wanted.num_shards, 'training shard')}"
     say(f"preparing snapshot {name} from {wanted.source}{shards}")

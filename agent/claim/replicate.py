@@ -140,7 +140,7 @@ def replicate(setting: Setting, claim: Claim, most: int) -> Found:
             return found
     now = found.interval(claim.direction)
     if now is not None and now.low > 0 and found.of_one_seed:
-        found.verdict, found.why = "not replicated", ONE_SEED
+        found.why = ONE_SEED
     elif now is not None and now.low > 0:
         found.why = "the gain shows on the validation split, but not yet on the holdout"
     return found

@@ -45,7 +45,8 @@ def _require_file(out: Path) -> None:
     try:
         if out.is_dir():
             raise UsageError(f"--out needs a file, and {out} is a folder", hint="name a file in it")
-        Attestation.model_validate_json(read_bounded(out, LARGEST_ATTESTATION))
+        if content := read_bounded(out, LARGEST_ATTESTATION):  # an empty file, as of mktemp, holds nothing to lose
+            Attestation.model_validate_json(content)
     except (FileNotFoundError, NotADirectoryError):  # a folder above that is a file has a message of its own
         return
     except OSError as error:
@@ -56,7 +57,7 @@ def _require_file(out: Path) -> None:
 
 def _require_outside(out: Path, claim: Path) -> None:
     """Raise UsageError if a path is in the claim's folder, unless it is that of a new attestation."""
-    place, folder = out.parent.resolve() / out.name, claim.resolve()
+    place, folder = Path(os.path.realpath(out.parent)) / out.name, claim.resolve()
     new = place.parent == folder / ATTESTATIONS and not os.path.lexists(place)
     if place.is_relative_to(folder) and not new:
         raise UsageError(

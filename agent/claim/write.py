@@ -124,7 +124,7 @@ def _require_replaceable(target: Path) -> Claim | None:
 
 def _require_outside(target: Path, workspace: Workspace) -> None:
     """Raise UsageError if a folder is in git's own, or in that of the workspace's state."""
-    place = target.resolve()
+    place = Path(os.path.realpath(target))  # unlike resolve, it takes a link to itself
     folders = {workspace.git.folder: "git", state_folder(workspace.folder): "the program"}
     owner = next((owner for folder, owner in folders.items() if place.is_relative_to(folder.resolve())), None)
     if owner is not None:

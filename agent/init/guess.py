@@ -84,8 +84,12 @@ PAIR = re.compile(
     r"(?P<number>[-+]?(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+)(?![\w.,]*\d)",
     re.IGNORECASE,
 )
-# The split that the numbers after it on its line are of: `Test set: Average loss: 0.3`, `[val] loss: 0.3`.
 SPLIT = r"(?<![\w./-])(?i:val(?:id(?:ation)?)?|test|eval|dev|train(?:ing)?)(?![\w/-]|\.\w)"
+# Where it says what the numbers after it on its line are of: `Test set: Average loss: 0.3`, `[val] loss: 0.3`. In
+# `loss 0.3 (train), acc 0.9` it is about the number before.
+MARKER = re.compile(
+    rf"[\[(][ \t]*{SPLIT}[ \t]*[\])](?![ \t]*[,;])|{SPLIT}(?:[ \t]+(?i:set|split|data|epoch)\b[^:\n|]{{0,20}})?[ \t]*:"
+)
 LEAST_OF_SPLIT = 85  # weight of losses, scores and errors: a time after `val` is not one of the held-out data
 LONG_LINE = re.compile(r"[^\n]{2000,}")
 LARGEST = 1e300
@@ -262,16 +266,17 @@ def _found(name: str, value: float, rule: dict[str, Any], where: str) -> Found:
 
 
 def _split_before(text: str, at: int, label: str) -> str:
-    """Return the nearest word for training or held-out data before a loss or score on its line, else an empty string.
+    """Return what a loss or score is of, by the nearest marker before it on its line, else an empty string.
 
-    A `|` ends what such a word is said of. A name that has one itself needs no other.
+    A `|` ends what a marker is said of. A name that has such a word itself needs no other.
     """
     if re.search(SPLIT, re.sub(r"[\W_]+", " ", label)) or not any(
         WORDS.get(word, ("", 0))[1] >= LEAST_OF_SPLIT for word in re.split(r"[^a-z0-9]+", slug(label))
     ):
         return ""
     before = text[max(text.rfind("\n", 0, at), text.rfind("|", 0, at)) + 1 : at]
-    return next(reversed(re.findall(SPLIT, before)), "")
+    markers = [match[0] for match in MARKER.finditer(before)]
+    return re.findall(SPLIT, markers[-1])[0] if markers else ""
 
 
 def _in_line(text: str, match: re.Match[str], label: str, split: str) -> Found | None:

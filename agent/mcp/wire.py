@@ -115,9 +115,11 @@ def _paired(line: str) -> str:
     if not SURROGATE.search(line):
         return line
     try:
-        return json.dumps(json.loads(line), ensure_ascii=False).encode(errors="replace").decode()
+        content = json.dumps(json.loads(line), ensure_ascii=False)
     except (ValueError, RecursionError):
         return line
+    sound = content.encode(errors="replace").decode()
+    return line if sound == content else sound
 
 
 def _sentence(fault: ValidationError) -> str:

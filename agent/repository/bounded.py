@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -17,6 +18,8 @@ from agent.repository.git import GIT, Git, GitFailed, reason_of
 
 LOOK_SECONDS, END_SECONDS = 0.1, 5.0
 LONGEST_SAID = 2**20  # bytes
+# What git says if it cannot allocate, and of a part of it that has died of that.
+OUT_OF_MEMORY = re.compile(r"[Oo]ut of memory|Cannot allocate memory|(?:index-pack|unpack-objects) died")
 # One thread and small windows, so that the limit on the address space is one on what the objects take.
 SMALL = ("pack.threads=1", "core.packedGitWindowSize=32m", "core.packedGitLimit=256m")
 # macOS has no such limit: there the time is the only one.
@@ -24,7 +27,11 @@ LIMITED = ("sh", "-c", 'ulimit -v "$0" 2>/dev/null; exec "$@"')
 
 
 class TooMuch(AutoresearchError):
-    """Git took longer, or said more, than it may. `str` gives the clause: "takes longer than 60 s"."""
+    """Git took longer or more memory than it may. `str` gives the clause: "takes longer than 60 s"."""
+
+
+class TooLong(AutoresearchError):
+    """Git said more than it may."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,8 @@ def run_bounded(git: Git, args: list[str], bounds: Bounds) -> bytes:
 
     Raises:
         GitFailed: git has run and failed; the message is its own.
-        TooMuch: a bound was reached.
+        TooMuch: a bound of time or memory was reached.
+        TooLong: that of its output was.
         AutoresearchError: git could not be started.
     """
     small = [part for setting in SMALL for part in ("-c", setting)]
@@ -75,6 +83,8 @@ def run_bounded(git: Git, args: list[str], bounds: Bounds) -> bytes:
             raise
     if process.returncode != 0:
         words = " ".join(said.decode(errors="replace").split())
+        if OUT_OF_MEMORY.search(words):
+            raise TooMuch(f"takes more than {bounds.memory:,} MiB of memory")
         why, hint = reason_of(words, process.returncode)
         raise GitFailed(f"`git {' '.join(args[:2])}` failed in {git.top}: {why}", process.returncode, hint=hint)
     return said
@@ -99,7 +109,7 @@ def _said(stream: IO[bytes], bounds: Bounds) -> bytes:
             parts.append(part)
             size += len(part)
             if size > bounds.most:
-                raise TooMuch(f"says more than {bounds.most:,} bytes")
+                raise TooLong(f"git said more than {bounds.most:,} bytes")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.errors import AutoresearchError, PreconditionError
-from agent.repository.bounded import Bounds, TooMuch, run_bounded
+from agent.repository.bounded import Bounds, TooLong, TooMuch, run_bounded
 from agent.repository.git import Git, GitFailed
 from agent.repository.workspace import Workspace
 from agent.system.invocation import git_here
@@ -90,6 +90,9 @@ def fetch_into(
     Returns:
         Why the bundle does not hold them; None if it does. Then nothing else was fetched either. LACKS if it is based
         on commits that are missing here.
+
+    Raises:
+        AutoresearchError: it takes too much time or memory.
     """
     source = source.absolute()
     heads = _heads(source)
@@ -102,7 +105,10 @@ def fetch_into(
     try:
         return _fault_of_fetch(git, source, commits, refs, bounds)
     except TooMuch as error:
-        return f"{error} to read"
+        for part in (git.folder / "objects/pack").glob("tmp_*"):  # git leaves them if it is killed
+            part.unlink(missing_ok=True)
+        hint = "try again when the machine is idle; if it is, the bundle may be made to exhaust it"
+        raise AutoresearchError(f"{source.name} {error} to read", hint=hint) from None
 
 
 def _heads(source: Path) -> list[bytes] | None:
@@ -116,7 +122,7 @@ def _heads(source: Path) -> list[bytes] | None:
 
 
 def _fault_of_fetch(git: Git, source: Path, commits: Mapping[str, str], refs: str, bounds: Bounds) -> str | None:
-    """Fetch the commits and return the fault, as `fetch_into` does. Raises TooMuch if git reaches a bound."""
+    """Fetch the commits and return the fault, as `fetch_into` does. Raises TooMuch if git takes too much."""
     try:
         run_bounded(git, ["bundle", "verify", "--quiet", str(source)], bounds)
     except GitFailed:
@@ -150,7 +156,7 @@ def _is_listable(git: Git, commit: str, bounds: Bounds) -> bool:
     with contextlib.suppress(GitFailed):  # what is missing shows later
         try:
             run_bounded(git, ["ls-tree", "-r", "-z", "--full-tree", commit], replace(bounds, most=LONGEST_LISTING))
-        except TooMuch:
+        except TooLong:
             return False
     return True
 

@@ -65,7 +65,9 @@ def reason_of(words: str, code: int) -> tuple[str, str]:
 
 def _lost(words: str, args: list[str]) -> tuple[str, str] | None:
     """Return why git has failed, and a hint, if it lacks a commit: its refs were deleted, and git has collected it."""
-    named = HASH.search(" ".join([words, *args])) if LOST.search(words) else None
+    # It names a bad revision, but not what is no tree.
+    where = " ".join([words, *args]) if "not a tree object" in words else words
+    named = HASH.search(where) if LOST.search(words) else None
     if named is None:
         return None
     delete = typed("sessions --delete TAG")

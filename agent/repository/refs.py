@@ -52,7 +52,16 @@ def history(workspace: Workspace, commit: str, *without: str) -> list[tuple[str,
     lines = workspace.git.run(
         "log", "--no-show-signature", "--topo-order", "--format=%H%x00%P%x00%s", commit, "--not", *without, "--"
     )
-    return [(each[0], each[1], each[2]) for each in (line.split("\0", 2) for line in lines.splitlines())]
+    # Not by splitlines: a subject may have characters at which that ends a line.
+    return [(each[0], each[1], each[2]) for each in (line.split("\0", 2) for line in lines.split("\n") if line)]
+
+
+def is_copied(workspace: Workspace, tip: str, commit: str, branches: Sequence[str]) -> bool:
+    """Return whether a branch has a commit with the same change as one in the history of `tip`: it was rebased."""
+    return any(
+        commit not in workspace.git.run("rev-list", "--cherry-pick", "--right-only", f"{branch}...{tip}").split()
+        for branch in branches
+    )
 
 
 def except_own(tag: str, branch: str) -> tuple[str, ...]:

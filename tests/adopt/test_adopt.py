@@ -99,7 +99,7 @@ def test_message_has_the_evidence(night: Path, cli: Cli) -> None:
         "- #1 ",
         "- #2 ",
         "- #3 ",
-        "confirmed, 95 % interval",
+        "confirmed for one seed only, 95 % interval",
         "3 held-out runs of the baseline",
         "Machine: chip",
     ):
@@ -130,7 +130,7 @@ def test_night_is_not_adopted_before_the_one_that_it_started_from(
     quick: Path, cli: Cli, flags: tuple[str, ...]
 ) -> None:
     second_night(quick, cli, *flags)
-    said = refusal(quick, cli, "--tag", "second", "--provisional")
+    said = refusal(quick, cli, "--tag", "second")
     assert "error: session second started from the best of t, whose changes main does not have" in said
     assert "autoresearch adopt --tag t` first, then the same command again" in said
     adopted(quick, cli, "--tag", "t", "--provisional")
@@ -155,10 +155,19 @@ def test_night_is_adopted_where_the_branch_has_the_one_before(quick: Path, cli: 
     assert ("RATE = 0.3 " in train(quick), "DEPTH = 6 " in train(quick)) == (True, True)
 
 
+def test_night_is_adopted_alone_as_provisional(quick: Path, cli: Cli) -> None:
+    """The changes before it may conflict with the branch, or were left out on purpose."""
+    second_night(quick, cli, "--from", "t")
+    edit(quick, "RATE = 0.1 ", "RATE = 0.35 ")
+    refusal(quick, cli, "--tag", "t", "--provisional")
+    adopted(quick, cli, "--tag", "second", "--provisional")
+    assert ("RATE = 0.35 " in train(quick), "DEPTH = 6 " in train(quick)) == (True, True)
+
+
 def test_night_whose_earlier_one_is_deleted_says_what_to_merge(quick: Path, cli: Cli) -> None:
     second_night(quick, cli, "--from", "t")
     assert cli(quick, "sessions", "--delete", "t", "--yes").returncode == 0
-    said = refusal(quick, cli, "--tag", "second", "--provisional")
+    said = refusal(quick, cli, "--tag", "second")
     base = fold(journal_path(quick, "second")).session["base"][:12]  # type: ignore[index]
     assert "started from the best of a deleted session, whose changes main does not have" in said
     assert f"merge {base} into it by hand (see `git log main..{base}`)" in said

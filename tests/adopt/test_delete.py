@@ -214,6 +214,16 @@ def test_commits_of_the_user_before_the_session_are_refused(quick: Path, cli: Cl
     assert cli(quick, "sessions", "--delete", last, "--yes").returncode == 0
 
 
+def test_commit_that_was_amended_after_the_session_holds_nothing_up(quick: Path, cli: Cli) -> None:
+    (quick / "train.py").write_text((quick / "train.py").read_text() + "# mine\n")
+    commit_all(quick, "mine")
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    git(quick, "switch", "--quiet", "main")
+    git(quick, "commit", "--quiet", "--amend", "-m", "mine, said better\x0c")
+    assert cli(quick, "adopt", "--provisional").returncode == 0
+    assert cli(quick, "sessions", "--delete", "t", "--yes").returncode == 0
+
+
 def test_running_loop_is_refused(ended: Path, cli: Cli) -> None:
     with lock.hold(state_folder(ended), "t"):
         done = cli(ended, "sessions", "--delete", "t", "--yes")

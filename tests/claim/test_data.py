@@ -143,11 +143,15 @@ def test_folder_of_the_author_cannot_be_made(cache: Path, workspace: Workspace) 
     assert not (cache / "current").exists()
 
 
-def test_all_shards_are_not_fetched_for_a_claim_and_some_are_counted(cache: Path, workspace: Workspace) -> None:
+@pytest.mark.parametrize(("shards", "words"), [(-1, "all"), (6541, "6,541")])
+def test_many_shards_are_not_fetched_for_a_claim_and_some_are_counted(
+    cache: Path, workspace: Workspace, shards: int, words: str
+) -> None:
     said: list[str] = []
-    every = wanted("climbmix").model_copy(update={"num_shards": -1})
-    with pytest.raises(PreconditionError, match="made from all shards of climbmix"):
+    every = wanted("climbmix").model_copy(update={"num_shards": shards})
+    with pytest.raises(PreconditionError, match=f"made from {words} shards of climbmix of about 100 MB each") as caught:
         provide(every, workspace, said.append)
+    assert f"--source climbmix --num-shards {shards} --profile cpu`" in str(caught.value.hint)
     assert not said
     assert not (cache / "current").exists()
     provide(every.model_copy(update={"num_shards": 12}), workspace, said.append)

@@ -319,7 +319,7 @@ def test_best_with_one_number_for_every_seed_is_not_replicated(
     claims.edit(claim, lambda content: content["changes"].update(constants=[change]))
     done = cli(reader, "verify", str(claim), "--seeds", "3")
     assert done.returncode == 1, done.stderr
-    assert "not replicated: the best gives the same number with every seed, unlike the baseline" in done.stdout
+    assert "cannot tell: the best gives the same number with every seed, unlike the baseline" in done.stdout
 
 
 def test_result_of_a_recipe_that_renames_its_seed_is_said_to_be_for_that_seed(

@@ -69,6 +69,12 @@ Test set: Average loss: 0.0{1}74, Accuracy: 98{1}0/10000 (98%)
         ("[train] loss: 0.1 val_loss: 0.3 acc: 0.8\n", "val_loss", 0.3),
         ("train loss 0.2 test loss 0.4 took 12 s\n", "test_loss", 0.4),
         ("python train.py loss: 0.2\n", "loss", 0.2),
+        ("Epoch 3 [val] loss: 0.4\nEpoch 3 [train] loss: 0.1\n", "val_loss", 0.4),
+        ("loss 0.5 (train), loss 0.6 (test)\n", "loss", 0.6),
+        ("Accuracy 0.9 on train, accuracy 0.8 on test\n", "accuracy", 0.8),
+        ("Training took 5.2 s, accuracy: 0.93\nTotal time: 7.5 s\n", "accuracy", 0.93),
+        ("Finished training. Accuracy: 0.93\nTotal time: 7.5 s\n", "accuracy", 0.93),
+        ("eval every 100 steps, loss 0.4\n", "loss", 0.4),
         ("{'loss': 0.2, 'epoch': 1.0}\n{'eval_loss': 0.5, 'eval_runtime': 1.2}\n{'loss': 0.1}\n", "eval_loss", 0.5),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from agent.format import plain
@@ -51,8 +51,10 @@ _NEAR = re.compile(
     r"[ \t>*`-]{0,9}(?:<{3,}|>{5,}).*|\W{0,20}\b(?:SEARCH|REPLACE|ORIGINAL|UPDATED)(?: BLOCK)?\W{0,20}", re.IGNORECASE
 )
 # Outside all blocks, these are edits that would be left out.
-_LOST = re.compile(r"[ \t>*`-]{0,9}<{5,9} ?\w+.*|[ \t]*(?:diff --git |@@ -\d|\*\*\* (?:Begin Patch|Update File)).*")
-_LOST_FILE = re.compile(r"[ \t*_#`\d.)+-]*WHOLE FILE\b.*")
+_LOST = re.compile(
+    r"[ \t>*`-]{0,9}<{5,9} ?\w+.*|[ \t]*(?:diff --git |@@ -\d|\*\*\* (?:Begin Patch|Update File)).*"
+    r"|[ \t*_#`\d.)+-]*WHOLE FILE:? .*\.\w+[`*_: \t]*"
+)
 _DIFF = re.compile(r"@@ .*|diff --git .*|(?:---|\+\+\+) \S+\.\w+.*|\*\*\* (?:Begin Patch|Update File).*")
 
 
@@ -125,12 +127,15 @@ def parse(answer: str, known: list[str]) -> list[Block]:
         UnusableEdit: a block is incomplete, or there are too many, or an edit in another format is beside them.
     """
     lines = _lines(answer)
-    found = sorted([*_whole_files(lines, known), *_edits(lines, known)], key=lambda block: block.begin)
+    whole = list(_whole_files(lines, known))
+    taken = {number for block in whole for number in range(block.begin, block.end)}
+    found = sorted([*whole, *_edits(lines, known, taken)], key=lambda block: block.begin)
     if len(found) > MOST_BLOCKS:
         raise UnusableEdit(f"it has {len(found)} blocks, more than {MOST_BLOCKS}: give the whole file instead")
     inside = {number for block in found for number in range(block.begin, block.end)}
     for number, line in enumerate(lines):
-        if found and number not in inside and (_LOST.match(line) or _LOST_FILE.match(line)):
+        lost = found and number not in inside and _LOST.fullmatch(line[:LONGEST_MARK])
+        if lost and not _SEARCH.fullmatch(line):  # else it was given up for a whole file
             shown = plain(line)[:LONGEST_SHOWN]
             raise UnusableEdit(f"line {number + 1}, `{shown}`, is outside of its blocks: write each edit as shown")
     return found
@@ -140,13 +145,21 @@ def _lines(answer: str) -> list[str]:
     return answer.replace("\r\n", "\n").split("\n")
 
 
-def _edits(lines: list[str], known: list[str]) -> Iterator[Block]:
-    """Yield each block of lines to search and replace."""
+def _edits(lines: list[str], known: list[str], taken: Set[int]) -> Iterator[Block]:
+    """Yield each block of lines to search and replace. One that is given up for a whole file is none.
+
+    Args:
+        taken: indices of the lines of whole files.
+    """
     path = known[0] if len(known) == 1 else ""
     before = ""  # the last line that is neither empty nor a fence
     begin = middle = -1
     quoted = indented = False
     for number, whole in enumerate(lines):
+        if number in taken:
+            begin = middle = -1
+            quoted = False
+            continue
         line = _unquoted(whole) if quoted or begin < 0 else whole
         if mark := _SEARCH.fullmatch(line):
             if begin >= 0:

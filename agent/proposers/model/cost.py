@@ -121,7 +121,7 @@ class SpendingCap:
         Its worst case is one input token per byte of the prompt, because no tokenizer makes more.
 
         Args:
-            opens: whether it begins a conversation. A later call repeats an answer, and is larger than those to come.
+            opens: whether it asks for a proposal. One that corrects or repairs it may be larger than those to come.
 
         Raises:
             Unavailable: it could exceed a cap for the rest of the session.

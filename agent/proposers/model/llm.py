@@ -24,6 +24,7 @@ from agent.proposers.search.space import tunable_parameters
 from agent.proposers.validate import Seen, why_invalid
 from agent.system.files import read_bounded
 
+ANSWERS = "answers.jsonl"
 MOST_CORRECTIONS = 2
 MOST_TOKENS = 16_000  # per answer
 LONGEST_REPEATED = 50_000  # characters of an answer that go back with its fault
@@ -55,7 +56,7 @@ class LLMProposer:
             Unavailable: the model is unavailable.
             NoProposal: it gave no usable proposal.
         """
-        return self._converse(context, "answers.jsonl", briefing(context))
+        return self._converse(context, ANSWERS, briefing(context))
 
     def repair(self, context: Context, error: str, attempt: int) -> Proposal:
         """Return a repaired version of the crashed candidate in `context.files`; `error` is the end of its log."""
@@ -69,7 +70,8 @@ class LLMProposer:
         why, incomplete = "", None
         for _ in range(1 + MOST_CORRECTIONS):
             try:
-                answer = said.next() or self._complete(context, messages, said)
+                opens = transcript == ANSWERS and len(messages) == 1
+                answer = said.next() or self._complete(context, messages, said, opens=opens)
                 proposal = self._candidate(context, answer)
                 if incomplete or (proposal.reasoning and proposal.expected is not None):
                     self._use(said)
@@ -100,9 +102,9 @@ class LLMProposer:
         if said.path:
             self._used[said.path] = said.read
 
-    def _complete(self, context: Context, messages: Sequence[Message], said: _Transcript) -> Answer:
+    def _complete(self, context: Context, messages: Sequence[Message], said: _Transcript, *, opens: bool) -> Answer:
         prompt = SYSTEM + "".join(message["content"] for message in messages)
-        self._budget.require(context.number, prompt, MOST_TOKENS, opens=len(messages) == 1)
+        self._budget.require(context.number, prompt, MOST_TOKENS, opens=opens)
         self._budget.reserve(context.number, prompt, MOST_TOKENS)
         try:
             tick = context.workspace.tick

@@ -280,7 +280,11 @@ def test_a_part_of_an_answer_is_not_taken_for_the_whole(rest: str, why: str) -> 
 def test_prose_and_files_may_mention_markers_beside_a_block() -> None:
     about = "The whole file stays as it is; x << 3 and a <<<< b.\n\n---\n"
     assert applied(about + edit("RATE = 0.1", "RATE = 0.2") + about) == FILE.replace("0.1", "0.2")
-    assert applied(f"WHOLE FILE train.py\n```python\n{RAISED}# @@ -1 +1 @@\n```\n") == f"{RAISED}# @@ -1 +1 @@\n"
+    assert applied("WHOLE FILE is not needed here.\n" + edit("RATE = 0.1", "RATE = 0.2")) == FILE.replace("0.1", "0.2")
+    for line in ("# @@ -1 +1 @@", "<<<<<<< SEARCH", "======="):
+        assert applied(f"WHOLE FILE train.py\n```python\n{RAISED}{line}\n```\n") == f"{RAISED}{line}\n"
+    begun = "<<<<<<< SEARCH\nRATE = 0.1\n=======\nActually, the whole file:\n\n"
+    assert applied(f"train.py\n{begun}WHOLE FILE train.py\n```python\n{RAISED}```\n") == RAISED
 
 
 def test_blocks_can_be_stopped() -> None:
