@@ -245,7 +245,7 @@ def test_no_run_writes_draft(tmp_path: Path, cli: Cli) -> None:
         ),
         ({"train.py": "print('loss: 1')"}, ["--metric", "gain"], 1, "no number called gain (numbers found: loss)"),
         ({"train.py": "print('gain: 1')"}, ["--metric", "gain"], 1, "--direction minimize or --direction maximize"),
-        ({"train.py": "print('loss: 1')"}, ["--mutable", "none/*.py"], 3, "--mutable GLOB"),
+        ({"train.py": "print('loss: 1')"}, ["--mutable", "none/*.py"], 3, "no committed file matches --mutable"),
         ({"train.py": "x = 1"}, ["--no-run"], 3, "--metric NAME"),
         ({"train.py": "print('loss: 1')"}, ["--direction", "up"], 2, "--direction"),
         (
