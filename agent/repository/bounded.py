@@ -18,8 +18,8 @@ from agent.repository.git import GIT, Git, GitFailed, reason_of
 
 LOOK_SECONDS, END_SECONDS = 0.1, 5.0
 LONGEST_SAID = 2**20  # bytes
-# What git says if it cannot allocate, and of a part of it that has died of that.
-OUT_OF_MEMORY = re.compile(r"[Oo]ut of memory|Cannot allocate memory|(?:index-pack|unpack-objects) died")
+# What git says if it cannot allocate. That a part of it died is no sign: it says so of any fault of a bundle.
+OUT_OF_MEMORY = re.compile(r"[Oo]ut of memory|[Cc]annot allocate memory")
 # One thread and small windows, so that the limit on the address space is one on what the objects take.
 SMALL = ("pack.threads=1", "core.packedGitWindowSize=32m", "core.packedGitLimit=256m")
 # macOS has no such limit: there the time is the only one.

@@ -96,6 +96,16 @@ def test_delta_of_gigabytes_is_refused_without_their_memory(quick: Path, target:
     assert fetch_into(target, small, {"best": commit}, "refs/small") is None
 
 
+def test_damaged_bundle_is_said_to_be_refused_and_not_to_take_memory(quick: Path, target: Git, tmp_path: Path) -> None:
+    commit = head_of(quick, tmp_path / "b")
+    content = bytearray((tmp_path / "b").read_bytes())
+    content[-30] ^= 255
+    (tmp_path / "b").write_bytes(content)
+    found = fetch_into(target, tmp_path / "b", {"best": commit}, "refs/got")
+    assert found is not None
+    assert found.startswith("holds objects that git refuses")
+
+
 @pytest.mark.parametrize(
     "content",
     [
