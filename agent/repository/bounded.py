@@ -20,6 +20,8 @@ LOOK_SECONDS, END_SECONDS = 0.1, 5.0
 LONGEST_SAID = 2**20  # bytes
 # What git says if it cannot allocate. That a part of it died is no sign: it says so of any fault of a bundle.
 OUT_OF_MEMORY = re.compile(r"[Oo]ut of memory|[Cc]annot allocate memory")
+# A part of git that this machine, and not what it read, has ended: run-command.c.
+DIED = re.compile(r"\bdied of signal (\d+)")
 # One thread and small windows, so that the limit on the address space is one on what the objects take.
 SMALL = ("pack.threads=1", "core.packedGitWindowSize=32m", "core.packedGitLimit=256m")
 # macOS has no such limit: there the time is the only one.
@@ -85,6 +87,9 @@ def run_bounded(git: Git, args: list[str], bounds: Bounds) -> bytes:
         words = " ".join(said.decode(errors="replace").split())
         if OUT_OF_MEMORY.search(words):
             raise TooMuch(f"takes more than {bounds.memory:,} MiB of memory")
+        killed = -process.returncode if process.returncode < 0 else next(map(int, DIED.findall(words)), 0)
+        if killed:
+            raise TooMuch(f"takes more than git gets on this machine (ended by signal {killed})")
         why, hint = reason_of(words, process.returncode)
         raise GitFailed(f"`git {' '.join(args[:2])}` failed in {git.top}: {why}", process.returncode, hint=hint)
     return said

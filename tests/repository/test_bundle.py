@@ -141,6 +141,17 @@ def test_git_that_takes_too_long_is_ended(slow: Git, tmp_path: Path) -> None:
     assert gone(int((tmp_path / "pid").read_text()))
 
 
+@pytest.mark.parametrize(("says", "kill"), [("", "kill -9 $$;"), ("error: index-pack died of signal 9", "")])
+def test_git_that_was_killed_says_nothing_of_the_bundle(
+    says: str, kill: str, quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = head_of(quick, tmp_path / "b")
+    path = other_git(tmp_path / "bin", '*" fetch "*', says, 128, kill)
+    monkeypatch.setenv("PATH", f"{path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(AutoresearchError, match=r"takes more than git gets on this machine \(ended by signal 9\)"):
+        fetch_into(Git(quick.resolve()), tmp_path / "b", {"best": commit}, "refs/got")
+
+
 def test_git_that_says_too_much_is_ended(quick: Path) -> None:
     with pytest.raises(TooLong, match="said more than 10 bytes"):
         run_bounded(Git(quick.resolve()), ["log"], Bounds(60.0, most=10))

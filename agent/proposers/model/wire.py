@@ -6,6 +6,7 @@ error contains the key.
 
 from __future__ import annotations
 
+import codecs
 import email.utils
 import json
 import math
@@ -41,6 +42,7 @@ TICK_SECONDS = 0.2
 # What a server says if waiting does not help, because the account is out of credit.
 NO_CREDIT = ("insufficient_quota", "credit balance", "billing", "exceeded your current quota")
 ESCAPED = re.compile(r"\\(?:u([0-9a-fA-F]{4})|/)")
+LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")  # a CR at the end of a chunk may be half of an end
 RATE_LIMITED = re.compile(r'"(?:code|type)":\s*"rate_limit_exceeded"')
 # `Please try again in 1.5s`, and RetryInfo in Google's errors.
 AMOUNT = r"((?:\d{1,3}(?:,\d{3}){1,2}|\d{1,9})(?:\.\d{1,9})?) ?(ms|milli|[dhms]?)[a-z]*,? ?(?:and )?"
@@ -250,21 +252,48 @@ def _retry_after(header: str | None, unit: float = 1.0) -> float | None:
 
 def _events(response: requests.Response) -> Iterator[dict[str, Any]]:
     """Yield the JSON objects of a stream of server-sent events (WHATWG HTML, 9.2)."""
+    data: list[bytes] = []
+    for line in _lines(response):
+        part = line[5:].strip() if line.startswith(b"data:") else b""
+        if part:
+            data.append(part)
+        if not data or (line and len(data) > 1):
+            continue
+        try:
+            event = _content(data)
+        except json.JSONDecodeError:
+            if line:
+                continue
+            raise
+        # Several servers leave out the empty line after an event: a first line that is JSON is the whole of it.
+        data.clear()
+        if isinstance(event, dict):
+            yield event
+    if data and isinstance(event := _content(data), dict):
+        yield event
+
+
+def _content(data: Sequence[bytes]) -> Any:
+    whole = b"\n".join(data)
+    return DONE if whole == b"[DONE]" else json.loads(whole)
+
+
+def _lines(response: requests.Response) -> Iterator[bytes]:
+    """Yield the lines of a stream, without their ends and a byte order mark. A last line without an end is [DONE]."""
     rest = bytearray()  # split only at the end of a line, because chunks may have one byte each
+    first = True
     for chunk in bounded_http.body(response, bounded_http.LARGEST_STREAM):
         rest += chunk
         if len(rest) > bounded_http.LARGEST_ANSWER:
             raise bounded_http.Endless("it is endless")
-        if b"\n" not in chunk:
+        if b"\n" not in chunk and b"\r" not in chunk:
             continue
-        *lines, rest = rest.split(b"\n")
+        *lines, rest = map(bytearray, LINE_END.split(rest))
         for line in lines:
-            if line.startswith(b"data:") and (data := line[5:].strip()):
-                event = DONE if data == b"[DONE]" else json.loads(data)
-                if isinstance(event, dict):
-                    yield event
+            yield bytes(line.removeprefix(codecs.BOM_UTF8) if first else line)
+            first = False
     if rest.removeprefix(b"data:").strip() == b"[DONE]":
-        yield DONE
+        yield bytes(rest)
 
 
 def _openai_stream(events: Iterator[dict[str, Any]]) -> Answer:

@@ -197,6 +197,41 @@ def test_a_stream_may_lack_the_last_newline() -> None:
         assert ask(model_at(server.url)).text == "yes"
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "\ufeffdata: {yes}\n\ndata: [DONE]\n\n",
+        ": a comment\r\nevent: message\r\ndata:{yes}\r\n\r\ndata: [DONE]\r\n\r\n",
+        "data: {yes}\r\rdata: [DONE]\r\r",
+        'data: {{\ndata: "choices":\ndata: {choices}\ndata: }}\n\ndata: [DONE]\n\n',
+        "data: {yes}\ndata: [DONE]\n",  # several servers leave out the empty lines between events
+    ],
+)
+@pytest.mark.parametrize("size", [1, 10**6])
+def test_a_stream_is_read_as_its_standard_says(said: str, size: int) -> None:
+    content = said.format(yes=json.dumps(YES), choices=json.dumps(YES["choices"])).encode()
+
+    def streams(handler: Any) -> None:
+        begin_stream(handler)
+        for part in (content[at : at + size] for at in range(0, len(content), size)):
+            handler.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+        end_stream(handler)
+
+    with model_server(lambda _: streams) as server:
+        assert ask(model_at(server.url)).text == "yes"
+
+
+def test_a_stream_with_a_broken_event_is_broken() -> None:
+    def streams(handler: Any) -> None:
+        begin_stream(handler)
+        send(handler, YES)
+        handler.wfile.write(b"8\r\ndata: {\n\r\n")
+        end_stream(handler)
+
+    with model_server(lambda _: streams) as server, pytest.raises(Broken):
+        ask(model_at(server.url))
+
+
 def test_a_stream_without_an_end_is_none() -> None:
     for events in ((YES,), (YES, USAGE), (YES, None)):
         with model_server(lambda _, events=events: streamed(*events)) as server, pytest.raises(Broken):  # type: ignore[misc]
