@@ -272,6 +272,7 @@ def _awake(setting: Setting, found: Found, label: str, seed: int | None, log: Pa
             run = measure(setting.runner, recipe, log, observer, references)
         except Suspended as pause:
             setting.say(f"{NAMES[label]} is repeated: {pause}")
+            raise_if_asked(setting.interrupts, len(found.pairs))
             continue
         return holdout.scored(setting.runner, run, log)
 

@@ -200,6 +200,7 @@ def _run(bench: Workbench, label: str, folder: Path, *, may_fail: bool) -> Run:
             run = measure(runner, recipe, log, observer, references)
         except Suspended as pause:
             journal.show("note", text=f"{_name(journal, label)} is repeated: {pause}")
+            raise_if_stopped(bench)
             continue
         most = None if may_fail else faults.MOST_IN_A_ROW
         if run.fault:

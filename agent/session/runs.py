@@ -233,12 +233,13 @@ class Runs:
         return is_overwritten(self._runner.workspace.folder, artifact, run)
 
     def _undisturbed(self, run_once: Callable[[], Run]) -> Run:
-        """Repeat a run until the machine does not sleep through it."""
+        """Repeat a run until the machine does not sleep through it, unless the session should stop."""
         while True:
             try:
                 run = run_once()
             except Suspended as pause:
                 self._journal.append("interrupted", number=self._pending.number, reason=str(pause))
+                self._require_going()
                 continue
             if run.metric is None:
                 # A shutdown may have ended the run's processes as well: then its failure is not the candidate's.

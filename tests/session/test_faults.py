@@ -12,6 +12,7 @@ import pytest
 
 from agent.decision.decide import DecisionConfig, judge
 from agent.errors import MachineFault
+from agent.execution.process import run_command
 from agent.journal.events import Event
 from agent.journal.experiment import Run, Verdict
 from agent.journal.faults import NO_FAULTS, Faults
@@ -325,6 +326,43 @@ def test_request_to_stop_during_a_pause_finishes_the_experiment(quick: Path, cli
     loop.send_signal(signal.SIGINT)
     assert loop.wait(timeout=60) == 130
     assert len(rows(quick)) == 2
+
+
+def sleep_in_each_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the clock of runs jump as if the machine slept in each of them, and ask the session to stop in the third."""
+    looks = [0]
+
+    def wall() -> float:
+        looks[0] += 1
+        if looks[0] == 6:
+            stop_file(journal_path(folder, "t")).touch()
+        assert looks[0] < 100, "the session goes on"
+        return time.time() + 20 * looks[0]
+
+    monkeypatch.setitem(run_command.__kwdefaults__, "wall", wall)
+
+
+def test_request_to_stop_ends_a_session_whose_machine_sleeps_in_each_run(
+    quick: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(quick, cli, 0)
+    with monkeypatch.context() as asleep:
+        sleep_in_each_run(quick, asleep)
+        assert "the machine slept for" in run(quick, cli, 1)
+    assert len(events(quick, "measured")) == 1
+    run(quick, cli, 1)
+    assert len(rows(quick)) == 2
+    assert_consistent(quick)
+
+
+def test_request_to_stop_ends_a_comparison_whose_machine_sleeps_in_each_run(
+    quick: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_in_turn(quick, cli, "s/^RATE = .*/RATE = 0.5/")
+    with monkeypatch.context() as asleep:
+        sleep_in_each_run(quick, asleep)
+        done = cli(quick, "confirm", "--tag", "t")
+        assert "stopped by `autoresearch stop`" in done.stdout + done.stderr
 
 
 def folded(*kinds: str, ended: bool = False) -> Faults:
