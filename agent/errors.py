@@ -19,11 +19,15 @@ AutoresearchError                  what failed and why, with a hint at the fix  
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 from typing import Literal
 
 from agent.format import one_line
 
 LONGEST_FAULT = 300  # characters
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class AutoresearchError(Exception):
@@ -130,8 +134,15 @@ def in_one_line(error: AutoresearchError | OSError) -> str:
 
 def explain(error: OSError) -> AutoresearchError:
     """Turn an error of the operating system into one of the program."""
-    where = f"{error.filename}: " if error.filename else ""
-    return AutoresearchError(f"{where}{error.strerror or error}", hint="fix the cause, then run the same command again")
+    where, cause = f"{error.filename}: " if error.filename else "", "fix the cause"
+    if error.errno in FULL:
+        import shutil
+
+        with contextlib.suppress(OSError):
+            places = dict.fromkeys((os.path.realpath("."), os.environ.get("TMPDIR") or "/tmp"))
+            free = [f"{shutil.disk_usage(place).free >> 20:,} MiB are free in {place}" for place in places]
+            cause = f"free disk space ({', '.join(free)})"
+    return AutoresearchError(f"{where}{error.strerror or error}", hint=f"{cause}, then run the same command again")
 
 
 def fault(error: Exception) -> str:

@@ -12,13 +12,12 @@ from agent.errors import AutoresearchError, PreconditionError
 from agent.journal.experiment import Value
 from agent.journal.journal import read
 from agent.journal.paths import journal_path
-from agent.repository.refs import is_merged, refs_below
+from agent.repository.refs import ROW, is_merged, refs_below
 from agent.repository.workspace import Workspace
 from agent.source.merging import carried_over
 from agent.system.invocation import git_here, typed
 
-# Subjects of the commits that a session adds to its branch, see `Session.record` and `agent.cli.afterwards`.
-ROW = re.compile(r"results: #(\d+) (keep|discard|crash)")
+# Subject of the last commit that a session adds to its branch, see `agent.cli.afterwards`.
 ENTRY = re.compile(r"playbook: .+ of session \S+")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,12 +22,13 @@ from agent.protocol.changes import protocol_of
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
 from agent.repository.checkout import Checkout
+from agent.repository.edit import way_back
 from agent.repository.ready import carried, require_clean
 from agent.repository.refs import refs_below
 from agent.repository.workspace import Workspace
 from agent.session import at_login, recovery
 from agent.session.opening import require_committed_protocol
-from agent.system.invocation import git_here, typed
+from agent.system.invocation import fetch_commits, typed
 from agent.system.names import PROTOCOL
 
 SEARCH = ProposerConfig()
@@ -198,7 +198,7 @@ def _branch(workspace: Workspace, state: State, tag: str, repair: str) -> Check:
         f"{tag}: branch",
         "broken",
         f"{where}: save the new commits on another branch first" if at else where,
-        f"{git_here(workspace.top)} update-ref {shlex.quote(f'refs/heads/{branch}')} {state.head}",
+        way_back(workspace, branch, state.head),
     )
 
 
@@ -231,7 +231,8 @@ def _commits(workspace: Workspace, state: State, tag: str, repair: str) -> Check
     numbers = [e.number for e in state.experiments if e.commit in missing]
     if numbers:
         shown = ", ".join(f"#{number}" for number in numbers[:5])
-        return Check(f"{tag}: commits", "broken", f"the commits of {shown} are missing from the repository")
+        words = f"the commits of {shown} are missing from the repository"
+        return Check(f"{tag}: commits", "broken", words, fetch_commits(workspace.top))
     refs = refs_below(workspace, f"refs/autoresearch/{tag}")
     loose = [e.number for e in state.experiments[1:] if f"refs/autoresearch/{tag}/{e.number}" not in refs]
     if loose:

@@ -37,6 +37,7 @@ from agent.journal.experiment import KNEW, Run
 from agent.journal.paths import cache_folder, cache_places
 from agent.protocol.extract import Stamp, extract, stamp, told_training
 from agent.protocol.models import Metric, Protocol
+from agent.repository.ready import require_submodules
 from agent.repository.workspace import Workspace
 from agent.room import room
 from agent.room.room import NO_FILES, Furniture, Room, UntrackedFiles
@@ -167,6 +168,7 @@ def _measure(
     log.parent.mkdir(parents=True, exist_ok=True)
     _require_disk_space(log.parent)
     _link(runner, log)
+    require_submodules(runner.workspace, recipe.commit, runner.untracked.source or runner.workspace.top)
     snapshot = fingerprint.snapshot_folder(runner.protocol)
     integrity.require_prepared(snapshot, fingerprint.snapshot(runner.protocol))
     since, began = time.time(), clock()

@@ -37,6 +37,7 @@ REPAIR = "repair {} manually, since the program never rewrites a journal, or sta
 # Raised by a line that is not an event, or by an event that cannot follow those before it.
 NO_EVENT = (ValueError, KeyError, AttributeError, TypeError, IndexError, AssertionError, OverflowError)
 UNREADABLE = (*NO_EVENT, RecursionError, MemoryError)
+NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of fsync(2), on disks that cannot do it
 APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 View = Callable[[Event, State], None]
@@ -82,11 +83,11 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
             except OSError as error:
-                raise AutoresearchError(
-                    f"cannot write {self.path}: {error.strerror}",
-                    hint="free disk space or restore write permission, then run the same command again; the session "
-                    "continues where it stopped",
-                ) from None
+                remedy = "free disk space or restore write permission"
+                if error.errno in NO_SYNC:
+                    remedy = "move the workspace to a disk that can sync files to it"
+                hint = f"{remedy}, then run the same command again; the session continues where it stopped"
+                raise AutoresearchError(f"cannot write {self.path}: {error.strerror}", hint=hint) from None
             self.state = step(self.state, event)
             self._show(event)
 

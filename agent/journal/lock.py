@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -12,12 +13,13 @@ from typing import Any
 
 import psutil
 
-from agent.errors import PreconditionError
+from agent.errors import AutoresearchError, PreconditionError
 from agent.journal.paths import stop_file
 from agent.system.files import read_bounded, write_whole
 from agent.system.invocation import typed
 
 LARGEST_NOTE = 4096
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 MOMENT = 0.5  # seconds
 
 
@@ -69,6 +71,7 @@ def hold(
 
     Raises:
         PreconditionError: another process holds it; the message names that process.
+        AutoresearchError: the disk of the workspace has no locks.
     """
     from filelock import FileLock, Timeout  # imported late: commands that only read do not need it
 
@@ -78,6 +81,13 @@ def hold(
         lock.acquire(timeout=MOMENT)  # `_is_locked` of another process holds it that long at most
     except Timeout:
         raise _taken(holder(state_folder)) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise AutoresearchError(
+            f"cannot lock {state_folder / 'lock'}: its disk has no locks, without which two loops could run at once",
+            hint="move the workspace to a local disk, or mount the network disk with locks",
+        ) from None
     note = _note(state_folder)
     try:
         note.unlink(missing_ok=True)  # of one that was killed

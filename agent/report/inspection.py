@@ -67,7 +67,7 @@ def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
         + [_run(run, "fresh") for run in _fresh(state, found)],
         "cost": asdict(state.cost_of(found)),
         "diff": _change(folder, found),
-        "log": last,
+        "log": _own(folder, last),
         "log_of": of,
         "log_tail": _tail(folder, last) if last and not _is_lost(folder, made, last) else [],
     }
@@ -170,7 +170,7 @@ def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Ru
         open_plain(path).close()
     except FileNotFoundError:
         raise PreconditionError(
-            f"log {name} of experiment #{found.number} not found: it was deleted or moved"
+            f"log {path} of experiment #{found.number} not found: it was deleted or moved"
         ) from None
     except Unusable as fault:
         raise PreconditionError(f"cannot read log {name} of experiment #{found.number}: it {fault}") from None
@@ -199,6 +199,14 @@ def follow(folder: Path, path: Path, go_on: bool, errors: str = "replace") -> It
                 return
             if not some:
                 time.sleep(POLL_SECONDS)
+
+
+def _own(folder: Path, log: str | None) -> str | None:
+    """Return the path of a log in this workspace, which may have been moved; as it was if it does not belong to it."""
+    try:
+        return str(own_log(folder, log, _artifact(folder))) if log else log
+    except Unusable:
+        return log
 
 
 def _tail(folder: Path, log: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from agent.errors import AutoresearchError, PreconditionError
 from agent.repository.checkout import Checkout
 from agent.repository.ready import require_no_operation
+from agent.repository.refs import ROW
 from agent.repository.workspace import Workspace
 from agent.source.encoding import decoded
 from agent.system.invocation import git_here, here
@@ -122,12 +124,30 @@ def own_commits(workspace: Workspace, branch: str, head: str) -> Sequence[str]:
         head: where the session left the branch.
 
     Returns:
-        Full hashes; empty if the branch is where it was, or has been rewritten or deleted.
+        Full hashes; empty if the branch is where it was, has been rewritten or deleted, or is ahead of its journal.
     """
     at = workspace.resolve(f"refs/heads/{branch}")
-    if at is None or at == head or not workspace.is_ancestor(head, at):
+    if at is None or at == head or not workspace.is_ancestor(head, at) or is_ahead(workspace, head, at):
         return ()
     return workspace.git.run("rev-list", "--reverse", "--topo-order", f"{head}..{at}").splitlines()
+
+
+def is_ahead(workspace: Workspace, head: str, at: str) -> bool:
+    """Return whether a session itself has recorded results after `head`, up to `at`: its journal is an older one."""
+    subjects = workspace.git.run("log", "--no-show-signature", "--format=%s", f"{head}..{at}").splitlines()
+    return any(ROW.fullmatch(subject) for subject in subjects)
+
+
+def way_back(workspace: Workspace, branch: str, head: str) -> str:
+    """Return the command that moves a session's branch back to `head`.
+
+    Commits of the user's become uncommitted changes again; those of the session itself go with their files.
+    """
+    git, at = git_here(workspace.top), workspace.resolve(f"refs/heads/{branch}")
+    ahead = at is not None and workspace.is_ancestor(head, at) and is_ahead(workspace, head, at)
+    if ahead and Checkout(workspace).branch == branch:
+        return f"{git} reset --keep {head[:12]}"
+    return f"{git} update-ref {shlex.quote(f'refs/heads/{branch}')} {head[:12]}"
 
 
 def _found(

@@ -34,7 +34,9 @@ NO_REPOSITORY, NO_WORK_TREE = "not a git repository", "must be run in a work tre
 
 
 # In git's own words: a command names an object that the repository lacks.
-LOST = re.compile(r"not a tree object|bad (?:object|revision)|not a valid object name", re.IGNORECASE)
+LOST = re.compile(
+    r"not a tree object|bad (?:object|revision)|not a valid object name|nonexistent object", re.IGNORECASE
+)
 HASH = re.compile(r"\b(?:[0-9a-f]{40}|[0-9a-f]{64})\b")
 
 

@@ -104,10 +104,39 @@ def _remedy(workspace: Workspace, changed: Collection[str], tag: str | None) -> 
         others = f"commit or `{git} stash` the other files; " if len(modules) < len(changed) else ""
         back = f"`{git} submodule update`"
         return f"{others}commit or `git stash` inside of {named(modules, 3)}, and commit it here or run {back}"
+    rows = workspace.protocol.provenance.results_log.path
+    if {*changed} == {workspace.in_repository(rows)}:  # a session would not know a commit of them
+        whole = f"{git} restore --staged --worktree {here(workspace.folder / rows)}"
+        return f"restore it with `{whole}`, or `{git} stash` it"
     mine = {*changed} <= {*Checkout(workspace).edited()}
     attempt = typed(f"try --tag {tag}" if tag else "try")
     do = f"measure the edit with `{attempt}`, or commit" if mine else "commit"
     return f"{do} or `{git} stash` {'it' if mine else 'them'}"
+
+
+def require_submodules(workspace: Workspace, commit: str, source: Path) -> None:
+    """Raise PreconditionError if a submodule is not as `commit` has it: runs see it as it is in the checkout.
+
+    Args:
+        source: the checkout. Submodules that it lacks are left out, like those that were not there for any run.
+    """
+    for path, wanted in workspace.submodules(commit).items():
+        place = source / path
+        if not (place / ".git").exists():
+            continue
+        told = workspace.git.run("-C", str(place), "status", "--porcelain=v2", "--branch", "--untracked-files=no")
+        lines = told.splitlines()
+        at = next(line.split()[-1] for line in lines if line.startswith("# branch.oid "))
+        if at != wanted:
+            fault, back = f"is at {at[:12]}, not at {wanted[:12]}", f"{git_here(source)} submodule update"
+        elif any(not line.startswith("#") for line in lines):
+            fault, back = "has uncommitted changes", f"git -C {here(place)} stash"
+        else:
+            continue
+        raise PreconditionError(
+            f"the submodule {path} {fault}, so a run would not measure {commit[:12]}",
+            hint=f"put it back with `{back}`, then run the same command again",
+        )
 
 
 def carried(workspace: Workspace, commit: str) -> tuple[str, ...]:

@@ -9,6 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from agent.protocol.models import Protocol
 from agent.repository.workspace import Workspace
 
+# Subject of the commits of rows that a session adds to its branch, see `Session.record`.
+ROW = re.compile(r"results: #(\d+) (keep|discard|crash)")
+
 
 def refs_below(workspace: Workspace, prefix: str) -> dict[str, str]:
     """Return ref -> hash of all refs in the folder `prefix`."""

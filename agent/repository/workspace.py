@@ -219,10 +219,10 @@ class Workspace:
         """Return the untracked files and folders of the repository, including ignored ones, relative to its top."""
         return [name.rstrip("/") for name in self.git.lines("ls-files", "-z", "--others", "--directory")]
 
-    def submodules(self, commit: str | None = None) -> list[str]:
-        """Return the submodules of the repository in a commit, by default in the index, relative to its top."""
+    def submodules(self, commit: str | None = None) -> dict[str, str]:
+        """Return path -> commit of the submodules in a commit, by default in the index, relative to the top."""
         files = self.staged() if commit is None else self.tree(commit)
-        return [path for path, (mode, _) in files.items() if mode == SUBMODULE]
+        return {path: at for path, (mode, at) in files.items() if mode == SUBMODULE}
 
     def shorts(self, commits: Iterable[str]) -> dict[str, str]:
         """Return commit -> a unique abbreviated hash of at least seven characters.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from agent.errors import PreconditionError
 from agent.execution.kill import Process, end_orphan
+from agent.format import named
 from agent.journal import edits
 from agent.journal.comparable import differences
 from agent.journal.edits import Edit
@@ -18,11 +18,11 @@ from agent.journal.paths import candidate_ref
 from agent.journal.state import State
 from agent.protocol.changes import changes, protocol_of
 from agent.repository.checkout import Checkout
-from agent.repository.edit import own_commits
+from agent.repository.edit import own_commits, way_back
 from agent.repository.index import sweep
 from agent.repository.ready import carried, elsewhere, require_clean, require_may_switch
 from agent.repository.workspace import Workspace
-from agent.system.invocation import git_here, here, typed
+from agent.system.invocation import fetch_commits, git_here, here, typed
 from agent.system.names import PLAYBOOK, PROTOCOL
 
 
@@ -100,12 +100,25 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
     if switch:
         # The user may edit program.md and playbook.md at any time.
         require_clean(workspace, notes=False, tag=state.session["tag"])
-    tag = state.session["tag"]
-    for experiment in state.experiments[1:]:
-        ref = candidate_ref(tag, experiment.number)
-        if workspace.resolve(ref) != experiment.commit:
+    return done + _kept(workspace, state)
+
+
+def _kept(workspace: Workspace, state: State) -> list[str]:
+    """Restore the refs that keep the commits of experiments, and return a sentence for each, or for what is lost."""
+    assert state.session is not None
+    tag, done = state.session["tag"], list[str]()
+    refs = {candidate_ref(tag, each.number): each for each in state.experiments[1:]}
+    without = {ref: each for ref, each in refs.items() if workspace.resolve(ref) != each.commit}
+    lost = workspace.missing([each.commit for each in without.values()])
+    for ref, experiment in without.items():
+        if experiment.commit not in lost:
             workspace.keep(ref, experiment.commit)
             done.append(f"restored {ref}, which keeps the commit of experiment #{experiment.number}")
+    if lost:  # as in a clone, which has the branch alone
+        numbers = [f"#{each.number}" for each in without.values() if each.commit in lost]
+        done.append(
+            f"the repository lacks the commits of {named(numbers, 3)}: get them with `{fetch_commits(workspace.top)}`"
+        )
     return done
 
 
@@ -268,14 +281,13 @@ def require_undisturbed(workspace: Workspace, branch: str, head: str, tag: str) 
 
 def _moved(workspace: Workspace, branch: str, head: str, tag: str) -> PreconditionError:
     at = workspace.resolve(f"refs/heads/{branch}")
-    git, ref = git_here(workspace.top), shlex.quote(f"refs/heads/{branch}")
-    keep = f"keep the new commits with `{git} branch NAME {at[:12]}`, " if at else ""
+    keep = f"keep the new commits with `{git_here(workspace.top)} branch NAME {at[:12]}`, " if at else ""
     if own_commits(workspace, branch, head):
         keep = f"measure the new commits with `{typed(f'try --tag {tag}')}`, or {keep}"
     return PreconditionError(
         f"the branch {branch} {f'is at {at[:12]}' if at else 'was deleted'}, but the session left it at {head[:12]}",
-        hint=f"{keep}restore the branch with `{git} update-ref {ref} {head[:12]}`, then run the same command "
-        "again; or start a session with another --tag",
+        hint=f"{keep}restore the branch with `{way_back(workspace, branch, head)}`, then run the same command again; "
+        "or start a session with another --tag",
     )
 
 

@@ -66,6 +66,11 @@ def git_here(top: Path) -> str:
     return "git" if _Standing.named is None else f"git -C {shlex.quote(str(top))}"
 
 
+def fetch_commits(top: Path) -> str:
+    """Return the command that brings the commits of experiments from another clone: git's own brings branches alone."""
+    return f"{git_here(top)} fetch OTHER_CLONE 'refs/autoresearch/*:refs/autoresearch/*'"
+
+
 def here(path: Path) -> str:
     """Return a path quoted for the user's shell: relative if it is below the current folder, else absolute."""
     if _Standing.named is not None:

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
 import cProfile
+import errno
+import fcntl
+import os
+import re
 import timeit
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agent.errors import AutoresearchError
+from agent.errors import AutoresearchError, explain
 from agent.format import one_line
 from agent.journal.experiment import Experiment, Run, Verdict
 from agent.journal.journal import Journal, fold, read, read_and_fold
+from agent.journal.lock import hold
 from agent.journal.results import render
 from agent.journal.state import State, step
 from agent.protocol.load import load_protocol
@@ -208,3 +214,26 @@ def test_comparison_that_an_ablation_displaced_goes_on_with_its_runs(tmp_path: P
     # Another ablation begins anew.
     assert known == [{"a": 1}, {}, {}]
     assert fold(journal.path) == journal.state
+
+
+def test_a_disk_that_cannot_sync_or_lock_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(code: int) -> Callable[..., None]:
+        def call(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", fails(errno.EINVAL))
+    with pytest.raises(AutoresearchError, match=r"cannot write .*journal\.jsonl") as caught:
+        Journal(tmp_path / "s" / "journal.jsonl", []).append("note", text="x")
+    assert "disk that can sync files" in caught.value.hint
+    monkeypatch.setattr(fcntl, "flock", fails(errno.ENOLCK))
+    with pytest.raises(AutoresearchError, match=r"cannot lock .*/lock: its disk has no locks"), hold(tmp_path, "t"):
+        pass
+
+
+def test_a_full_disk_is_said_with_what_is_free() -> None:
+    assert re.search(
+        r"free disk space \([\d,]+ MiB are free in /", explain(OSError(errno.ENOSPC, "No space left")).hint
+    )
+    assert explain(OSError(errno.EIO, "Input/output error")).hint.startswith("fix the cause")

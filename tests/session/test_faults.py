@@ -339,7 +339,7 @@ def sleep_in_each_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert looks[0] < 100, "the session goes on"
         return time.time() + 20 * looks[0]
 
-    monkeypatch.setitem(run_command.__kwdefaults__, "wall", wall)
+    monkeypatch.setattr(run_command, "__kwdefaults__", {"wall": wall})
 
 
 def test_request_to_stop_ends_a_session_whose_machine_sleeps_in_each_run(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from agent.journal.paths import journal_path
 from tests.common.in_process import call
 from tests.common.processes import start, wait_for
 from tests.common.sessions import assert_consistent, journal, keep_in_turn, rows
@@ -122,3 +126,72 @@ def test_what_a_resume_puts_back_or_removes_is_named(quick: Path, cli: Cli) -> N
     assert "removed extra.py, which a candidate had added" in done.stdout
     assert not (quick / "extra.py").exists()
     assert (quick / "more.py").exists()
+
+
+def test_a_session_goes_on_in_a_clone_which_lacks_the_commits_of_discarded_candidates(
+    quick: Path, cli: Cli, tmp_path: Path
+) -> None:
+    start_of = ("run", "--tag", "t", "--no-confirm", "--verdict", "greedy", "--max-experiments")
+    assert cli(quick, *start_of, "6").returncode == 0
+    assert "discard" in [row["status"] for row in rows(quick)]
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", f"file://{quick}", str(clone))
+    shutil.copytree(quick / ".autoresearch", clone / ".autoresearch")
+    for name in ("user.name", "user.email"):
+        git(clone, "config", name, "x")
+    for command in (("doctor",), (*start_of, "8")):
+        done = cli(clone, *command)
+        assert "fetch OTHER_CLONE 'refs/autoresearch/*:refs/autoresearch/*'`" in done.stdout + done.stderr
+    assert done.returncode == 0, done.stderr
+    assert len(rows(clone)) == 9
+    assert [row["description"] for row in rows(clone)][:7] == [row["description"] for row in rows(quick)]
+    git(clone, "fetch", "--quiet", str(quick), "refs/autoresearch/*:refs/autoresearch/*")
+    done = cli(clone, *start_of, "9")
+    assert done.returncode == 0, done.stderr
+    assert "OTHER_CLONE" not in done.stdout + done.stderr
+    assert_consistent(clone)
+
+
+def test_a_deleted_log_is_named_by_its_place_in_this_workspace(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    assert cli(quick, "run", "--tag", "t", "--no-confirm", "--max-experiments", "1").returncode == 0
+    moved = tmp_path / "moved"
+    shutil.move(quick, moved)
+    log = Path(json.loads(cli(moved, "show", "1", "--json").stdout)["data"]["log"])
+    assert log.is_relative_to(moved)
+    log.unlink()
+    assert f"log {log} of experiment #1 not found" in cli(moved, "log", "1").stderr
+
+
+def test_a_branch_that_is_ahead_of_its_journal_has_no_commits_of_the_users(quick: Path, cli: Cli) -> None:
+    """As after the journal came from a backup. The advice leads to a session that goes on."""
+    start_of = ("run", "--tag", "t", "--no-confirm", "--verdict", "greedy", "--max-experiments")
+    assert cli(quick, *start_of, "3").returncode == 0
+    before, path = rows(quick), journal_path(quick, "t")
+    lines = path.read_text().splitlines(keepends=True)
+    last = max(at for at, line in enumerate(lines) if json.loads(line)["event"] == "recorded")
+    path.write_text("".join(lines[:last]))
+    tried = cli(quick, "try", "--tag", "t")
+    assert tried.returncode != 0
+    assert rows(quick) == before
+    told = [cli(quick, *command) for command in (("doctor",), (*start_of, "3"))]
+    for done in told:
+        assert "`autoresearch try" not in done.stdout + done.stderr
+        assert re.search(r"`git reset --keep [0-9a-f]{12}`", done.stdout + done.stderr)
+    git(quick, *re.findall(r"`git (reset .*?)`", told[-1].stderr)[0].split())
+    done = cli(quick, *start_of, "4")
+    assert done.returncode == 0, done.stderr
+    assert [row["description"] for row in rows(quick)][:4] == [row["description"] for row in before]
+    assert_consistent(quick)
+
+
+def test_rows_that_are_newer_than_the_branch_are_restored_and_not_committed(quick: Path, cli: Cli) -> None:
+    start_of = ("run", "--tag", "t", "--no-confirm", "--verdict", "greedy", "--max-experiments")
+    assert cli(quick, *start_of, "2").returncode == 0
+    (quick / "results.tsv").open("a").write("abc\t1.0\tkeep\tof the future\n")
+    git(quick, "add", "results.tsv")
+    done = cli(quick, *start_of, "3")
+    back = re.search(r"hint: restore it with `git (restore --staged --worktree results.tsv)`", done.stderr)
+    assert back, done.stderr
+    git(quick, *back[1].split())
+    assert cli(quick, *start_of, "3").returncode == 0
+    assert_consistent(quick)
