@@ -18,8 +18,9 @@ from agent.journal.experiment import Experiment, Run, metrics, succeeded
 from agent.journal.flight import NO_FLIGHT
 from agent.journal.state import State
 
-# What the bound does not cover, where the metric comes from a text and a seed.
+# What the bound does not go beyond: the text and the seed that a metric comes from, or the only run, repeated.
 ON_SNAPSHOT = "this seed and this validation text"
+ON_ONE_RUN = "this seed and these data, since equal programs give equal numbers"
 
 
 def statement(state: State) -> dict[str, Any] | None:
@@ -49,7 +50,7 @@ def statement(state: State) -> dict[str, Any] | None:
         "level": 1 - ALPHA,
         "experiments": experiments,
         "false_keeps": most_false_keeps(kind, experiments, sum(map(_as_measured, state.experiments[1:]))),
-        "on": ON_SNAPSHOT if session["fingerprint"].get("snapshot") else "",
+        "on": ON_SNAPSHOT if session["fingerprint"].get("snapshot") else ON_ONE_RUN if known.exact else "",
     }
     return {**data, "line": statement_line(data)}
 

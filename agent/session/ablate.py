@@ -184,7 +184,8 @@ def _failure(error: str | None) -> str:
 
 
 def _worth(found: Mapping[str, Any], gain: float) -> str:
-    return f"{figure(gain, sign='+')} ({figure(found['low'])} to {figure(found['high'])})"
+    one_run = ", one run repeated" if found["low"] == found["high"] else ""
+    return f"{figure(gain, sign='+')} ({figure(found['low'])} to {figure(found['high'])}{one_run})"
 
 
 def _smaller(bench: Workbench, units: Sequence[Unit], idle: Sequence[Unit], count: int) -> dict[str, Any] | None:

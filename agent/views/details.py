@@ -79,7 +79,9 @@ def _bound(bound: dict[str, Any] | None) -> list[str]:
     """Format the bound of a keep, which holds at any time of the session together with those of all keeps."""
     if bound is None:
         return []
-    runs = f"{bound['runs']} held-out runs against {bound['baseline_runs']} of the baseline"
+    # Where equal programs give equal numbers all runs of the keep count, not only held-out ones.
+    kind = "runs" if bound["low"] == bound["gain"] else "held-out runs"
+    runs = f"{bound['runs']} {kind} against {bound['baseline_runs']} of the baseline"
     if bound["low"] is None:
         return [f"bound     none yet: {runs} are too few"]
     return [f"bound     at any time at least {figure(bound['low'], sign='+')} over the baseline, by {runs}"]

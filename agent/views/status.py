@@ -64,8 +64,10 @@ def _lines(data: dict[str, Any], stations: Sequence[StationStatus], meanwhile: s
         shown.append(cost(data["cost"]))
     if data["faults"]["runs"]:
         shown.append(f"repeated {faults(data)}")
-    if data["away"]:
-        shown.append(f"{data['away']['proposer']} is unavailable, {meanwhile}: {data['away']['reason']}")
+    if away := data["away"]:
+        ends = away["until"] if data["running_pid"] else None  # without a loop, nobody asks the model then
+        until = f" until {time.strftime('%H:%M', time.localtime(ends))}" if ends else ""
+        shown.append(f"{away['proposer']} is unavailable{until}, {meanwhile}: {away['reason']}")
     if data["limits"] and (ends := of_note(data["limits"]).words()):
         shown.append(f"ends {ends}")
     return [one_line(line) for line in (*shown, *map(station_line, stations), *_now(data))]

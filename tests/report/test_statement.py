@@ -14,7 +14,7 @@ from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Evidence, Experiment, Run, Verdict
 from agent.journal.state import State
 from agent.report.holdout import on_holdout
-from agent.report.statement import ON_SNAPSHOT, bound_of, statement
+from agent.report.statement import ON_ONE_RUN, ON_SNAPSHOT, bound_of, statement
 from tests.common.experiments import kept
 
 pytestmark = pytest.mark.quick
@@ -135,6 +135,16 @@ def test_deterministic_runs_need_no_held_out_ones() -> None:
     assert found is not None
     assert found["bound"]["low"] == found["bound"]["gain"] == pytest.approx(0.5)
     assert "#1 is at least 0.5 better" in found["line"]
+
+
+def test_bound_of_one_run_repeated_is_for_its_seed() -> None:
+    """Of a repository of one's own, which has no snapshot: with another seed the gain may be another, or none."""
+    of_user = replace(state(kept(0, [2.0, 2.0, 2.0]), kept(1, [1.5])), session={**SESSION, "fingerprint": {}})
+    found = statement(of_user)
+    assert found is not None
+    assert f"#1 is at least 0.5 better than the baseline (95 %, {ON_ONE_RUN});" in found["line"]
+    noisy = replace(of_user, experiments=(kept(0, BASE), kept(1, [0.5, 0.6], heldout=GOOD)))
+    assert "(95 %);" in (statement(noisy) or {})["line"]
 
 
 def test_keep_that_is_random_has_no_exact_bound() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from agent.journal.journal import fold
+from agent.journal.lock import hold
 from agent.journal.paths import journal_path, next_tag
 from agent.report.summary import summarize
 from agent.views.color import closing_page
@@ -116,6 +118,9 @@ def test_nothing_is_said_of_a_search_that_has_nothing_to_change(quick: Path, cli
     shown = "\n".join([*page(quick, (120, 40)), cli(quick, "status").stdout])
     assert shown.count("llm is unavailable, waiting, as the search has nothing to change: rate limit") == 2
     assert "using the search" not in shown
+    with hold(quick / ".autoresearch", "t"):
+        shown = cli(quick, "status").stdout
+    assert re.search(r"llm is unavailable until \d\d:\d\d, waiting, as the search", shown), shown
 
 
 def test_page_tells_nothing_of_a_killed_loop_as_present(quick: Path, cli: Cli) -> None:
