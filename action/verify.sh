@@ -8,7 +8,13 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 case "${1:-}" in
 verify)
     rm -f "$result"
-    uv run autoresearch verify --seeds "$SEEDS" --json -- "$CLAIM" > "$result"
+    program=(uv run autoresearch)
+    # A repository of its own has no autoresearch in its environment: take that of the action, which `uses` pins.
+    if ! grep -qs '^name = "autoresearch"' pyproject.toml; then
+        uv tool install --quiet --force "$here/.."
+        program=("$(uv tool dir --bin)/autoresearch")
+    fi
+    "${program[@]}" verify --seeds "$SEEDS" --json -- "$CLAIM" > "$result"
     ;;
 comment)
     python3 "$here/comment.py" "$result" > "$body"

@@ -21,6 +21,7 @@ from agent.execution.measure import Runner
 from agent.execution.process import POLL_SECONDS
 from agent.journal.paths import cache_folder, home_folder
 from agent.protocol.models import Protocol, SetupCommand
+from agent.repository.checkout import Checkout
 from agent.room.room import Furniture, Room, furnish, make_parts
 from agent.room.sandbox import Sandbox, temporary_folder
 
@@ -48,7 +49,7 @@ SETTINGS = [".config/uv", ".config/pip", ".pip", ".config/yarn", ".cargo/config.
 
 def set_up(
     runner: Runner, state_folder: Path, say: Callable[[str], None], tick: Callable[[], None] = lambda: None
-) -> None:
+) -> dict[str, str]:
     """Run the setup commands if they are due, with their output on stderr.
 
     They run in the user's workspace itself, in a room that shows what any run sees of the machine, the caches of
@@ -57,19 +58,26 @@ def set_up(
     Args:
         tick: called several times a second. If it raises, the command is ended.
 
+    Returns:
+        The tracked files that they have changed, relative to the top of the repository -> the command.
+
     Raises:
         AutoresearchError: a command failed.
     """
     protocol, folder = runner.protocol, runner.workspace.folder
     if not is_due(protocol, state_folder):
-        return
+        return {}
     commands, stamp = lines(protocol), _stamp(state_folder)
+    checkout = Checkout(runner.workspace)
+    before, changed = {*checkout.changes()}, dict[str, str]()
     with _workshop(runner.sandbox, runner.workspace.top, folder) as place:
         for command in commands:
             say(f"setting up: {command}")
             run(place, command, tick)
+            changed |= dict.fromkeys({*checkout.changes()} - before - {*changed}, command)
     stamp.parent.mkdir(parents=True, exist_ok=True)
     stamp.write_text(_mark(commands))
+    return changed
 
 
 def is_due(protocol: Protocol, state_folder: Path) -> bool:

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from agent.errors import PreconditionError
 from agent.journal.paths import journal_path
-from tests.common.workspaces import Cli, git, quick_protocol, set_protocol
+from tests.common.workspaces import Cli, commit_all, git, quick_protocol, set_protocol
 
 
 @pytest.mark.parametrize(
     ("command", "says"),
     [
         ("echo mine > results.tsv", "results.tsv exists and git does not track it"),
-        ("echo >> train.py", "the working tree has uncommitted changes (train.py)"),
+        ("echo >> train.py", "the setup command `echo >> train.py` has changed train.py"),
         ("git branch autoresearch/t", "the branch autoresearch/t exists"),
     ],
 )
@@ -41,3 +42,18 @@ def test_set_up_commands_run_once_and_a_failing_one_is_named(quick: Path, progra
     assert failed.returncode == 1
     assert "`exit 4` failed with exit code 4" in failed.stderr
     assert program(quick, "run", "--tag", "u", "--no-setup", "--max-experiments", "0").returncode == 0
+
+
+def test_a_setup_command_that_changes_a_tracked_file_is_named(quick: Path, program: Cli) -> None:
+    """As `uv sync` does to a lock file that is out of date."""
+    (quick / "lock.txt").write_text("1\n")
+    git(quick, "add", "lock.txt")
+    environment = {**quick_protocol()["environment"], "setupCommands": ["echo fine", "echo 2 > lock.txt"]}
+    set_protocol(quick, environment=environment)
+    done = program(quick, "run", "--tag", "t", "--max-experiments", "1")
+    assert done.returncode == PreconditionError.exit_code
+    assert "error: the setup command `echo 2 > lock.txt` has changed lock.txt\n" in done.stderr
+    commit_all(quick, "the lock file that it makes")
+    done = program(quick, "run", "--tag", "t", "--max-experiments", "1")
+    assert done.returncode == 0, done.stderr
+    assert "setting up" not in done.stderr

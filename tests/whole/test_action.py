@@ -41,7 +41,17 @@ REPLICATED: dict[str, Any] = {
     "pairs": [],
     "claim": "0" * 64,
 }
+# `uv run autoresearch`; `uv tool install` into the folder that `uv tool dir --bin` prints.
 UV = """#!/bin/sh
+bin=$(dirname "$0")
+case "$1 $2 $3" in
+"tool install --quiet")
+    echo "$5" > "$bin/../installed"
+    printf '#!/bin/sh\\nenv > "$SEEN"\\nexec {python} -m agent "$@"\\n' > "$bin/autoresearch"
+    chmod +x "$bin/autoresearch"
+    exit;;
+"tool dir --bin") echo "$bin"; exit;;
+esac
 shift 2
 env > "$SEEN"
 exec {python} -m agent "$@"
@@ -105,6 +115,19 @@ def test_replicated_claim_is_commented(job: Job) -> None:
     assert " % better, 95 % interval " in first
     assert "pairs of runs of 300 s, on `" in rest[1]
     assert (job.folder / "summary.md").read_text() == posted["body"]
+
+
+def test_a_repository_of_its_own_takes_the_program_of_the_action(job: Job) -> None:
+    done = job.step("verify", CLAIM="claim", SEEDS="4")
+    assert done.returncode == 0, done.stderr
+    assert Path((job.folder / "installed").read_text().strip()).resolve() == ROOT
+
+
+def test_a_clone_of_autoresearch_takes_its_own_program(job: Job) -> None:
+    (job.checkout / "pyproject.toml").write_text('[project]\nname = "autoresearch"\n')
+    job.step("verify", CLAIM="claim", SEEDS="4")
+    assert not (job.folder / "installed").exists()
+    assert "RUNNER_TEMP" in (job.folder / "seen.env").read_text()
 
 
 def test_earlier_comment_is_replaced(job: Job) -> None:
