@@ -94,8 +94,8 @@ def prepared(
         if changed := set_up(runner, state_folder(folder), said, tick):
             raise PreconditionError(
                 f"the setup command `{next(iter(changed.values()))}` has changed {named(sorted(changed), 3)}",
-                hint="commit that, or take it back with `git restore`, then run the same command again; the setup "
-                "commands do not run again",
+                hint="commit that, or take it back with `git restore`, then run the same command again, which "
+                "does not repeat the setup commands",
             )
     commit = commit or runner.workspace.head
     untracked = room.untracked_files(runner.workspace, _of_candidates(runner.workspace, journal) if journal else ())
