@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -15,7 +16,7 @@ from agent.errors import NoMetric
 from agent.format import one_line, printed
 from agent.protocol.models import Metric
 from agent.system.files import read_text, reason
-from agent.system.patterns import SECONDS, Endless, found
+from agent.system.patterns import SECONDS, Endless, found, widened
 
 LARGEST_FILE = 64 * 2**20
 LONGEST_SUMMARY = 1000  # characters of pytest's summary line
@@ -36,6 +37,13 @@ _PYTEST_SUMMARY = re.compile(
 _NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf(?:inity)?)", re.IGNORECASE)
 # Thousands separated by commas: 45,060.2.
 _GROUPED = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?(?![\d,.])", re.IGNORECASE)
+# The same for the group of a pattern, which mostly has digits only and would pass over such a number.
+_ALSO_GROUPED = r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?(?![\d,])"
+# What programs print in place of a number: a run that diverged, a mean of nothing.
+_NO_NUMBER = r"(?<!\w)[+-]?(?i:nan|inf(?:inity)?|none|null|n/a)(?!\w)"
+_HAS_NO_NUMBER = re.compile(_NO_NUMBER)
+# JSON has no word for these, and only some programs write the words that Python reads.
+_BARE = re.compile(r"(?<=[:\[,\s])[+-]?(nan|inf(?:inity)?)(?=\s*[,}\]])", re.IGNORECASE)
 _TRAINED = re.compile(
     r"^[ \t]*(?:total[_ ])?train(?:ing)?[_ ](?:seconds|secs?|time|time[_ ]s|duration)[ \t]*[:=][ \t]*"
     r"([0-9][0-9,]{0,12}(?:\.[0-9]{1,12})?)[ \t]*(?:s|sec|secs|seconds)?[ \t]*$",
@@ -93,18 +101,36 @@ def extract(
 def _regex(metric: Metric, log: str, seconds: float) -> float:
     # For patterns a carriage return ends a line. Text after it overwrites the line, so only its last value counts.
     lines = log.replace("\r", "\n")
+    pattern = widened(metric.extract.pattern or "", _ALSO_GROUPED)
     values: dict[int, str] = {}
     line = place = 0
     try:
-        for match in found(metric.extract.pattern or "", lines, seconds):
+        for match in found(pattern, lines, seconds):
             at = match.start(1) if match.start(1) >= 0 else match.start()
             line, place = max(line, log.rfind("\n", place, at) + 1), max(place, at)
             values[line] = _whole(metric.name, lines, match)
+        later = _no_number_after(pattern, lines, place, seconds)
     except Endless as endless:
         raise NoMetric(f"cannot read {metric.name}: {endless}") from None
+    if later is not None:
+        return _number(metric.name, later)
     if not values:
         raise NoMetric(f"no line of the log matches the pattern for {metric.name}")
     return _one_number(metric.name, set(values.values()))
+
+
+def _no_number_after(pattern: str, lines: str, place: int, seconds: float) -> str | None:
+    """Return the nan, inf or null that stands where a number should, after the last one.
+
+    A group of digits passes over it, and a run that diverged would count with the number that it had before.
+    """
+    if not _HAS_NO_NUMBER.search(lines, place):
+        return None
+    last = None
+    for match in found(widened(pattern, _NO_NUMBER), lines, seconds):
+        if match.start(1) > place and match[1] and _HAS_NO_NUMBER.fullmatch(match[1].strip()):
+            last = match[1].strip()
+    return last
 
 
 def _whole(name: str, lines: str, match: regex.Match[str]) -> str:
@@ -203,11 +229,20 @@ def last_json(name: str, log: str) -> Any:
     """
     for text in (log, *reversed(log.splitlines())):
         if text.lstrip()[:1] in ("{", "["):
-            try:
-                return json.loads(text, object_pairs_hook=_Object)
-            except (ValueError, RecursionError, MemoryError):
-                continue
+            for spelled in (str, _as_python_spells):
+                with contextlib.suppress(ValueError, RecursionError, MemoryError):
+                    return json.loads(spelled(text), object_pairs_hook=_Object)
     raise NoMetric(f"no JSON found for {name}")
+
+
+def _as_python_spells(text: str) -> str:
+    """Return JSON with its nan and inf as Python writes them, so that no earlier line counts in place of this one."""
+
+    def spelled(word: re.Match[str]) -> str:
+        sign = "-" if word[0].startswith("-") else ""
+        return "NaN" if word[1].lower() == "nan" else f"{sign}Infinity"
+
+    return _BARE.sub(spelled, text)
 
 
 def _junit(metric: Metric, log: str) -> float:

@@ -21,6 +21,7 @@ SECONDS = 5.0
 
 _BRACE = re.compile(r"\\.|\{(?!\d*,?\d*\})", re.DOTALL)
 _TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(|\)|\{(\d*),?(\d*)\}|.", re.DOTALL)
+_CAPTURES = re.compile(r"\((?!\?)|\(\?P<")
 _GLOB = re.compile(r"(\*\*/|\*\*|\*|\?)")
 
 
@@ -28,10 +29,10 @@ class Endless(Exception):
     """An expression that exceeded its time limit."""
 
 
-def fault_of_expression(pattern: str) -> str | None:
+def fault_of_expression(pattern: str, longest: int = LONGEST_EXPRESSION) -> str | None:
     """Return why an expression is invalid, or None if it can be used: "is not a valid regular expression: ..."."""
-    if len(pattern) > LONGEST_EXPRESSION:
-        return f"is longer than {LONGEST_EXPRESSION} characters"
+    if len(pattern) > longest:
+        return f"is longer than {longest} characters"
     try:
         groups = re.compile(pattern, re.MULTILINE).groups
         if _expansion(pattern) > LARGEST_EXPANSION:
@@ -49,6 +50,26 @@ def compiled(pattern: str) -> regex.Pattern[str]:
     """Compile an expression as `re` with MULTILINE would read it."""
     literal = _BRACE.sub(lambda found: r"\{" if found[0] == "{" else found[0], pattern)
     return regex.compile(literal, regex.MULTILINE | regex.VERSION0)
+
+
+@functools.lru_cache(maxsize=64)
+def widened(pattern: str, more: str) -> str:
+    """Return an expression whose first group also matches `more`, an expression without groups of its own.
+
+    It comes back unchanged if its first group cannot be told for certain, as in a verbose one.
+    """
+    depth = 0
+    for token in [] if re.compile(pattern).flags & re.VERBOSE else _TOKEN.finditer(pattern):
+        if token[0] == "(":
+            depth += depth > 0
+            if not depth and _CAPTURES.match(pattern, token.start()):
+                depth = 1
+        elif token[0] == ")" and depth:
+            depth -= 1
+            if not depth:
+                wider = f"{pattern[: token.start()]}|{more}{pattern[token.start() :]}"
+                return wider if fault_of_expression(wider, longest=2 * LONGEST_EXPRESSION) is None else pattern
+    return pattern
 
 
 def found(pattern: str, text: str, seconds: float = SECONDS) -> Iterator[regex.Match[str]]:

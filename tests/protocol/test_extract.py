@@ -120,6 +120,56 @@ def test_what_only_looks_like_thousands_is_no_number(text: str) -> None:
         extract(metric(kind="regex", pattern=r"^peak: ([0-9]+(?:\.[0-9]+)?)"), f"peak: {text}\n")
 
 
+DIGITS = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"  # as `init` wrote it before it captured any word
+EARLIER = (
+    rf"\A[\s\S]*(?<![\w./-])val_loss:\s*({DIGITS})[^\n]*$",
+    rf"\A[\s\S]*(?<![\w./-])val_loss:\s*({DIGITS})\s*$",
+    r"\A[\s\S]*val_loss: ([0-9.]+)",
+    r"\A[\s\S]*(?:val|valid)_loss: (?P<loss>[0-9]+(?:\.[0-9]+)?)",
+    r"\A[\s\S]*(?:val_loss: ([(]?[0-9.]+))",
+)
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "inf", "-inf", "Infinity", "-Infinity", "None", "null", "N/A", "NAN"])
+@pytest.mark.parametrize("pattern", EARLIER)
+def test_last_place_counts_though_a_group_of_digits_passes_over_it(pattern: str, word: str) -> None:
+    loss = metric(kind="regex", pattern=pattern)
+    assert extract(loss, f"epoch 1: val_loss: {word}\nepoch 2: val_loss: 0.5\n") == 0.5
+    assert extract(loss, f"epoch 1: val_loss: 0.5\ntrain_loss: {word}\n") == 0.5
+    for log in (f"a val_loss: 0.5\nb val_loss: {word}\n", f"val_loss: 0.5\rval_loss: {word}\ndone\n"):
+        with pytest.raises(NoMetric, match=r"is (-?nan|-?inf|'\w+'|'N/A'), not a"):
+            extract(loss, log)
+
+
+def test_pattern_of_one_line_sees_what_is_no_number_after_it() -> None:
+    with pytest.raises(NoMetric, match="score is nan, not a finite number"):
+        extract(BPB.model_copy(update={"name": "score"}), "val_bpb: 1.5\nval_bpb: nan\n")
+    assert extract(BPB, "val_bpb: nan\nval_bpb: 1.5\n") == 1.5
+    assert extract(BPB, "val_bpb: 1.5\nval_bpb_best: nan\nval_bpb: nancy\nval_bpb: informed\n") == 1.5
+    with pytest.raises(NoMetric, match="is nan"):
+        extract(BPB, "val_bpb: nan\n")
+
+
+def test_verbose_pattern_is_left_as_it_is() -> None:
+    loss = metric(kind="regex", pattern=r"(?x) ^loss: \s* # (the loss)\n" + "\n ([0-9.]+)")
+    assert extract(loss, "loss: 1.5\nloss: nan\n") == 1.5
+
+
+@pytest.mark.parametrize("pattern", EARLIER[1:])
+def test_last_place_counts_where_thousands_are_set_apart(pattern: str) -> None:
+    loss = metric(kind="regex", pattern=pattern)
+    assert extract(loss, "val_loss: 800.0\nval_loss: 1,548.5\n") == 1548.5
+    assert extract(loss, "val_loss: 1,548.5\nval_loss: 800.0\n") == 800
+
+
+@pytest.mark.parametrize(("word", "said"), [("nan", "nan"), ("inf", "inf"), ("-Inf", "-inf"), ("null", "null")])
+def test_json_of_other_languages_counts_where_it_is_no_number(word: str, said: str) -> None:
+    loss = metric(kind="json_pointer", pointer="/loss")
+    with pytest.raises(NoMetric, match=f"score is {said}, not a"):
+        extract(loss, f'{{"epoch": 1, "loss": 0.5}}\n{{"epoch": 2, "loss": {word}, "list": [nan, inf]}}\n')
+    assert extract(loss, f'{{"acc": {word}, "loss": 0.5}}\nLoss: {word}\n') == 0.5
+
+
 def test_thousands_before_a_unit_that_the_pattern_names() -> None:
     peak = metric(kind="regex", pattern=r"peak: ([0-9.]+)[^\n]*$")
     assert extract(peak, "peak: 45,060.2 MB (of 80,000)\n") == 45060.2
