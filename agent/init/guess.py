@@ -18,6 +18,9 @@ from agent.protocol.models import LONGEST_NAME, Metric
 
 Direction = Literal["minimize", "maximize"]
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+# What a rule captures: a number, or whatever stands in its place in a run that has none. With digits only, a run that
+# diverged would be read at an earlier place.
+ANYTHING = rf"{NUMBER}|[^\s,;|)\]}}]*"
 # Words of a name, the direction they imply, and how likely such a number is the metric.
 MEANINGS: tuple[tuple[str, Direction, int], ...] = (
     ("bpb bpc loss nll perplexity ppl", "minimize", 100),
@@ -81,7 +84,8 @@ PAIR = re.compile(
     rf"(?<![A-Za-z_])(?P<before>(?:\b{QUALIFIERS}[ \t]+){{0,8}})"
     r"(?P<name>[A-Za-z_][\w./@-]*+)(?P<unit>[ \t]*\([\w/ %.]+\))?"
     r"""(?P<between>["']?[ \t]*[:=][ \t]*|[ \t]+)"""
-    r"(?P<number>[-+]?(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+)(?![\w.,]*\d)",
+    r"(?P<number>[-+]?(?:(?:[1-9]\d{0,2}(?:,\d{3})++(?!\d)|\d++)(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+)"
+    r"(?![\w.,]*\d)",
     re.IGNORECASE,
 )
 SPLIT = r"(?<![\w./-])(?i:val(?:id(?:ation)?)?|test|eval|dev|train(?:ing)?)(?![\w/-]|\.\w)"
@@ -287,16 +291,20 @@ def _in_line(text: str, match: re.Match[str], label: str, split: str) -> Found |
     alone = not line[match.end() - start :].strip()
     sign = re.search("[:=]", match["between"])
     quote = match["between"][:1].strip(" \t:=")
-    between = r"\s+" if sign is None else rf"{quote}\s*{sign.group()}\s*"
-    words = r"\s+".join(re.escape(word) for word in label.split())
+    between = r"[ \t]+" if sign is None else rf"{quote}[ \t]*{sign.group()}[ \t]*"
+    words = r"[ \t]+".join(re.escape(word) for word in label.split())
     head = (r"^" if match.start() == start else r"^[ \t]*") if first else r"(?<![\w./-])"
     if split:
         head = rf"(?<![\w./-]){split}(?![\w/-]|\.\w)(?:(?!{SPLIT})[^\n|])*?{head}"
-    pattern = f"{head}{words}{between}({NUMBER})" + (r"\s*$" if alone else r"[^\n]*$")
-    value = float(match["number"])
+    before = f"{head}{words}{between}"
+    value = float(match["number"].replace(",", ""))
     # A summary line occurs once, and a second one is an error; a log of epochs has one line each, and the last counts.
-    ways = [(pattern, "the line that contains it")] if first and alone else []
-    for way, where in (*ways, (rf"\A[\s\S]*{pattern}", "the last line that contains it")):
+    # Digits only are for names that occur in sentences as well: `loss is low`.
+    last = "the last line that contains it"
+    ways = [(rf"{before}([^\n]*)$", "the line that contains it")] if first and alone else []
+    ways += [(rf"\A[\s\S]*{before}({group})[^\n]*$", last) for group in (ANYTHING, NUMBER)]
+    ways += [(rf"\A[\s\S]*{before}({NUMBER})\s*$", last)] if alone else []
+    for way, where in ways:
         rule = {"kind": "regex", "pattern": way, "exampleStdout": _excerpt(text, start, len(line))}
         try:
             if _value(rule, text) == _value(rule, rule["exampleStdout"]) == value:

@@ -36,9 +36,9 @@ _PYTEST_SUMMARY = re.compile(
 )
 _NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf(?:inity)?)", re.IGNORECASE)
 # Thousands separated by commas: 45,060.2.
-_GROUPED = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?(?![\d,.])", re.IGNORECASE)
+_GROUPED = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?(?!\d|[,.]\d)", re.IGNORECASE)
 # The same for the group of a pattern, which mostly has digits only and would pass over such a number.
-_ALSO_GROUPED = r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?(?![\d,])"
+_ALSO_GROUPED = r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?(?!\d|[,.]\d)"
 # What programs print in place of a number: a run that diverged, a mean of nothing.
 _NO_NUMBER = r"(?<!\w)[+-]?(?i:nan|inf(?:inity)?|none|null|n/a)(?!\w)"
 _HAS_NO_NUMBER = re.compile(_NO_NUMBER)

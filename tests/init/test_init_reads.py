@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.errors import NoMetric
 from agent.init.discover import candidate_named, candidates, header
 from agent.init.guess import choose_metric, in_output
 from agent.init.surface import surface
@@ -86,6 +87,61 @@ def test_held_out_number_is_chosen_wherever_its_split_stands(text: str, name: st
     later = text.replace(f"{value:.2f}", "7.25").replace(str(value), "7.25")
     rule = {"name": name, "direction": "minimize", "extract": found.extract}
     assert extract(Metric.model_validate(rule), later) == 7.25
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "end", ["nan", "-inf", "Infinity", "None", "null", "N/A", "tensor(nan)", "--", "diverged", "", "0x1p3"]
+)
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("epoch 1: train_loss 0.9 val_loss {}", "val_loss"),
+        ("Epoch 1/5 - loss: 0.9 - val_loss: {} - 12ms/step", "val_loss"),
+        ("{{'eval_loss': {}, 'eval_runtime': 0.51}}", "eval_loss"),
+        ("val_loss: {}", "val_loss"),
+        ("[val] loss: {} acc: 0.8", "val_loss"),
+        ("epoch 1 | val | loss = {}|", "loss"),
+    ],
+)
+def test_rule_of_init_refuses_whatever_stands_at_the_last_place(line: str, name: str, end: str) -> None:
+    found = choose_metric(in_output("".join(f"{line.format(number)}\n" for number in (0.5, 0.4, 0.3))), name, "")
+    assert found is not None
+    assert (found.name, found.value) == (name, 0.3)
+    with pytest.raises(NoMetric, match=r"metric is|no line|different values"):
+        extract(Metric.model_validate({**found.metric, "name": "metric"}), f"{line.format(0.2)}\n{line.format(end)}\n")
+
+
+@pytest.mark.quick
+def test_rule_of_init_is_not_stopped_by_a_sentence() -> None:
+    text = "loss 0.5\nloss 0.3\nloss is low\n"
+    found = choose_metric(in_output(text), None, "")
+    assert found is not None
+    assert found.value == 0.3
+    with pytest.raises(NoMetric, match="loss is nan"):
+        extract(Metric.model_validate(found.metric), "loss 0.5\nloss nan\nloss is high\n")
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("train_loss=4.5\nFinal validation perplexity: 1,272.75\n", "final_validation_perplexity", 1272.75),
+        ("valid_ppl: 800.0\nvalid_ppl: 1,548.5\n", "valid_ppl", 1548.5),
+        ("valid_ppl: 1,548.5\nvalid_ppl: 800.0\n", "valid_ppl", 800.0),
+        ("rmse = 1,234,567 USD\n", "rmse", 1234567),
+        ("loss 1,234.5, acc 0.5\n", "loss", 1234.5),
+        ("loss: 1,2345\nerror: 0.5\n", "error", 0.5),
+        ("loss: 1,234,56\nerror: 0.5\n", "error", 0.5),
+    ],
+)
+def test_thousands_are_read(text: str, name: str, value: float) -> None:
+    found = choose_metric(in_output(text), None, "")
+    assert found is not None
+    assert (found.name, found.value) == (name, value)
+    metric = Metric.model_validate(found.metric)
+    assert extract(metric, text) == value
+    assert extract(metric, text.replace(f"{value:,}", "8,765")) == 8765
 
 
 @pytest.mark.quick
@@ -331,3 +387,20 @@ def test_glob_of_no_committed_file_is_named(tmp_path: Path, cli: Cli) -> None:
     done = cli(made, "init", "--command", "python train.py", "--mutable", "nothing/*.py")
     assert done.returncode == 3
     assert "error: no committed file matches --mutable 'nothing/*.py'\n" in done.stderr
+
+
+def test_run_that_diverged_after_a_good_epoch_is_a_crash(tmp_path: Path, cli: Cli) -> None:
+    train = (
+        "LR = 0.1\n"
+        "losses = [0.5, 0.4, 0.3] if LR == 0.1 else [0.2, float('nan'), float('nan')]\n"
+        "for epoch, loss in enumerate(losses):\n"
+        "    print(f'epoch {epoch}: train_loss {loss:.4f} val_loss {loss:.4f}')\n"
+    )
+    folder = repository(tmp_path / "net", {"train.py": train})
+    assert cli(folder, "init", "--command", f"{sys.executable} train.py").returncode == 0
+    git(folder, "add", "protocol.json")
+    git(folder, "commit", "--quiet", "-m", "protocol")
+    ran = cli(folder, "run", "--tag", "t", "--max-experiments", "2")
+    assert ran.returncode == 0, ran.stderr
+    assert [row["status"] for row in rows(folder)] == ["keep", "crash", "crash"]
+    assert "val_loss is nan" in rows(folder)[1]["description"]
