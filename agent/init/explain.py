@@ -33,7 +33,11 @@ def explain(outcome: Draft) -> list[Because]:
     rule = {key: value for key, value in found.extract.items() if key != "exampleStdout"}
     seconds, ran = plan.budget.seconds, protocol["schemaKind"] == "protocol"
     fixed = ", ".join(dict.fromkeys((*around.harness, *around.forbidden, PROTOCOL)))
-    by_name = "from its name" if meaning(found.name)[0] == found.direction else "from --direction, a README or pytest"
+    by_name = (
+        "from its name"
+        if meaning(found.name)[0] == found.direction
+        else "from --direction, a README, its unit or pytest"
+    )
     tested = "tested on a run" if ran else "a draft, not tested"
     return [
         Because("command", execution["command"], plan.candidate.why, "--command"),

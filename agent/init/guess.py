@@ -20,22 +20,36 @@ Direction = Literal["minimize", "maximize"]
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 # What a rule captures: a number, or whatever stands in its place in a run that has none. With digits only, a run that
 # diverged would be read at an earlier place.
-ANYTHING = rf"{NUMBER}|[^\s,;|)\]}}]*"
+ANYTHING = rf"{NUMBER}|[^\s,;|│┃)\]}}]*"
 # Words of a name, the direction they imply, and how likely such a number is the metric.
-MEANINGS: tuple[tuple[str, Direction, int], ...] = (
+QUALITY: tuple[tuple[str, Direction, int], ...] = (
+    ("reward rewards rew return", "maximize", 105),
     ("bpb bpc loss nll perplexity ppl", "minimize", 100),
     ("accuracy acc f1 auc auroc bleu rouge iou dice precision recall r2 map mrr ndcg", "maximize", 95),
     ("error err rmse mse mae wer cer regret cost", "minimize", 90),
-    ("score reward return elo speedup passed", "maximize", 85),
-    ("throughput ops qps rps tps fps flops gflops tflops bandwidth speed", "maximize", 80),
-    ("latency time seconds second secs sec ms us ns elapsed duration runtime took", "minimize", 70),
-    ("failed failures errors", "minimize", 60),
-    ("memory vram rss mb gb mib gib kb bytes", "minimize", 30),
+    ("score elo speedup passed", "maximize", 85),
+    ("failed failures errors", "minimize", 20),
 )
-WORDS = {word: (direction, weight) for words, direction, weight in MEANINGS for word in words.split()}
+# Of these, no weight comes near that of a quality, even of one of the training data.
+SPEED = "throughput ops qps rps tps fps flops gflops tflops bandwidth speed"
+TIME = "latency time seconds second secs sec ms us ns elapsed duration runtime took"
+COSTS: tuple[tuple[str, Direction, int], ...] = (
+    (SPEED, "maximize", 30),
+    (TIME, "minimize", 25),
+    ("memory vram rss mb gb mib gib kb bytes", "minimize", 5),
+)
+WORDS = {word: (direction, weight) for words, direction, weight in (*QUALITY, *COSTS) for word in words.split()}
+COST_WORDS = {word for words, _, _ in COSTS for word in words.split()}
+# Units after a number, which say what a speed is: `5.1 ms/image` is a time.
+PER = r"(?:[ \t]*/[ \t]*|[ \t]+per[ \t]+)"
+RATE_UNIT = re.compile(rf"[ \t]*(?:[A-Za-z]+{PER}(?:s|secs?|seconds?|min|minutes?|h|hours?)|[kMG]?Hz|fps)\b")
+TIME_UNIT = re.compile(
+    rf"[ \t]*(?:[mµun]?s|secs?|(?:milli|micro|nano)?seconds?|mins?|minutes?|hours?)\b({PER}[A-Za-z])?"
+)
 A_SECOND = re.compile(r"(_per_|/)(s|secs?|seconds?|minutes?|hours?)$|(tok|it|samples|images|ops|req|mb|gb)_s$")
 PER_BYTE = re.compile(r"bits_per_(byte|char|dim|token)")
-HELD_OUT = {"val", "valid", "validation", "test", "eval", "dev", "heldout"}
+VALIDATION = {"val", "valid", "validation", "validated", "cv", "crossval", "oof", "eval", "dev", "heldout"}
+HELD_OUT = {*VALIDATION, "test"}
 # Penalties: among scores of the same thing, prefer the plain one to an extreme of its range.
 ENDS = {
     "best": 10,
@@ -48,7 +62,8 @@ ENDS = {
     "lowest": 25,
     "std": 60,
 }
-RESERVED = 5  # penalty of a test set, which is reserved for the end if there is a validation set
+RESERVED = 5  # penalty of a test set, which is reserved for the end
+TUNED = 40  # a further penalty of it if there is a validation set, whatever is measured on that
 CALLED_METRIC = 150
 METRIC_WORD = re.compile(
     r"\b(metric|objective|goal|score to|optimi[sz]e[sd]?|maximi[sz]e[sd]?|minimi[sz]e[sd]?|improve|lowest|highest"
@@ -77,13 +92,14 @@ SETTINGS = {
     "var",
 }
 QUALIFIERS = (
-    r"(?:val|valid|validation|test|train|training|eval|dev|final|best|mean|median|avg|average|total|elapsed|wall|peak)"
+    r"(?:val|valid|validation|test|train|training|eval|dev|cv|cross[- ]?val(?:idat(?:ion|ed))?|final|best|mean|median"
+    r"|avg|average|total|elapsed|wall|peak)"
 )
 # A number as in NUMBER, and names: both without another try, because a shorter one never fits and a long line has many.
 PAIR = re.compile(
     rf"(?<![A-Za-z_])(?P<before>(?:\b{QUALIFIERS}[ \t]+){{0,8}})"
     r"(?P<name>[A-Za-z_][\w./@-]*+)(?P<unit>[ \t]*\([\w/ %.]+\))?"
-    r"""(?P<between>["']?[ \t]*[:=][ \t]*|[ \t]+)"""
+    r"""(?P<between>["']?[ \t]*[:=][ \t]*|[ \t]*[|│┃][ \t]*|[ \t]+)"""
     r"(?P<number>[-+]?(?:(?:[1-9]\d{0,2}(?:,\d{3})++(?!\d)|\d++)(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+)"
     r"(?![\w.,]*\d)",
     re.IGNORECASE,
@@ -132,18 +148,17 @@ def choose_metric(found: list[Found], wanted: str | None, prose: str) -> Found |
         prose: the README, which breaks ties.
     """
     if wanted is not None:
-        named = [f for f in found if slug(f.name) == slug(wanted)] or [
-            f for f in found if slug(f.name).endswith(f"_{slug(wanted)}")
-        ]
+        named = [f for f in found if slug(f.name) == slug(wanted)] or [f for f in found if _is_named(f.name, wanted)]
         return max(named, key=lambda f: f.weight, default=None)
+    directed = [dataclasses.replace(f, direction=said_direction(f.name, prose) or f.direction) for f in found]
+    validated = any(f.direction and VALIDATION & {*_words(f.name)} and not is_cost(f.name) for f in directed)
 
     def likely(candidate: Found) -> int:
         said = len(candidate.name) > 4 and re.search(rf"\b{re.escape(candidate.name)}\b", prose)
-        return (
-            candidate.weight + (15 if said else 0) + (CALLED_METRIC if _is_called_metric(candidate.name, prose) else 0)
-        )
+        called = CALLED_METRIC if _is_called_metric(candidate.name, prose) else 0
+        reserved = TUNED if validated and "test" in _words(candidate.name) else 0
+        return candidate.weight + (15 if said else 0) + called - reserved
 
-    directed = [dataclasses.replace(f, direction=said_direction(f.name, prose) or f.direction) for f in found]
     # Among equally likely numbers take the first: later ones usually give details.
     return max((f for f in directed if f.direction is not None), key=likely, default=None)
 
@@ -173,23 +188,45 @@ def _clauses(name: str, prose: str) -> Iterator[str]:
 
 def meaning(name: str) -> tuple[Direction | None, int]:
     """Return the direction and weight of a name: `val_loss` is a likely metric, `training_seconds` an unlikely one."""
-    words = [word for word in re.split(r"[^a-z0-9]+", slug(name)) if word]
+    words = _words(name)
     if SETTINGS & set(words):
         return None, 0
-    extra = (30 if HELD_OUT & set(words) else 0) - (30 if {"train", "training"} & set(words) else 0)
-    extra -= sum(ENDS.get(word, 0) for word in words) + (RESERVED if "test" in words else 0)
+    extra = -sum(ENDS.get(word, 0) for word in words) - (30 if {"train", "training"} & set(words) else 0)
+    if not is_cost(name) and HELD_OUT & set(words):
+        extra += 30 - (RESERVED if "test" in words else 0)
     if PER_BYTE.search(slug(name)):
         return "minimize", 100 + extra
     if A_SECOND.search(name.lower()) or A_SECOND.search(slug(name)):
-        return "maximize", 80 + extra
+        return "maximize", WORDS["throughput"][1] + extra
     known = [WORDS[word] for word in words if word in WORDS]
     return (known[-1][0], known[-1][1] + extra) if known else (None, extra)
 
 
-def in_output(text: str) -> list[Found]:
-    """Return every number of a log: in its JSON, and after a name in its lines."""
+def is_cost(name: str) -> bool:
+    """Return whether a name is that of a speed, a time or an amount of memory, and not of a quality."""
+    if PER_BYTE.search(slug(name)):
+        return False
+    known = [word for word in _words(name) if word in WORDS]
+    a_second = A_SECOND.search(name.lower()) or A_SECOND.search(slug(name))
+    return a_second is not None or (bool(known) and known[-1] in COST_WORDS)
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z0-9]+", slug(name)) if word]
+
+
+def _is_named(name: str, wanted: str) -> bool:
+    return f"_{slug(name)}".endswith(f"_{slug(wanted)}")
+
+
+def in_output(text: str, wanted: str | None = None) -> list[Found]:
+    """Return every number of a log: in its JSON, and after a name in its lines.
+
+    Args:
+        wanted: a name that counts without a colon after it, whatever it means.
+    """
     text = printed(text).replace("\r", "\n")
-    return [*in_json(text), *in_lines(text)]
+    return [*in_json(text), *in_lines(text, wanted)]
 
 
 def in_json(text: str, path: str | None = None) -> list[Found]:
@@ -218,10 +255,13 @@ def in_json(text: str, path: str | None = None) -> list[Found]:
     return found
 
 
-def in_lines(text: str) -> list[Found]:
-    """Return numbers after a name: `val_loss: 1.23`, `epoch 3 acc=0.91`, `took 0.5s`.
+def in_lines(text: str, wanted: str | None = None) -> list[Found]:
+    """Return numbers after a name: `val_loss: 1.23`, `epoch 3 acc=0.91`, `took 0.5s`, `| reward | 52.1 |`.
 
     They are in the order of the text. The last occurrence of a repeated name counts.
+
+    Args:
+        wanted: a name that counts without a colon after it, whatever it means.
     """
     found: dict[str, Found] = {}
     # Very long lines, such as images in base64, contain no metric and take quadratic time.
@@ -231,7 +271,8 @@ def in_lines(text: str) -> list[Found]:
         split = _split_before(text, match.start(), label)
         name = slug(f"{split} {label}")
         bare = not re.search("[:=]", match["between"])
-        if name in found or len(found) >= MOST_NAMES or len(name) > LONGEST_NAME or (bare and meaning(name)[0] is None):
+        unnamed = bare and meaning(name)[0] is None and not (wanted and _is_named(name, wanted))
+        if name in found or len(found) >= MOST_NAMES or len(name) > LONGEST_NAME or unnamed:
             continue
         if (candidate := _in_line(text, match, label, split)) is not None:
             found[name] = candidate
@@ -269,16 +310,28 @@ def _found(name: str, value: float, rule: dict[str, Any], where: str) -> Found:
     return Found(name, value, direction, weight, rule, where)
 
 
+def _by_unit(found: Found, unit: str) -> Found:
+    """Correct the direction of a speed that is given as a time, or of a time that is given as a rate."""
+    known = [word for word in _words(found.name) if word in WORDS]
+    rate, time = RATE_UNIT.match(unit), TIME_UNIT.match(unit)
+    unknown = found.direction is None and not SETTINGS & set(_words(found.name))
+    if rate and (unknown or (known and known[-1] in TIME.split())):
+        return dataclasses.replace(found, direction="maximize", weight=WORDS["throughput"][1])
+    if time and not rate and ((unknown and time[1]) or (known and known[-1] in SPEED.split())):
+        return dataclasses.replace(found, direction="minimize", weight=WORDS["time"][1])
+    return found
+
+
 def _split_before(text: str, at: int, label: str) -> str:
     """Return what a loss or score is of, by the nearest marker before it on its line, else an empty string.
 
     A `|` ends what a marker is said of. A name that has such a word itself needs no other.
     """
     if re.search(SPLIT, re.sub(r"[\W_]+", " ", label)) or not any(
-        WORDS.get(word, ("", 0))[1] >= LEAST_OF_SPLIT for word in re.split(r"[^a-z0-9]+", slug(label))
+        WORDS.get(word, ("", 0))[1] >= LEAST_OF_SPLIT for word in _words(label)
     ):
         return ""
-    before = text[max(text.rfind("\n", 0, at), text.rfind("|", 0, at)) + 1 : at]
+    before = text[max(text.rfind(end, 0, at) for end in "\n|│┃") + 1 : at]
     markers = [match[0] for match in MARKER.finditer(before)]
     return re.findall(SPLIT, markers[-1])[0] if markers else ""
 
@@ -289,9 +342,9 @@ def _in_line(text: str, match: re.Match[str], label: str, split: str) -> Found |
     line = text[start : end if end >= 0 else len(text)]
     first = not text[start : match.start()].strip()
     alone = not line[match.end() - start :].strip()
-    sign = re.search("[:=]", match["between"])
+    sign = re.search("[:=|│┃]", match["between"])
     quote = match["between"][:1].strip(" \t:=")
-    between = r"[ \t]+" if sign is None else rf"{quote}[ \t]*{sign.group()}[ \t]*"
+    between = r"[ \t]+" if sign is None else rf"{quote}[ \t]*{re.escape(sign.group())}[ \t]*"
     words = r"[ \t]+".join(re.escape(word) for word in label.split())
     head = (r"^" if match.start() == start else r"^[ \t]*") if first else r"(?<![\w./-])"
     if split:
@@ -308,7 +361,8 @@ def _in_line(text: str, match: re.Match[str], label: str, split: str) -> Found |
         rule = {"kind": "regex", "pattern": way, "exampleStdout": _excerpt(text, start, len(line))}
         try:
             if _value(rule, text) == _value(rule, rule["exampleStdout"]) == value:
-                return _found(slug(f"{split} {label}"), value, rule, where)
+                found = _found(slug(f"{split} {label}"), value, rule, where)
+                return _by_unit(found, (match["unit"] or "").strip(" \t()") or text[match.end() : match.end() + 40])
         except (NoMetric, ValueError):  # ValueError: the pattern is too long
             continue
     return None

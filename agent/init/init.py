@@ -23,7 +23,17 @@ from agent.init import trial
 from agent.init.discover import Candidate, Files, candidate_named, candidates, is_project, printed, prose, uses_uv
 from agent.init.draft import Draft, Plan, budget_of, limit_of, network_of, secondary, setup_of
 from agent.init.explain import Because, explain, notes_on, tunes
-from agent.init.guess import NUMBER, Found, choose_metric, in_json, in_lines, in_output, meaning, pytest_summary
+from agent.init.guess import (
+    NUMBER,
+    Found,
+    choose_metric,
+    in_json,
+    in_lines,
+    in_output,
+    is_cost,
+    meaning,
+    pytest_summary,
+)
 from agent.init.surface import Surface, surface
 from agent.protocol.load import fault_of
 from agent.protocol.models import Constraints, Protocol
@@ -103,6 +113,11 @@ def write_protocol(folder: Path, wanted: InitConfig, say: Callable[[str], None])
     changed = [name for name in Checkout(workspace).changes() if Path(name).name != PROTOCOL]
     protocol = _valid(outcome.protocol)
     explanations, notes = explain(outcome), notes_on(outcome, protocol, changed)
+    if wanted.metric is None and outcome.plan.candidate.kind == "training" and is_cost(outcome.found.name):
+        notes.append(
+            f"no loss or score was recognized, so the metric is {outcome.found.name}: print one, such as "
+            "`val_loss: 1.23`, or name another number with --metric"
+        )
     if outcome.others:
         notes.append(f"also printed: {named(outcome.others, MOST_TRIED)}; name one with --metric")
     if others := _others(plans, outcome.plan):
@@ -230,7 +245,7 @@ def _tried_in(stage: trial.Stage, plan: Plan, wanted: InitConfig, say: Callable[
         f"running `{plan.candidate.command}` in a copy of the committed files, for up to {LONGEST_RUN / 60:.0f} minutes"
     )
     plan, ran = _attempted(stage, plan, given, say)
-    seen = _seen(ran)
+    seen = _seen(ran, wanted.metric)
     found = _chosen(plan, ran, seen, wanted)
     protocol = plan.protocol(found.metric, limit_of(ran.seconds, plan.budget, given))
     protocol["measurement"]["secondaryMetrics"] = secondary(seen, found.name)
@@ -308,8 +323,8 @@ def _without_submodules(stage: trial.Stage) -> str:
     return f"the submodule {', '.join(empty[:MOST_NAMED])} is not checked out: run `{update}`; otherwise "
 
 
-def _seen(ran: trial.Trial) -> list[Found]:
-    return [*in_output(ran.text), *(found for name, text in ran.files.items() for found in in_json(text, name))]
+def _seen(ran: trial.Trial, metric: str | None) -> list[Found]:
+    return [*in_output(ran.text, metric), *(found for name, text in ran.files.items() for found in in_json(text, name))]
 
 
 def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: InitConfig) -> Found:

@@ -49,6 +49,87 @@ def test_init_chooses_metric_among_numbers(text: str, prose: str, name: str, dir
     assert (found.name, found.direction) == (name, direction)
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("text", "name", "direction"),
+    [
+        ("Speed: 5.1 ms/image\n", "speed", "minimize"),
+        ("Speed: 0.2ms preprocess, 5.1ms inference\n", "speed", "minimize"),
+        ("speed = 3.5 s/it\n", "speed", "minimize"),
+        ("Throughput: 12.5 sec/epoch\n", "throughput", "minimize"),
+        ("Speed (ms/image): 5.1\n", "speed", "minimize"),
+        ("rate: 0.5 seconds per step\n", "rate", "minimize"),
+        ("Speed: 5.1 it/s\n", "speed", "maximize"),
+        ("speed: 5.1 m/s\n", "speed", "maximize"),
+        ("time: 12.3 it/s\n", "time", "maximize"),
+        ("Rate: 5.1 samples per second\n", "rate", "maximize"),
+        ("Speed: 5.1 MB/s\n", "speed", "maximize"),
+        ("Throughput: 900 steps of 3 s\n", "throughput", "maximize"),
+        ("elapsed: 5.1 s\n", "elapsed", "minimize"),
+        ("| reward | 3.5 ms |\n", "reward", "maximize"),
+    ],
+)
+def test_unit_of_a_speed_decides_its_direction(text: str, name: str, direction: str) -> None:
+    found = choose_metric(in_output(text), None, "")
+    assert found is not None
+    assert (found.name, found.direction) == (name, direction)
+
+
+SB3 = """---------------------------------
+| rollout/           |          |
+|    ep_len_mean     | 120      |
+|    ep_rew_mean     | {0}      |
+| time/              |          |
+|    fps             | 1843     |
+|    total_timesteps | 10240    |
+| train/             |          |
+|    loss            | 12.3     |
+---------------------------------
+"""
+LIGHTNING = """\u2503        Test metric        \u2503       DataLoader 0        \u2503
+\u2502         test_acc          \u2502    0.9123456789012345     \u2502
+\u2502         test_loss         \u2502    0.3123456789012345     \u2502
+"""
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        (SB3.format(-52.1) + SB3.format(118), "ep_rew_mean", 118),
+        ("update 1 | timesteps 2,048 | ep_rew_mean -31.08 | ep_len 60 | fps 990\n", "ep_rew_mean", -31.08),
+        ("episode_reward=120.50 fps=990 loss=0.3\n", "episode_reward", 120.5),
+        ("Average return: 233.1 Loss: 0.02\n", "average_return", 233.1),
+        ("train_loss: 0.5\ntokens_per_second: 900\neval_samples_per_second: 12\neval_runtime: 3\n", "train_loss", 0.5),
+        ("train_score: 0.5\nthroughput: 900\n", "train_score", 0.5),
+        ("throughput: 900\nfailed: 2\nlatency: 3\nmemory_mb: 5\n", "throughput", 900),
+        (LIGHTNING, "test_loss", 0.3123456789012345),
+        ("| accuracy | 0.91 |\n| loss | 0.3 |\n", "loss", 0.3),
+        ("Best CV score: 0.912\nTest score: 0.905\n", "best_cv_score", 0.912),
+        ("Best CV accuracy: 0.91\nTest accuracy: 0.95\n", "best_cv_accuracy", 0.91),
+        ("Cross-validation accuracy: 0.91\nTest accuracy: 0.95\n", "cross_validation_accuracy", 0.91),
+        ("10-fold cross-validated RMSE = 3.5 (+/- 0.2)\nTest RMSE = 3.4\n", "cross_validated_rmse", 3.5),
+        ("cv_score: 0.91\ntest_accuracy: 0.95\nloss: 0.1\n", "cv_score", 0.91),
+        ("val_score: 0.91\ntest_loss: 0.95\n", "val_score", 0.91),
+        ("val_seconds: 0.91\ntest_loss: 0.95\nloss: 0.1\n", "test_loss", 0.95),
+    ],
+)
+def test_quality_is_chosen_before_a_speed_and_validation_before_test(text: str, name: str, value: float) -> None:
+    found = choose_metric(in_output(text), None, "")
+    assert found is not None
+    assert (found.name, found.value) == (name, value)
+    assert extract(Metric.model_validate(found.metric), text) == value
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("text", ["step 1 | gain -31.08 | fps 990\n", "| mean_gain | 3 |\n| fps | 990 |\n"])
+def test_named_number_needs_no_colon(text: str) -> None:
+    found = choose_metric(in_output(text, "gain"), "gain", "")
+    assert found is not None
+    assert found.name in ("gain", "mean_gain")
+    assert choose_metric(in_output(text), "gain", "") is None
+
+
 MNIST = """Train Epoch: {0} [0/60000 (0%)]\tLoss: 0.{1}5
 Train Epoch: {0} [640/60000 (1%)]\tLoss: 0.{1}4
 
@@ -311,6 +392,21 @@ def test_init_names_what_else_it_found_and_who_can_propose(tmp_path: Path, cli: 
     done = cli(repository(tmp_path / "notebook", {"train.ipynb": "{}"}), "init")
     assert done.returncode == 3
     assert "`jupyter nbconvert --to script " in done.stderr
+
+
+def test_metric_of_training_that_is_no_quality_is_remarked_on(tmp_path: Path, cli: Cli) -> None:
+    files = {"train.py": "print('step 1 | gain 3.5 | fps 990')\n", "bench.py": "print('fps 990')\n"}
+    folder = repository(tmp_path / "two", files)
+    done = cli(folder, "init")
+    assert done.returncode == 0, done.stderr
+    assert "note          no loss or score was recognized, so the metric is fps: print one, such as" in done.stdout
+    done = cli(folder, "init", "--force", "--metric", "fps")
+    assert "no loss or score" not in done.stdout
+    done = cli(folder, "init", "--force", "--metric", "gain", "--direction", "maximize")
+    assert "metric        gain = 3.5" in done.stdout, done.stderr
+    done = cli(folder, "init", "--force", "--command", "python bench.py", "--mutable", "bench.py")
+    assert done.returncode == 0, done.stderr
+    assert "no loss or score" not in done.stdout
 
 
 def with_submodule(folder: Path) -> Path:
