@@ -95,13 +95,15 @@ QUALIFIERS = (
     r"(?:val|valid|validation|test|train|training|eval|dev|cv|cross[- ]?val(?:idat(?:ion|ed))?|final|best|mean|median"
     r"|avg|average|total|elapsed|wall|peak)"
 )
-# A number as in NUMBER, and names: both without another try, because a shorter one never fits and a long line has many.
+# A number as in NUMBER or with thousands apart, and names: both without another try, because a shorter one never fits
+# and a long line has many.
+PRINTED = r"[-+]?(?:(?:[1-9]\d{0,2}(?:,\d{3})++(?!\d)|\d++)(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+"
 PAIR = re.compile(
     rf"(?<![A-Za-z_])(?P<before>(?:\b{QUALIFIERS}[ \t]+){{0,8}})"
     r"(?P<name>[A-Za-z_][\w./@-]*+)(?P<unit>[ \t]*\([\w/ %.]+\))?"
+    r"(?P<count>[ \t]+\d[\d,]*+(?=[ \t]*[:=]))?"
     r"""(?P<between>["']?[ \t]*[:=][ \t]*|[ \t]*[|│┃][ \t]*|[ \t]+)"""
-    r"(?P<number>[-+]?(?:(?:[1-9]\d{0,2}(?:,\d{3})++(?!\d)|\d++)(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+)"
-    r"(?![\w.,]*\d)",
+    rf"(?P<number>{PRINTED})(?![\w.,]*\d)",
     re.IGNORECASE,
 )
 SPLIT = r"(?<![\w./-])(?i:val(?:id(?:ation)?)?|test|eval|dev|train(?:ing)?)(?![\w/-]|\.\w)"
@@ -110,6 +112,18 @@ SPLIT = r"(?<![\w./-])(?i:val(?:id(?:ation)?)?|test|eval|dev|train(?:ing)?)(?![\
 MARKER = re.compile(
     rf"[\[(][ \t]*{SPLIT}[ \t]*[\])](?![ \t]*[,;])|{SPLIT}(?:[ \t]+(?i:set|split|data|epoch)\b[^:\n|]{{0,20}})?[ \t]*:"
 )
+# In `Accuracy of the network on the 10000 test images: 54 %` the name is not next to the number.
+BEFORE_ABOUT = re.compile(
+    rf"(?<![\w./-])(?:{QUALIFIERS}[ \t]+){{0,8}}[A-Za-z][\w@./-]*+"
+    r"(?=[ \t]+(?:on|over|after|of|for|at|in|across|with|from)[ \t])",
+    re.IGNORECASE,
+)
+LONGEST_LABEL = 150
+DIGITS = re.compile(r"\d[\d,.]*")
+# Meters print the last batch and then the mean of all: `[10/10] Loss: 0.9 (1.1)`. Without a counter, what is in the
+# parentheses may be a standard deviation.
+COUNTER = re.compile(r"\[[ \t]*\d+/\d+")
+AVERAGE = re.compile(rf"[ \t]*\([ \t]*({PRINTED})[ \t]*\)")
 LEAST_OF_SPLIT = 85  # weight of losses, scores and errors: a time after `val` is not one of the held-out data
 LONG_LINE = re.compile(r"[^\n]{2000,}")
 LARGEST = 1e300
@@ -263,20 +277,20 @@ def in_lines(text: str, wanted: str | None = None) -> list[Found]:
     Args:
         wanted: a name that counts without a colon after it, whatever it means.
     """
-    found: dict[str, Found] = {}
+    plain: dict[str, tuple[int, Found]] = {}
+    derived: dict[str, tuple[int, Found]] = {}  # a plain name counts before one that was put together
     # Very long lines, such as images in base64, contain no metric and take quadratic time.
     text = LONG_LINE.sub(lambda line: "\n" * len(line[0]), text)
     for match in list(PAIR.finditer(text, max(0, len(text) - LONGEST_TEXT)))[::-1]:
-        label = f"{match['before']}{match['name']}{match['unit'] or ''}"
-        split = _split_before(text, match.start(), label)
-        name = slug(f"{split} {label}")
+        label = _label_of(text, match)
+        found = plain if label.title == label.text else derived
         bare = not re.search("[:=]", match["between"])
-        unnamed = bare and meaning(name)[0] is None and not (wanted and _is_named(name, wanted))
-        if name in found or len(found) >= MOST_NAMES or len(name) > LONGEST_NAME or unnamed:
+        unnamed = bare and meaning(label.name)[0] is None and not (wanted and _is_named(label.name, wanted))
+        if label.name in found or len(found) >= MOST_NAMES or len(label.name) > LONGEST_NAME or unnamed:
             continue
-        if (candidate := _in_line(text, match, label, split)) is not None:
-            found[name] = candidate
-    return list(found.values())[::-1]
+        if (candidate := _in_line(text, match, label)) is not None:
+            found[label.name] = match.start(), candidate
+    return [found for _, found in sorted(({**derived, **plain}).values(), key=lambda each: each[0])]
 
 
 def pytest_summary(text: str, junit: str | None, wanted: str | None) -> Found | None:
@@ -322,6 +336,50 @@ def _by_unit(found: Found, unit: str) -> Found:
     return found
 
 
+@dataclass(frozen=True)
+class _Label:
+    """What stands before a number.
+
+    Attributes:
+        start: where it begins.
+        text: all of it.
+        title: what the number is.
+        split: what data it is of, by a marker before the label; else empty.
+    """
+
+    start: int
+    text: str
+    title: str
+    split: str = ""
+
+    @property
+    def name(self) -> str:
+        return slug(f"{self.split} {self.title}")
+
+
+def _label_of(text: str, match: re.Match[str]) -> _Label:
+    label = f"{match['before']}{match['name']}{match['unit'] or ''}"
+    found = _Label(match.start(), f"{label}{match['count'] or ''}", label)
+    if meaning(label)[0] is None and re.search("[:=]", match["between"]):
+        found = _about(text, match.start(), found.text) or found
+    return dataclasses.replace(found, split=_split_before(text, found.start, found.title))
+
+
+def _about(text: str, at: int, label: str) -> _Label | None:
+    """Return the label of which `label` are the last words, if a word before a preposition says what the number is.
+
+    `Accuracy of the network on the 10000 test images` is a test accuracy.
+    """
+    begin = max(text.rfind(end, max(0, at - LONGEST_LABEL), at) for end in "\n\t|│┃:=,;()[]{}")
+    begin = begin + 1 if begin >= 0 else max(0, at - LONGEST_LABEL)
+    whole = f"{text[begin:at]}{label}"
+    for said in BEFORE_ABOUT.finditer(whole):
+        if meaning(said[0])[0] is not None:
+            split = "" if re.search(SPLIT, said[0]) else "".join(re.findall(SPLIT, whole[said.end() :])[:1])
+            return _Label(begin + said.start(), whole[said.start() :], f"{split} {said[0]}".strip())
+    return None
+
+
 def _split_before(text: str, at: int, label: str) -> str:
     """Return what a loss or score is of, by the nearest marker before it on its line, else an empty string.
 
@@ -336,36 +394,52 @@ def _split_before(text: str, at: int, label: str) -> str:
     return re.findall(SPLIT, markers[-1])[0] if markers else ""
 
 
-def _in_line(text: str, match: re.Match[str], label: str, split: str) -> Found | None:
+def _in_line(text: str, match: re.Match[str], label: _Label) -> Found | None:
     start = text.rfind("\n", 0, match.start()) + 1
     end = text.find("\n", match.end())
     line = text[start : end if end >= 0 else len(text)]
-    first = not text[start : match.start()].strip()
-    alone = not line[match.end() - start :].strip()
-    sign = re.search("[:=|│┃]", match["between"])
-    quote = match["between"][:1].strip(" \t:=")
-    between = r"[ \t]+" if sign is None else rf"{quote}[ \t]*{re.escape(sign.group())}[ \t]*"
-    words = r"[ \t]+".join(re.escape(word) for word in label.split())
-    head = (r"^" if match.start() == start else r"^[ \t]*") if first else r"(?<![\w./-])"
-    if split:
-        head = rf"(?<![\w./-]){split}(?![\w/-]|\.\w)(?:(?!{SPLIT})[^\n|])*?{head}"
-    before = f"{head}{words}{between}"
-    value = float(match["number"].replace(",", ""))
+    first = not text[start : label.start].strip()
+    rest = line[match.end() - start :]
+    before = _before_number(label, match["between"], first, label.start == start)
+    average = AVERAGE.match(rest) if COUNTER.search(line) else None
+    last = "the last line that contains it"
+    if average is not None:
+        before, last = rf"{before}[^\s(]+[ \t]*\([ \t]*", f"the average in parentheses, in {last}"
+    number = match["number"] if average is None else average[1]
     # A summary line occurs once, and a second one is an error; a log of epochs has one line each, and the last counts.
     # Digits only are for names that occur in sentences as well: `loss is low`.
-    last = "the last line that contains it"
-    ways = [(rf"{before}([^\n]*)$", "the line that contains it")] if first and alone else []
+    ways = [(rf"{before}([^\n]*)$", "the line that contains it")] if first and not rest.strip() else []
     ways += [(rf"\A[\s\S]*{before}({group})[^\n]*$", last) for group in (ANYTHING, NUMBER)]
-    ways += [(rf"\A[\s\S]*{before}({NUMBER})\s*$", last)] if alone else []
+    ways += [(rf"\A[\s\S]*{before}({NUMBER})\s*$", last)] if not rest.strip() else []
     for way, where in ways:
         rule = {"kind": "regex", "pattern": way, "exampleStdout": _excerpt(text, start, len(line))}
         try:
-            if _value(rule, text) == _value(rule, rule["exampleStdout"]) == value:
-                found = _found(slug(f"{split} {label}"), value, rule, where)
-                return _by_unit(found, (match["unit"] or "").strip(" \t()") or text[match.end() : match.end() + 40])
+            if _value(rule, text) == _value(rule, rule["exampleStdout"]) == float(number.replace(",", "")):
+                found = _found(label.name, float(number.replace(",", "")), rule, where)
+                return _by_unit(found, (match["unit"] or "").strip(" \t()") or rest)
         except (NoMetric, ValueError):  # ValueError: the pattern is too long
             continue
     return None
+
+
+def _before_number(label: _Label, between: str, first: bool, at_start: bool) -> str:
+    """Return the expression of what stands before the number.
+
+    Args:
+        label: the words.
+        between: what is between them and the number.
+        first: whether only spaces precede the label on its line.
+        at_start: whether nothing does.
+    """
+    sign = re.search("[:=|│┃]", between)
+    quote = between[:1].strip(" \t:=|│┃")
+    joint = r"[ \t]+" if sign is None else rf"{quote}[ \t]*{re.escape(sign.group())}[ \t]*"
+    # The number of an epoch, or of the samples, may differ.
+    words = r"[ \t]+".join(r"\d[\d,.]*" if DIGITS.fullmatch(word) else re.escape(word) for word in label.text.split())
+    head = (r"^" if at_start else r"^[ \t]*") if first else r"(?<![\w./-])"
+    if label.split:
+        head = rf"(?<![\w./-]){label.split}(?![\w/-]|\.\w)(?:(?!{SPLIT})[^\n|])*?{head}"
+    return f"{head}{words}{joint}"
 
 
 def _value(rule: dict[str, Any], text: str) -> float:

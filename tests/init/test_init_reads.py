@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -105,6 +106,7 @@ LIGHTNING = """\u2503        Test metric        \u2503       DataLoader 0       
         ("throughput: 900\nfailed: 2\nlatency: 3\nmemory_mb: 5\n", "throughput", 900),
         (LIGHTNING, "test_loss", 0.3123456789012345),
         ("| accuracy | 0.91 |\n| loss | 0.3 |\n", "loss", 0.3),
+        ("|accuracy|0.91|\n|loss|0.3|\n", "loss", 0.3),
         ("Best CV score: 0.912\nTest score: 0.905\n", "best_cv_score", 0.912),
         ("Best CV accuracy: 0.91\nTest accuracy: 0.95\n", "best_cv_accuracy", 0.91),
         ("Cross-validation accuracy: 0.91\nTest accuracy: 0.95\n", "cross_validation_accuracy", 0.91),
@@ -128,6 +130,63 @@ def test_named_number_needs_no_colon(text: str) -> None:
     assert found is not None
     assert found.name in ("gain", "mean_gain")
     assert choose_metric(in_output(text), "gain", "") is None
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("train loss: 0.1\nAccuracy on test set: 0.91\n", "test_accuracy", 0.91),
+        ("loss: 0.1\nAccuracy of the network on the 10000 test images: 54 %\n", "test_accuracy", 54),
+        ("train_loss: 0.1\nTest accuracy after 3 epochs: 91.2%\n", "test_accuracy", 91.2),
+        ("train_loss: 0.1\nRMSE on test set: 3.2\n", "test_rmse", 3.2),
+        ("RMSE on validation data = 3.2, on the test set = 3.3\n", "validation_rmse", 3.2),
+        ("fps: 900\nMean reward over last 10 episodes: -52.5\n", "mean_reward", -52.5),
+        ("INFO: Number of errors on the dev set: 12\n", "dev_errors", 12),
+        ("epoch 1, F1 for val (macro): 0.8\nepoch 2, F1 for val (macro): 0.9\n", "val_f1", 0.9),
+        ("Accuracy on training set: 0.99\nAccuracy on held-out data: 0.9\n", "accuracy", 0.9),
+        ("Test set: Accuracy of the network: 0.9\n", "test_accuracy", 0.9),
+        ("accuracy: 0.8\nAccuracy of cats: 0.7\nAccuracy of dogs: 0.9\n", "accuracy", 0.8),
+        ("Loss after step 100: 0.5\nLoss after step 200: 0.4\n", "loss", 0.4),
+        ("Accuracy at epoch 9 = 0.8\nAccuracy at epoch 10 = 0.9\n", "accuracy", 0.9),
+    ],
+)
+def test_name_may_stand_before_what_the_number_is_of(text: str, name: str, value: float) -> None:
+    found = choose_metric(in_output(text), None, "")
+    assert found is not None
+    assert (found.name, found.value) == (name, value)
+    rule = Metric.model_validate(found.metric)
+    later = text.replace("10000", "9,000").replace("3 epochs", "12 epochs").replace("step 200", "step 300")
+    assert extract(rule, later.replace(f" {value:g}", " 7.25")) == 7.25
+    with pytest.raises(NoMetric):
+        extract(rule, later.replace(f" {value:g}", " nan"))
+
+
+TIMM = "{}: [  10/10]  Time: 0.123 (0.150)  Loss:  {} ({})  Acc@1: 70.1 (71.2)  Acc@5: 90.0 (90.5)\n"
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        (TIMM.format("Train", 0.5, 0.6) + TIMM.format("Test", 0.9, 1.1), "test_loss", 1.1),
+        (TIMM.format("Epoch", 0.9, 1.1), "loss", 1.1),
+        ("Epoch: [0][10/10]\tTime  0.1 ( 0.15)\tLoss 6.9e+00 (7.0e+00)\n", "loss", 7.0),
+        ("Test: [10/10] loss 1,234.5 (1,300.5)\n", "test_loss", 1300.5),
+        ("CV accuracy: 0.91 (+/- 0.02)\n", "cv_accuracy", 0.91),
+        ("Accuracy: 0.91 (0.02)\n", "accuracy", 0.91),
+        ("[640/60000 (1%)]\tLoss: 0.24\n", "loss", 0.24),
+        ("[1/3] accuracy: 0.9 (best 0.95)\n", "accuracy", 0.9),
+    ],
+)
+def test_average_of_a_meter_is_read_and_no_deviation(text: str, name: str, value: float) -> None:
+    found = choose_metric(in_output(text), None, "")
+    assert found is not None
+    assert (found.name, found.value) == (name, value)
+    rule = Metric.model_validate(found.metric)
+    assert extract(rule, text) == value
+    with pytest.raises(NoMetric):
+        extract(rule, text + re.sub(r"[\d.,]{3,}(e\+00)?", "nan", text))
 
 
 MNIST = """Train Epoch: {0} [0/60000 (0%)]\tLoss: 0.{1}5
