@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.init.discover import Candidate, Files
 from agent.init.guess import Found
+from agent.init.length import Length
 from agent.init.surface import Surface
 from agent.protocol.models import LONGEST_SECONDS
 
@@ -115,6 +116,7 @@ class Plan:
 
     Attributes:
         network: networkPolicy and the reason.
+        length: how long training runs if it has no time budget.
     """
 
     files: Files
@@ -123,6 +125,7 @@ class Plan:
     setup: list[str]
     network: tuple[str, str]
     budget: TimeBudget
+    length: Length
 
     def protocol(self, metric: Mapping[str, Any], limit: float, kind: str = "protocol") -> dict[str, Any]:
         """Return the content of protocol.json, with the usual fields in the usual order.
@@ -191,7 +194,9 @@ class Plan:
         stop: dict[str, Any] = {"type": "fixed_suite"}
         if self.budget.seconds is not None:
             stop = {"type": "wall_clock", "trainingSecondsBudget": _whole(self.budget.seconds)}
-        stops = self.budget.seconds is not None or self.candidate.kind != "training"
+        elif self.length.stop is not None:
+            stop = dict(self.length.stop)
+        stops = self.budget.seconds is not None or self.length.stop is not None or self.candidate.kind != "training"
         return {
             "command": self.candidate.command,
             "cwd": ".",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.init.draft import Draft
+from agent.format import named
+from agent.init.draft import Draft, Plan
 from agent.init.guess import meaning
 from agent.proposers.search.space import tunable_parameters
 from agent.protocol.models import Protocol
 from agent.session.context import known_constants
 from agent.system.invocation import typed
 from agent.system.names import PROTOCOL
+
+MOST_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ def explain(outcome: Draft) -> list[Because]:
     plan, found, protocol = outcome.plan, outcome.found, outcome.protocol
     execution, around = protocol["execution"], plan.surface
     rule = {key: value for key, value in found.extract.items() if key != "exampleStdout"}
-    seconds, ran = plan.budget.seconds, protocol["schemaKind"] == "protocol"
+    ran = protocol["schemaKind"] == "protocol"
     fixed = ", ".join(dict.fromkeys((*around.harness, *around.forbidden, PROTOCOL)))
     by_name = (
         "from its name"
@@ -47,11 +50,19 @@ def explain(outcome: Draft) -> list[Because]:
         Because("metric", f"{found.name} = {found.value:g}" if ran else found.name, found.where, "--metric NAME"),
         Because("direction", str(found.direction), by_name, "--direction minimize|maximize"),
         Because("rule", " ".join(str(value) for value in rule.values()), tested, "measurement.primaryMetric.extract"),
-        Because("training", f"{seconds:g} s" if seconds else "no budget", plan.budget.why, "--training-seconds"),
+        _training(plan),
         Because("limit", f"{execution['hardTimeoutSeconds']:g} s", outcome.seconds, "execution.hardTimeoutSeconds"),
         Because("network", plan.network[0], plan.network[1], "environment.constraints.networkPolicy"),
         Because("noise", outcome.repeated, "limits how small a gain can be detected; a fixed seed reduces it", ""),
     ]
+
+
+def _training(plan: Plan) -> Because:
+    if plan.length.stop is not None:
+        why = "not searched, because longer training is not a better recipe"
+        return Because("training", plan.length.constant, why, "execution.stopCondition")
+    seconds = plan.budget.seconds
+    return Because("training", f"{seconds:g} s" if seconds else "no budget", plan.budget.why, "--training-seconds")
 
 
 def tunes(outcome: Draft, protocol: Protocol) -> bool:
@@ -75,6 +86,11 @@ def notes_on(outcome: Draft, protocol: Protocol, changed: list[str]) -> list[str
         notes.append(
             f"{plan.candidate.script} may change, and it computes {outcome.found.name} itself: to protect the metric, "
             "move its computation to a separate file and list that in immutableHarness"
+        )
+    if searched := plan.length.searched:
+        notes.append(
+            f"the built-in search changes {named(searched, MOST_NAMED)}: longer training is not a better recipe, so if "
+            "that is how long training runs, add the comment `# search: off` to its line"
         )
     if plan.budget.seconds is not None and not plan.budget.honoured:
         notes.append("the code does not read AUTORESEARCH_TRAINING_SECONDS, so `run --training-seconds` has no effect")

@@ -34,6 +34,7 @@ from agent.init.guess import (
     meaning,
     pytest_summary,
 )
+from agent.init.length import Length, length_of
 from agent.init.surface import Surface, surface
 from agent.protocol.load import fault_of
 from agent.protocol.models import Constraints, Protocol
@@ -191,7 +192,10 @@ def _plan(candidate: Candidate, files: Files, wanted: InitConfig) -> Plan:
         )
     setup = setup_of(files, uv, project, candidate)
     budget = budget_of(around, files, wanted.training_seconds)
-    return Plan(files, candidate, around, setup, network_of(around, files), budget)
+    timeless = candidate.kind == "training" and budget.seconds is None
+    mutable = {path: text for path, text in files.items() if _may_change(path, around)}
+    length = length_of(mutable) if timeless else Length()
+    return Plan(files, candidate, around, setup, network_of(around, files), budget, length)
 
 
 def _first_with_a_number(
@@ -304,9 +308,10 @@ def _attempted(
             return _attempted(stage, open_to_all, given, say)
         for line in trial.tail(stage, TAIL_LINES):
             say(f"  | {line}")
+        likely = _without_submodules(stage)
         raise AutoresearchError(
             f"`{plan.candidate.command}` ({plan.candidate.why}) failed: {error}",
-            hint=f"{_without_submodules(stage)}fix the command, or {OTHER_COMMAND}",
+            hint=f"{likely}fix the command, or {OTHER_COMMAND}",
         ) from None
     summary = pytest_summary(ran.text, None, None) if lenient.kind == "tests" else None
     failing = summary is not None and summary.name == "passed"

@@ -87,6 +87,11 @@ def why_budget(name: str, value: Value, limits: TrainingLimits, timed: Iterable[
     return None
 
 
+def counts_training(name: str) -> bool:
+    """Return whether a name is that of a training budget in steps or epochs."""
+    return _STEPS.search(name) is not None and not _SCHEDULE.search(name)
+
+
 @functools.lru_cache(maxsize=64)
 def timed_names(source: str) -> frozenset[str]:
     """Return the names in a Python source that the code uses as training times; see the module docstring."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +18,11 @@ from agent.errors import NoMetric
 from agent.init.discover import candidate_named, candidates, header
 from agent.init.guess import choose_metric, in_output
 from agent.init.surface import surface
+from agent.proposers.search.space import tunable_parameters
 from agent.protocol.extract import extract
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Metric
+from agent.session.context import known_constants
 from tests.common.in_process import call
 from tests.common.sessions import rows
 from tests.common.workspaces import Cli, git, repository
@@ -466,6 +470,51 @@ def test_metric_of_training_that_is_no_quality_is_remarked_on(tmp_path: Path, cl
     done = cli(folder, "init", "--force", "--command", "python bench.py", "--mutable", "bench.py")
     assert done.returncode == 0, done.stderr
     assert "no loss or score" not in done.stdout
+
+
+LOSS = "print(f'val_loss: {(RATE - 0.3) ** 2 + 1 / LENGTH:.4f}')\n"
+
+
+@pytest.mark.parametrize(
+    ("constants", "stop", "searched"),
+    [
+        ("EPOCHS = 4\n", {"type": "epochs", "epochs": 4}, {"RATE"}),
+        ("N_UPDATES = 200\n", {"type": "max_steps", "maxSteps": 200}, {"RATE"}),
+        ("NUM_TRAIN_EPOCHS = 3\nWIDTH = 3\n", {"type": "epochs", "epochs": 3}, {"RATE", "WIDTH"}),
+        ("STEPS = 200\nWIDTH = 200\n", {"type": "max_steps"}, {"RATE", "WIDTH"}),
+        ("MAX_ITER = 4\nWARMUP_STEPS = 3\n", None, {"RATE", "MAX_ITER", "WARMUP_STEPS"}),
+        ("EPOCHS = 4\nMAX_STEPS = 50\n", None, {"RATE", "EPOCHS", "MAX_STEPS"}),
+        ("EPOCHS = 4  # search: 1..8\n", None, {"RATE", "EPOCHS"}),
+        ("EPOCHS = 4  # search: off\n", None, {"RATE"}),
+        ("EPOCHS = 4\nTIME_BUDGET = 5\n", {"type": "wall_clock", "trainingSecondsBudget": 5}, {"RATE", "EPOCHS"}),
+    ],
+)
+def test_length_of_training_is_not_searched(
+    tmp_path: Path, cli: Cli, constants: str, stop: dict[str, Any] | None, searched: set[str]
+) -> None:
+    name = constants.split()[0]
+    folder = repository(tmp_path, {"train.py": f"RATE = 0.1\n{constants}{LOSS.replace('LENGTH', name)}"})
+    done = cli(folder, "init", "--command", f"{sys.executable} train.py")
+    assert done.returncode == 0, done.stderr
+    protocol = load_protocol(folder)
+    assert json.loads((folder / "protocol.json").read_text())["execution"].get("stopCondition") == stop
+    assert {*tunable_parameters({"train.py": (folder / "train.py").read_text()}, known_constants(protocol))} == searched
+    lengths = (searched & {"EPOCHS", "MAX_STEPS", "MAX_ITER"}) if stop is None and "1..8" not in constants else set()
+    assert (", so if that is how long training runs" in done.stdout) == bool(lengths)
+    assert all(each in done.stdout.partition("search changes ")[2].partition(":")[0] for each in lengths)
+    if stop is not None and stop["type"] != "wall_clock":
+        assert f"training      {constants.splitlines()[0]}  (not searched, because longer" in done.stdout
+
+
+def test_session_with_a_length_of_training_runs(tmp_path: Path, cli: Cli) -> None:
+    folder = repository(tmp_path, {"train.py": f"RATE = 0.1\nEPOCHS = 4\n{LOSS.replace('LENGTH', 'EPOCHS')}"})
+    assert cli(folder, "init", "--command", f"{sys.executable} train.py").returncode == 0
+    git(folder, "add", "protocol.json")
+    git(folder, "commit", "--quiet", "-m", "protocol")
+    ran = cli(folder, "run", "--tag", "t", "--max-experiments", "3")
+    assert ran.returncode == 0, ran.stderr
+    assert {row["status"] for row in rows(folder)} <= {"keep", "discard"}
+    assert "EPOCHS" not in "".join(row["description"] for row in rows(folder))
 
 
 def with_submodule(folder: Path) -> Path:
