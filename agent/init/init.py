@@ -43,13 +43,14 @@ from agent.repository.excludes import adding
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import Mode, choose_sandbox
 from agent.system.files import write_whole
-from agent.system.invocation import git_here, here, typed
+from agent.system.invocation import git_here, here, program, typed
 from agent.system.names import PROTOCOL
 from agent.system.patterns import matches
 
 LONGEST_RUN = 1800.0
 MOST_TRIED, MOST_NAMED, MOST_NUMBERS = 4, 3, 10
 OTHER_COMMAND = "name another one with --command"  # how hints end that another command may help
+NO_FILE = ("FileNotFoundError", "No such file or directory")
 TAIL_LINES = 12  # last lines shown of a failed run, whose log is deleted with the copy
 LONGEST_TWICE = 10.0  # seconds; shorter runs are repeated, to see whether the metric is the same
 LONGEST_BUDGET = 20.0  # seconds of training in a trial, if the code honors the budget
@@ -308,7 +309,7 @@ def _attempted(
             return _attempted(stage, open_to_all, given, say)
         for line in trial.tail(stage, TAIL_LINES):
             say(f"  | {line}")
-        likely = _without_submodules(stage)
+        likely = _without_submodules(stage) + _in_own_folder(stage, plan.candidate)
         raise AutoresearchError(
             f"`{plan.candidate.command}` ({plan.candidate.why}) failed: {error}",
             hint=f"{likely}fix the command, or {OTHER_COMMAND}",
@@ -316,6 +317,16 @@ def _attempted(
     summary = pytest_summary(ran.text, None, None) if lenient.kind == "tests" else None
     failing = summary is not None and summary.name == "passed"
     return (dataclasses.replace(plan, candidate=lenient) if failing else plan), ran
+
+
+def _in_own_folder(stage: trial.Stage, candidate: Candidate) -> str:
+    """Return a hint if the script of a subfolder misses a file: it may look for it from its own folder."""
+    script = Path(candidate.script or "")
+    said = "\n".join(trial.tail(stage, TAIL_LINES))
+    if script.parent == Path() or not any(sign in said for sign in NO_FILE):
+        return ""
+    command = f"{program()} -C {here(stage.runner.workspace.folder / script.parent)} init"
+    return f"if {script.name} works only in its own folder, run `{command}`; otherwise "
 
 
 def _without_submodules(stage: trial.Stage) -> str:

@@ -517,6 +517,23 @@ def test_session_with_a_length_of_training_runs(tmp_path: Path, cli: Cli) -> Non
     assert "EPOCHS" not in "".join(row["description"] for row in rows(folder))
 
 
+def test_command_that_runs_in_its_own_folder_only_is_named_with_that_folder(tmp_path: Path, cli: Cli) -> None:
+    train = "RATE = 0.1\nprint(f'loss: {len(open(\"../../data/x.csv\").read()) + (RATE - 0.3) ** 2}')\n"
+    files = {"models/my churn/train.py": train, "data/x.csv": "a,b\n"}
+    folder = repository(tmp_path, files)
+    done = cli(folder, "init")
+    assert done.returncode == 1
+    assert "FileNotFoundError" in done.stderr
+    hint = done.stderr.splitlines()[-1]
+    assert hint.startswith("hint: if train.py works only in its own folder, run `"), hint
+    command = shlex.split(hint.partition("`")[2].partition("`")[0])
+    assert command[-2:] == ["models/my churn", "init"]
+    assert cli(folder, *command[-3:]).returncode == 0
+    assert (folder / "models/my churn/protocol.json").exists()
+    broken = repository(tmp_path / "broken", {"models/train.py": "RATE = 0.1\nprint('loss: 1')\nraise ValueError\n"})
+    assert "own folder" not in cli(broken, "init").stderr
+
+
 def with_submodule(folder: Path) -> Path:
     """A repository whose training imports from a submodule."""
     helper = repository(folder / "helper", {"helper.py": "K = 2\n"})
