@@ -42,6 +42,8 @@ _ALSO_GROUPED = r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?(?!\d|[,.]\d)"
 # What programs print in place of a number: a run that diverged, a mean of nothing.
 _NO_NUMBER = r"(?<!\w)[+-]?(?i:nan|inf(?:inity)?|none|null|n/a)(?!\w)"
 _HAS_NO_NUMBER = re.compile(_NO_NUMBER)
+# Parts of a pattern that are no literal text, and a word in what is left.
+_NOT_LITERAL, _WORD = re.compile(r"\\.|\[\^?\]?[^\]]*\]|\(\?P?<?\w*"), re.compile(r"[A-Za-z]{2}")
 # JSON has no word for these, and only some programs write the words that Python reads.
 _BARE = re.compile(r"(?<=[:\[,\s])[+-]?(nan|inf(?:inity)?)(?=\s*[,}\]])", re.IGNORECASE)
 _TRAINED = re.compile(
@@ -124,7 +126,8 @@ def _no_number_after(pattern: str, lines: str, place: int, seconds: float) -> st
 
     A group of digits passes over it, and a run that diverged would count with the number that it had before.
     """
-    if not _HAS_NO_NUMBER.search(lines, place):
+    named = _WORD.search(_NOT_LITERAL.sub(" ", pattern))  # else any line of `None` would do
+    if not named or not _HAS_NO_NUMBER.search(lines, place):
         return None
     last = None
     for match in found(widened(pattern, _NO_NUMBER), lines, seconds):

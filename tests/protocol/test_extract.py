@@ -150,6 +150,13 @@ def test_pattern_of_one_line_sees_what_is_no_number_after_it() -> None:
         extract(BPB, "val_bpb: nan\n")
 
 
+@pytest.mark.parametrize(
+    "pattern", [r"\A[\s\S]*^([0-9.]+)$", r"^(?P<value>[0-9.]+)\s*$", r"^(\d+\.\d+)\b", r"\A[\s\S]*^[A-Za-z ]*(\S*\d)$"]
+)
+def test_pattern_without_words_passes_over_a_line_of_none(pattern: str) -> None:
+    assert extract(metric(kind="regex", pattern=pattern), "0.5\nNone\nnan\n") == 0.5
+
+
 def test_verbose_pattern_is_left_as_it_is() -> None:
     loss = metric(kind="regex", pattern=r"(?x) ^loss: \s* # (the loss)\n" + "\n ([0-9.]+)")
     assert extract(loss, "loss: 1.5\nloss: nan\n") == 1.5
