@@ -48,7 +48,20 @@ TIME_UNIT = re.compile(
 )
 A_SECOND = re.compile(r"(_per_|/)(s|secs?|seconds?|minutes?|hours?)$|(tok|it|samples|images|ops|req|mb|gb)_s$")
 PER_BYTE = re.compile(r"bits_per_(byte|char|dim|token)")
-VALIDATION = {"val", "valid", "validation", "validated", "cv", "crossval", "oof", "eval", "dev", "heldout"}
+VALIDATION = {
+    "val",
+    "valid",
+    "validation",
+    "validated",
+    "cv",
+    "crossval",
+    "oof",
+    "eval",
+    "dev",
+    "heldout",
+    "held",
+    "holdout",
+}
 HELD_OUT = {*VALIDATION, "test"}
 # Penalties: among scores of the same thing, prefer the plain one to an extreme of its range.
 ENDS = {
@@ -92,8 +105,8 @@ SETTINGS = {
     "var",
 }
 QUALIFIERS = (
-    r"(?:val|valid|validation|test|train|training|eval|dev|cv|cross[- ]?val(?:idat(?:ion|ed))?|final|best|mean|median"
-    r"|avg|average|total|elapsed|wall|peak)"
+    r"(?:val|valid|validation|test|train|training|eval|dev|cv|oof|cross[- ]?val(?:idat(?:ion|ed))?|held[- ]?out|holdout"
+    r"|final|best|mean|median|avg|average|total|elapsed|wall|peak)"
 )
 # A number as in NUMBER or with thousands apart, and names: both without another try, because a shorter one never fits
 # and a long line has many.
@@ -101,7 +114,7 @@ PRINTED = r"[-+]?(?:(?:[1-9]\d{0,2}(?:,\d{3})++(?!\d)|\d++)(?:\.\d*+)?+|\.\d++)(
 PAIR = re.compile(
     rf"(?<![A-Za-z_])(?P<before>(?:\b{QUALIFIERS}[ \t]+){{0,8}})"
     r"(?P<name>[A-Za-z_][\w./@-]*+)(?P<unit>[ \t]*\([\w/ %.]+\))?"
-    r"(?P<count>[ \t]+\d[\d,]*+(?=[ \t]*[:=]))?"
+    r"(?P<count>[ \t]+\d[\d,]*+(?=[ \t]*[:=][ \t]))?"
     r"""(?P<between>["']?[ \t]*[:=][ \t]*|[ \t]*[|│┃][ \t]*|[ \t]+)"""
     rf"(?P<number>{PRINTED})(?![\w.,]*\d)",
     re.IGNORECASE,
@@ -122,7 +135,7 @@ LONGEST_LABEL = 150
 DIGITS = re.compile(r"\d[\d,.]*")
 # Meters print the last batch and then the mean of all: `[10/10] Loss: 0.9 (1.1)`. Without a counter, what is in the
 # parentheses may be a standard deviation.
-COUNTER = re.compile(r"\[[ \t]*\d+/\d+")
+COUNTER = re.compile(r"\[[ \t]*\d+/\d+[ \t]*[\](]")  # not a date
 AVERAGE = re.compile(rf"[ \t]*\([ \t]*({PRINTED})[ \t]*\)")
 LEAST_OF_SPLIT = 85  # weight of losses, scores and errors: a time after `val` is not one of the held-out data
 LONG_LINE = re.compile(r"[^\n]{2000,}")

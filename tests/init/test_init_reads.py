@@ -117,6 +117,8 @@ LIGHTNING = """\u2503        Test metric        \u2503       DataLoader 0       
         ("10-fold cross-validated RMSE = 3.5 (+/- 0.2)\nTest RMSE = 3.4\n", "cross_validated_rmse", 3.5),
         ("cv_score: 0.91\ntest_accuracy: 0.95\nloss: 0.1\n", "cv_score", 0.91),
         ("val_score: 0.91\ntest_loss: 0.95\n", "val_score", 0.91),
+        ("OOF AUC: 0.91\nLoss: 0.3\nTest AUC: 0.95\n", "oof_auc", 0.91),
+        ("Held-out accuracy: 0.91\nTrain accuracy: 0.95\nloss: 0.3\n", "held_out_accuracy", 0.91),
         ("val_seconds: 0.91\ntest_loss: 0.95\nloss: 0.1\n", "test_loss", 0.95),
     ],
 )
@@ -179,6 +181,7 @@ TIMM = "{}: [  10/10]  Time: 0.123 (0.150)  Loss:  {} ({})  Acc@1: 70.1 (71.2)  
         ("Test: [10/10] loss 1,234.5 (1,300.5)\n", "test_loss", 1300.5),
         ("CV accuracy: 0.91 (+/- 0.02)\n", "cv_accuracy", 0.91),
         ("Accuracy: 0.91 (0.02)\n", "accuracy", 0.91),
+        ("[2024/01/02 10:00] accuracy: 0.91 (0.02)\n[01/02 10:01] accuracy: 0.92 (0.02)\n", "accuracy", 0.92),
         ("[640/60000 (1%)]\tLoss: 0.24\n", "loss", 0.24),
         ("[1/3] accuracy: 0.9 (best 0.95)\n", "accuracy", 0.9),
     ],
