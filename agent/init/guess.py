@@ -24,9 +24,9 @@ ANYTHING = rf"{NUMBER}|[^\s,;|│┃)\]}}]*"
 # Words of a name, the direction they imply, and how likely such a number is the metric.
 QUALITY: tuple[tuple[str, Direction, int], ...] = (
     ("reward rewards rew return", "maximize", 105),
-    ("bpb bpc loss nll perplexity ppl", "minimize", 100),
-    ("accuracy acc f1 auc auroc bleu rouge iou dice precision recall r2 map mrr ndcg", "maximize", 95),
-    ("error err rmse mse mae wer cer regret cost", "minimize", 90),
+    ("bpb bpc loss logloss nll perplexity ppl", "minimize", 100),
+    ("accuracy acc f1 auc auroc bleu rouge iou miou dice psnr ssim precision recall r2 map mrr ndcg", "maximize", 95),
+    ("error err rmse rmsle mse mae mape smape wer cer fid regret cost", "minimize", 90),
     ("score elo speedup passed", "maximize", 85),
     ("failed failures errors", "minimize", 20),
 )

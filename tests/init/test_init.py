@@ -388,6 +388,9 @@ def test_of_many_lines_the_last_counts_and_of_a_summary_two_are_none() -> None:
         ("learning_rate", None),
         ("batch_size", None),
         ("gain", None),
+        ("val_mape", "minimize"),
+        ("logloss", "minimize"),
+        ("test_mIoU", "maximize"),
     ],
 )
 def test_direction_follows_from_metric_name(name: str, direction: str | None) -> None:
