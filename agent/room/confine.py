@@ -146,11 +146,15 @@ def build_root(spec: dict[str, Any], users: bool) -> None:
     root = spec["root"]
     _mount(None, "/", None, PRIVATE_ALL)
     _mount("tmpfs", root, "tmpfs", NO_SETUID | NO_DEVICES, "mode=755")
+    # What is shown in it lies on top.
+    _mount("tmpfs", _place(root, "/dev/shm", True), "tmpfs", NO_SETUID | NO_DEVICES, "mode=1777")
+    disks = _mount_points()
     for source, target, kind, layer in spec["binds"]:
         place = _place(root, target, os.path.isdir(source))
         # The last one is in memory.
         layers = [f"{each}/{layer}" for each in (*spec["scratch"], f"{root}/.scratch")]
         if kind == "cow" and _overlay(source, place, layers, users):
+            _show_disks(source, place, disks)
             continue
         _mount(source, place, None, BIND_ALL)
         # A device is written to although its mount is read-only, which protects its mode, owner and times from root.
@@ -168,7 +172,6 @@ def build_root(spec: dict[str, Any], users: bool) -> None:
     _mount("proc", _place(root, "/proc", True), "proc", NO_SETUID | NO_DEVICES)
     for name in OF_MACHINE:
         _lock(f"{root}/proc/{name}")
-    _mount("tmpfs", _place(root, "/dev/shm", True), "tmpfs", NO_SETUID | NO_DEVICES, "mode=1777")
     os.chdir(root)
     _checked(_libc().syscall(PIVOT_ROOT[os.uname().machine], b".", b"."))
     _checked(_libc().umount2(b".", DETACH))
@@ -206,6 +209,27 @@ def _overlay(source: str, place: str, layers: Sequence[str], users: bool) -> boo
     finally:
         os.close(lower)
     return False
+
+
+def _mount_points() -> list[str]:
+    """Return the paths at which file systems are mounted, parents first."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        points = [line.split(" ")[4] for line in file]
+    for written, meant in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        points = [point.replace(written, meant) for point in points]
+    return sorted(points)
+
+
+def _show_disks(source: str, place: str, disks: Sequence[str]) -> None:
+    """Show, read-only, the file systems that are mounted in `source`: an overlay of it has their empty folders."""
+    real, last = os.path.realpath(source), None
+    for disk in disks:
+        if not disk.startswith(f"{real}/") or (last is not None and f"{disk}/".startswith(f"{last}/")):
+            continue
+        last, there = disk, place + disk[len(real) :]
+        if os.path.lexists(disk) and os.path.lexists(there):  # another one may be mounted over it
+            _mount(disk, there, None, BIND_ALL)
+            _limit(there, SET_READ_ONLY | SET_NO_SETUID | SET_NO_DEVICES)
 
 
 def _remove_empty(*folders: str) -> None:

@@ -25,6 +25,8 @@ SYSTEM = {
 }
 # Those that no user installs to, and that have very many folders.
 SYSTEM_ALONE = ("/usr", "/nix", "/gnu", "/Library")
+# A room with its own root has these of its own. Nothing of the machine covers them, but what lies in them can be shown.
+OF_ROOM = (Path("/dev"), Path("/dev/shm"), Path("/proc"), Path("/tmp"))
 # Nodes of /dev: those that any program may need, and those of GPUs.
 NODES = ("null", "zero", "urandom")
 GPU_NODES = ("nvidia*", "dri", "kfd", "dxg")
@@ -259,7 +261,7 @@ def _outermost(found: Iterable[Path]) -> tuple[Path, ...]:
     every = {**named, **dict.fromkeys(Path(os.path.realpath(each)) for each in named)}
     kept: dict[Path, None] = {}
     for path in sorted(every, key=lambda each: len(each.parts)):
-        if path != Path("/") and not _is_below(path, kept):
+        if path != Path("/") and not _is_below(path, kept.keys() - {*OF_ROOM}):
             kept[path] = None
     return tuple(kept)
 

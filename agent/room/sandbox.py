@@ -20,7 +20,7 @@ from agent.errors import PreconditionError
 from agent.journal.paths import layers_folder
 from agent.protocol.models import Constraints
 from agent.room import confine
-from agent.room.places import TEXT_PACKAGES, devices, split
+from agent.room.places import OF_ROOM, TEXT_PACKAGES, devices, split
 from agent.system.files import remove_tree
 from agent.system.shielded import run_shielded
 
@@ -304,7 +304,7 @@ def _binds(layout: Layout) -> tuple[list[Shown], list[list[str]]]:
     """Return the mounts of a room with its own root, parents first, and its symbolic links as [target, path]."""
     links = [[str(place.readlink()), str(place)] for place in layout.read if place.is_symlink()]
     links += [["/proc/self/fd", "/dev/fd"], *([f"/proc/self/fd/{n}", f"/dev/{name}"] for n, name in enumerate(STREAMS))]
-    read = [Shown(place, place, "ro") for place in layout.read if not place.is_symlink()]
+    read = [Shown(place, place, "ro") for place in layout.read if place not in OF_ROOM and not place.is_symlink()]
     nodes = [Shown(node, node, "rw") for node in devices()]
     return sorted([*read, *nodes, *layout.shown], key=lambda each: len(each.target.parts)), links
 

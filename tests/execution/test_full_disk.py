@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 import subprocess
 import tempfile
@@ -17,27 +16,13 @@ from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import Sandbox
 from agent.session.opening import prepared
+from tests.common.disks import can_mount, mount
 from tests.common.stations import set_train
 
 SIZE = 96 * 2**20
 FILL = "\nimport time\nwith open(PLACE, 'wb') as file:\n    for _ in range(90):\n        file.write(bytes(2**20))\n"
 # The loop ends a run that leaves too little room.
 AND_WAIT = "    file.flush()\n    time.sleep(60)\n"
-
-
-@functools.cache
-def can_mount() -> bool:
-    """Return whether this process may mount a file system in memory."""
-    with tempfile.TemporaryDirectory() as folder:
-        if shutil.which("mount") is None or not _mount(Path(folder)):
-            return False
-        subprocess.run(["umount", folder], check=True)
-        return True
-
-
-def _mount(folder: Path) -> bool:
-    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 @pytest.fixture
@@ -47,7 +32,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         pytest.skip("only root on Linux may mount a small disk: run this test as root")
     folder = tmp_path / "disk"
     folder.mkdir()
-    assert _mount(folder)
+    assert mount(folder, SIZE)
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     try:
         yield folder

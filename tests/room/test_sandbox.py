@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from agent.room import confine, room, sandbox, variables
 from agent.room.places import devices, places, split
 from agent.room.room import Furniture, Room, untracked_files
 from agent.room.sandbox import Sandbox, Way, choose_sandbox, temporary_folder
+from tests.common.disks import can_mount
 from tests.common.sessions import journal, rows
 from tests.common.workspaces import ROOT, Cli, commit_all, git, make_repository, set_protocol
 
@@ -451,6 +453,26 @@ def test_writes_are_kept_beside_the_cache_where_no_temporary_file_system_holds_t
     assert not (workspace.top / "data" / "new.txt").exists()
 
 
+@pytest.mark.skipif(not can_mount(), reason="only root on Linux may mount a disk")
+@pytest.mark.parametrize("way", WAYS)
+def test_disk_mounted_in_an_untracked_folder_is_shown(workspace: Workspace, tmp_path: Path, way: Way) -> None:
+    disk = workspace.top / "data" / "a disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(disk)], check=True)
+    try:
+        (disk / "deep").mkdir()
+        (disk / "text.txt").write_text("on the disk")
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(disk / "deep")], check=True)
+        (disk / "deep" / "text.txt").write_text("below it")
+        with opened(way, workspace) as place:
+            command = "cat data/a*/text.txt data/a*/deep/text.txt; echo of the run >> data/a*/text.txt; touch data/new"
+            run(place, command, tmp_path / "log")
+        assert (tmp_path / "log").read_text().startswith("on the diskbelow it")
+        assert (disk / "text.txt").read_text() == "on the disk"
+    finally:
+        subprocess.run(["umount", "--lazy", "--recursive", str(disk)], check=True)
+
+
 def test_what_may_hold_keys_is_not_lent(workspace: Workspace) -> None:
     for name in (".env.local", "server.pem", ".netrc", "run.log"):
         (workspace.top / name).write_text("secret")
@@ -581,6 +603,28 @@ def test_no_link_leads_to_keys(workspace: Workspace, tmp_path: Path, tracked: bo
         assert "secret" not in said, (way, said)
         assert "HOME=" not in said, (way, said)  # the environment of the loop
         assert said.endswith("oldtexttext"), (way, said)
+
+
+def test_data_in_memory_are_shown_beside_a_runs_own(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data are copied to /dev/shm to be read fast, and a workspace may lie there."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        folder = Path(name)
+        (folder / "data").mkdir()
+        (folder / "data" / "a.txt").write_text("linked")
+        (workspace.top / "fast").symlink_to(folder / "data")
+        monkeypatch.setenv("AUTORESEARCH_READ", "/dev/shm")
+        inner = workspace.clone(folder / "clone")
+        for way in [each.values[0] for each in WAYS if not each.marks[0].args[0]]:
+            own = "echo own > /dev/shm/own && " if way in sandbox.WITH_ROOT else ""
+            with opened(way, workspace) as place:
+                done = run(place, f"{own}cat fast/a.txt && ! touch fast/b.txt", tmp_path / "log")
+            assert done.returncode == 0, (way, (tmp_path / "log").read_text())
+            with opened(way, inner) as place:
+                done = run(place, f"{own}cat train.py", tmp_path / "log")
+            assert done.returncode == 0, (way, (tmp_path / "log").read_text())
+        assert not Path("/dev/shm/own").exists()
 
 
 def test_what_the_user_names_may_be_linked(
