@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -34,7 +35,7 @@ from agent.execution.kill import Process
 from agent.execution.oom import ran_out
 from agent.execution.process import SHORTEST_SLEEP, UNOBSERVED, Command, Ended, Observer, run_command, seconds_of
 from agent.journal.experiment import KNEW, Run
-from agent.journal.paths import cache_folder, cache_places
+from agent.journal.paths import cache_folder, cache_places, layers_folder
 from agent.protocol.extract import Stamp, extract, stamp, told_training
 from agent.protocol.models import Metric, Protocol
 from agent.repository.ready import require_submodules
@@ -147,7 +148,7 @@ def measure(
         recipe = commit if isinstance(commit, Edited) else Edited(commit)
         found = _measure(runner, recipe, log, observer, allowance, references.other)
         if found.metric is None and found.pruned is None:
-            _require_disk_space(log.parent)  # without what the run wrote, which went with its room
+            require_disk_space(log.parent)  # without what the run wrote, which went with its room
         return found
     except (AutoresearchError, OSError, KeyboardInterrupt):
         raise
@@ -166,7 +167,7 @@ def _measure(
     other: tuple[Run, ...],
 ) -> Run:
     log.parent.mkdir(parents=True, exist_ok=True)
-    _require_disk_space(log.parent)
+    require_disk_space(log.parent)
     _link(runner, log)
     require_submodules(runner.workspace, recipe.commit, runner.untracked.source or runner.workspace.top)
     snapshot = fingerprint.snapshot_folder(runner.protocol)
@@ -373,6 +374,7 @@ def execute(
             env=env,
             log=attempt.log,
             limit=limit or runner.limit,
+            writes=(place.layout.folder, *place.layout.scratch),
         ),
         Observer(started, watched),
     )
@@ -451,14 +453,21 @@ def _text(log: Path) -> str:
         return file.read(LARGEST_TEXT).replace(b"\0", b"").decode(errors="replace")  # a sparse file has many
 
 
-def _require_disk_space(folder: Path) -> None:
-    """Raise AutoresearchError, which ends the session, if the disk is full: a run would fail whatever the candidate."""
-    free = shutil.disk_usage(folder).free
-    if free < LEAST_ROOM:
-        raise AutoresearchError(
-            f"only {free // 2**20} MiB are free in {folder}",
-            hint="free some disk space, then run the same command again; the session continues from here",
-        )
+def require_disk_space(logs: Path) -> None:
+    """Raise AutoresearchError, which ends the session, if a disk is full: a run would fail whatever the candidate.
+
+    Args:
+        logs: the folder of the log. The others are those of rooms, and of writes that no room's own folder can hold.
+    """
+    for folder in (logs, Path(tempfile.gettempdir()), layers_folder()):
+        if folder is None or not folder.exists():
+            continue
+        free = shutil.disk_usage(folder).free
+        if free < LEAST_ROOM:
+            raise AutoresearchError(
+                f"only {free // 2**20} MiB are free in {folder}",
+                hint="free some disk space, then run the same command again; the session continues from here",
+            )
 
 
 def _secondary(runner: Runner, attempt: Attempt, text: str) -> dict[str, float]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from agent.execution import fingerprint
 from agent.execution.gpu_fault import LONGEST_LOG, fault_in
-from agent.execution.measure import Attempt, Runner, execute, room_of
+from agent.execution.measure import Attempt, Runner, execute, require_disk_space, room_of
 from agent.execution.process import Observer
 from agent.format import plain
 from agent.journal.paths import state_folder
@@ -102,4 +102,6 @@ def _fails_at_import(runner: Runner, files: Mapping[str, str], incumbent: str, t
         text = read_end(log, LONGEST_LOG).decode(errors="replace")
         if not ended.returncode or fault_in(ended.returncode, text):
             return None  # a run repeats what the GPU failed
-        return plain(" | ".join(last_lines(log, 3))) or f"exit code {ended.returncode}"
+        said = plain(" | ".join(last_lines(log, 3))) or f"exit code {ended.returncode}"
+    require_disk_space(key.parent)
+    return said

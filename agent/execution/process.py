@@ -63,6 +63,7 @@ class Command:
         log: receives stdout and stderr.
         limit: seconds, without those for which the machine is suspended.
         gives_way: it works beside a run, and has the lowest priority.
+        writes: folders in which it writes, besides that of its log, as far as they exist. Full disks end it.
     """
 
     arguments: Sequence[str] | Callable[[int], Sequence[str]]
@@ -71,6 +72,7 @@ class Command:
     log: Path
     limit: float
     gives_way: bool = False
+    writes: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def run_command(command: Command, observer: Observer = UNOBSERVED, *, wall: Call
                 except psutil.TimeoutExpired:
                     seconds = time.monotonic() - began
                     observer.tick(seconds)
-                    stopped = _exceeded(seconds, command.limit, command.log)
+                    stopped = _exceeded(seconds, command)
             stopped = stopped or _too_large(command.log)
             # The monotonic clock stops while the machine is suspended; the wall clock does not.
             seconds = time.monotonic() - began
@@ -201,13 +203,15 @@ def _put_right(log: int) -> None:
             file.truncate(LARGEST_LOG)
 
 
-def _exceeded(seconds: float, limit: float, log: Path) -> str | None:
-    if seconds > limit:
-        return f"timed out: killed after the hard limit of {limit:g} s"
-    if too_large := _too_large(log):
+def _exceeded(seconds: float, command: Command) -> str | None:
+    if seconds > command.limit:
+        return f"timed out: killed after the hard limit of {command.limit:g} s"
+    if too_large := _too_large(command.log):
         return too_large
-    if shutil.disk_usage(log.parent).free < LEAST_FREE:
-        return "killed: it filled the disk"
+    for folder in (command.log.parent, *command.writes):
+        with contextlib.suppress(FileNotFoundError):
+            if shutil.disk_usage(folder).free < LEAST_FREE:
+                return "killed: it filled the disk"
     return None
 
 

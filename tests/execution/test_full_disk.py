@@ -72,11 +72,27 @@ def test_no_run_begins_on_a_full_disk(runner: Runner, disk: Path) -> None:
     assert not (disk / "logs" / "run.log").exists()
 
 
+def test_disk_of_the_rooms_counts_as_that_of_the_log_does(runner: Runner, disk: Path, tmp_path: Path) -> None:
+    """A folder for temporary files is often another, smaller file system than the workspace's."""
+    log = tmp_path / "elsewhere" / "run.log"
+    found = measure(runner, fill(runner, "big"), log)
+    assert (found.metric, found.error) == (None, "killed: it filled the disk")
+    another = disk / "of another program"
+    fails = f"{FILL.replace('PLACE', repr(str(another)))}raise SystemExit('no space is left')\n"
+    commit = set_train(runner.workspace.folder, fails)
+    with pytest.raises(AutoresearchError, match=rf"only \d+ MiB are free in {disk}$"):
+        measure(runner, commit, log)
+    ended = log.stat().st_mtime_ns
+    with pytest.raises(AutoresearchError, match=rf"only \d+ MiB are free in {disk}$"):
+        measure(runner, runner.workspace.head, log)
+    assert log.stat().st_mtime_ns == ended, "no run began"
+
+
 def test_incomplete_copy_of_the_data_ends_the_session_and_measures_nothing(quick: Path, disk: Path) -> None:
     """A run with a part of its data would get another metric, with no sign of why."""
     (quick / ".git" / "info" / "exclude").write_text("data.bin\n")
-    (quick / "data.bin").write_bytes(bytes(20 * 2**20))
-    (disk / "of another program").write_bytes(bytes(SIZE - 10 * 2**20))
+    (quick / "data.bin").write_bytes(bytes(50 * 2**20))
+    (disk / "of another program").write_bytes(bytes(SIZE - 40 * 2**20))
     protocol = load_protocol(quick)
     bare = Runner(protocol, Workspace(quick, protocol), None, Sandbox(None, network=True, hide=True))
     with prepared(bare, setup=False) as ready, pytest.raises(AutoresearchError) as found:
