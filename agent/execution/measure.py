@@ -302,7 +302,11 @@ def room_of(
 ) -> Iterator[Room]:
     """Open the room of a run on `commit`. `files` and `key` are those of `room.opened`."""
     cache = () if runner.harness else (cache_folder(),)
-    furniture = Furniture(command=runner.protocol.execution.command, untracked=runner.untracked, read=cache)
+    protocol = runner.protocol
+    metrics = (protocol.metric, *protocol.measurement.secondary_metrics)
+    results = tuple(path for metric in metrics if (path := _path(protocol, metric)) is not None)
+    command = protocol.execution.command
+    furniture = Furniture(command=command, untracked=runner.untracked, read=cache, results=results)
     if runner.harness is not None and snapshot is not None:
         hidden = (*_source(runner.harness), *cache_places())
         furniture = replace(furniture, evaluated=True, cache=_without_texts(snapshot), hidden=hidden)
@@ -422,7 +426,7 @@ def read(place: Room, protocol: Protocol, metric: Metric, text: str, before: Map
     if path is None:
         return extract(metric, text, place.workspace)
     found = place.written(path)
-    if not found.parent.resolve().is_relative_to(place.layout.folder):
+    if not place.holds(found.parent):
         raise NoMetric(f"{found.name} is outside of the room")
     only = metric.model_copy(update={"extract": metric.extract.model_copy(update={"path": found.name})})
     return extract(only, text, found.parent, before.get(path))

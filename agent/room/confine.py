@@ -18,6 +18,7 @@ means no:
     hidden       paths in that root that appear empty
     root         an empty folder on which that root is mounted
     scratch      folders for the layers, of which the first that can hold one is used
+    kept         [layer, path in it] of files that are copied from a layer in memory to the first of `scratch`
     read, write  paths that Landlock allows to read, and to read and write, in a room without its own root
     listed       folders whose names Landlock allows to list, with those in them
     no_network   an empty network namespace if the room has namespaces, else no TCP
@@ -89,6 +90,8 @@ ABSTRACT_SOCKETS_AND_SIGNALS = 3  # to processes outside: version 6
 
 # Processes that end within this time after the command do not count as leftovers.
 LEAVING_SECONDS, KILLING_SECONDS = 0.5, 10.0
+IN_MEMORY = "/.scratch"  # in the room's own root
+LARGEST_KEPT, CHUNK = 64 * 2**20, 2**20
 
 
 class PathBeneath(ctypes.Structure):
@@ -152,7 +155,7 @@ def build_root(spec: dict[str, Any], users: bool) -> None:
     for source, target, kind, layer in spec["binds"]:
         place = _place(root, target, os.path.isdir(source))
         # The last one is in memory.
-        layers = [f"{each}/{layer}" for each in (*spec["scratch"], f"{root}/.scratch")]
+        layers = [f"{each}/{layer}" for each in (*spec["scratch"], f"{root}{IN_MEMORY}")]
         if kind == "cow" and _overlay(source, place, layers, users):
             _show_disks(source, place, disks)
             continue
@@ -234,10 +237,38 @@ def _show_disks(source: str, place: str, disks: Sequence[str]) -> None:
 
 def _remove_empty(*folders: str) -> None:
     for folder in folders:
+        _ignoring(os.rmdir, folder)
+
+
+def _keep(kept: Sequence[Sequence[str]], store: int) -> None:
+    """Copy files from layers in memory, which end with this process, to the same places in the folder `store`."""
+    for layer, path in kept:
+        upper, place = f"{IN_MEMORY}/{layer}/upper", f"{layer}/upper/{path}"
+        if not f"{os.path.realpath(os.path.dirname(f'{upper}/{path}'))}/".startswith(f"{upper}/"):
+            continue  # a link of the run's
         try:
-            os.rmdir(folder)
+            source = os.open(f"{upper}/{path}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
-            pass
+            continue
+        about = os.fstat(source)
+        if about.st_mode & 0o170000 == 0o100000 and about.st_size <= LARGEST_KEPT:
+            for end, letter in enumerate(place):
+                if letter == "/":
+                    _ignoring(os.mkdir, place[:end], dir_fd=store)
+            _ignoring(os.unlink, place, dir_fd=store)
+            target = os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=store)
+            while chunk := os.read(source, CHUNK):
+                os.write(target, chunk)
+            os.utime(target, ns=(about.st_atime_ns, about.st_mtime_ns))
+            os.close(target)
+        os.close(source)
+
+
+def _ignoring(call: Any, *arguments: Any, **more: Any) -> None:
+    try:
+        call(*arguments, **more)
+    except OSError:
+        pass
 
 
 def _hide(root: str, path: str) -> None:
@@ -504,9 +535,12 @@ def main(spec: dict[str, Any]) -> None:
         if first:
             os._exit(os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) % 256)
         _checked(_libc().prctl(PARENT_DEATH_SIGNAL, KILL, 0, 0, 0))
+        store = os.open(spec["scratch"][0], os.O_PATH | os.O_DIRECTORY) if spec.get("kept") else -1
         build_root(spec, users)
         if spec.get("no_network"):
             _raise_loopback()
-        os._exit(supervise(command, spec))
+        code = supervise(command, spec)
+        _keep(spec.get("kept", ()), store)
+        os._exit(code)
     except OSError as error:
         _fail(error)

@@ -89,6 +89,11 @@ class Room:
                 return each.target / path.relative_to(each.source)
         return path
 
+    def holds(self, place: Path) -> bool:
+        """Return whether a path on this machine is the room's own, with the layers that its folder cannot hold."""
+        own = (self.layout.folder, *self.layout.scratch)
+        return any(place.resolve().is_relative_to(each.resolve()) for each in own)
+
     def written(self, path: str) -> Path:
         """Return the path on this machine of a file that the run wrote.
 
@@ -144,6 +149,7 @@ class Furniture:
         evaluated: whether a separate evaluator computes the metric, so that the room must hide the text on which the
             metric is evaluated.
         variables: further environment variables.
+        results: files that are read after the command, relative to the workspace.
     """
 
     kind: Literal["run", "setup", "agent"] = "run"
@@ -155,6 +161,7 @@ class Furniture:
     hidden: tuple[Path, ...] = ()
     evaluated: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
+    results: tuple[str, ...] = ()
 
 
 def untracked_files(workspace: Workspace, of_candidates: Collection[str] = ()) -> UntrackedFiles:
@@ -350,7 +357,8 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
     if not sandbox.has_root:
         _link_tools(base / "home", home, (*read, *furniture.write))
     inside = workspace if sandbox.has_root else tree / workspace.relative_to(top)
-    layout = Layout(base, tuple(shown), read, tuple(dict.fromkeys(hidden)), listed, furniture.kind != "run")
+    results = tuple(Path(os.path.normpath(inside / path)) for path in furniture.results)
+    layout = Layout(base, tuple(shown), read, tuple(dict.fromkeys(hidden)), listed, furniture.kind != "run", results)
     room = Room(layout, tree / workspace.relative_to(top), inside, {}, sandbox)
     return replace(room, environment=_environment(room, furniture))
 

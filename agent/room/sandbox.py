@@ -65,6 +65,7 @@ class Layout:
         hidden: paths within all others that are not shown.
         listed: folders with something hidden whose other contents can be listed also under Landlock.
         installing: whether the command may set owners and attributes of files also under Landlock, as `tar` does.
+        results: files, as the command sees them, that are read after it, also if it wrote them to memory.
     """
 
     folder: Path
@@ -73,6 +74,7 @@ class Layout:
     hidden: tuple[Path, ...]
     listed: tuple[Path, ...] = ()
     installing: bool = False
+    results: tuple[Path, ...] = ()
 
     @property
     def scratch(self) -> list[Path]:
@@ -297,6 +299,12 @@ def _with_root(layout: Layout) -> dict[str, Any]:
         "hidden": [str(place) for place in layout.hidden],
         "root": str(layout.folder / "root"),
         "scratch": [str(place) for place in layout.scratch],
+        "kept": [
+            [each.layer, str(result.relative_to(each.target))]
+            for each in binds
+            for result in layout.results
+            if each.kind == "cow" and result.is_relative_to(each.target)
+        ],
     }
 
 

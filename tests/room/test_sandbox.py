@@ -431,26 +431,39 @@ subprocess.run(["mount", "-t", "overlay", "none", here / "tmp", "-o", layers], c
 tempfile.tempdir = str(here / "tmp")
 print(layers_kept())
 workspace = Workspace(top, load_protocol(root))
-shown = Furniture(command=sys.executable, untracked=UntrackedFiles(("data",)))
+results = ("data/deep/new.txt", "data/linked.txt", "data/away/passwd", "data/text.txt")
+shown = Furniture(command=sys.executable, untracked=UntrackedFiles(("data",)), results=results)
+write = "mkdir -p data/deep; echo $0 > data/deep/new.txt; ln -sf /etc/passwd data/linked.txt; ln -sfn /etc data/away"
 with opened(Sandbox("namespaces"), workspace, workspace.head, shown) as room:
-    subprocess.run(room.arguments("echo written > data/new.txt"), env=room.environment, check=True)
-    print(room.written("data/new.txt").read_text().strip())
-print([*map(str, pathlib.Path(os.environ["AUTORESEARCH_CACHE"] + "-layers").iterdir())])
+    for word in ("written", "again"):
+        command = ["/bin/sh", "-c", write, word]
+        subprocess.run(room.arguments(command), env=room.environment, check=True)
+        print(room.written("data/deep/new.txt").read_text().strip(), room.holds(room.written("data/deep/new.txt")))
+    usable = [room.written(each) for each in results[1:]]
+    print([each.is_file() and not each.is_symlink() and room.holds(each.parent) for each in usable])
+layers = pathlib.Path(os.environ["AUTORESEARCH_CACHE"] + "-layers")
+print([*map(str, layers.iterdir())] if layers.exists() else [])
 """
 
 
+@pytest.mark.parametrize("spare", [True, False], ids=["beside the cache", "in memory"])
 @pytest.mark.skipif(
     not sandbox.works("namespaces", True) or os.getuid() != 0, reason="only root may mount an overlay to imitate one"
 )
-def test_writes_are_kept_beside_the_cache_where_no_temporary_file_system_holds_them(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_writes_are_kept_where_no_temporary_file_system_holds_them(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spare: bool
 ) -> None:
+    """Results are read from there, also if only memory can hold writes."""
     (tmp_path / "container").mkdir()
-    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    cache = tmp_path / "cache" if spare else tmp_path / "container" / "tmp" / "cache"
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(cache))
     words = [sys.executable, "-c", IN_CONTAINER, str(tmp_path / "container"), str(workspace.top), str(ROOT)]
     done = subprocess.run(["unshare", "--mount", *words], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.stdout.splitlines() == [str(tmp_path / "cache-layers"), "written", "[]"], done.stderr
-    assert not (workspace.top / "data" / "new.txt").exists()
+    kept = str(tmp_path / "cache-layers") if spare else "memory"
+    said = [kept, "written True", "again True", "[False, False, False]", "[]"]
+    assert done.stdout.splitlines() == said, done.stderr
+    assert (workspace.top / "data" / "text.txt").read_text() == "text"
+    assert not (workspace.top / "data" / "deep").exists()
 
 
 @pytest.mark.skipif(not can_mount(), reason="only root on Linux may mount a disk")
