@@ -170,7 +170,7 @@ def shortfalls(way: Way | None, landlock: int, closed: bool) -> list[str]:
 
     Args:
         landlock: the kernel's version of Landlock.
-        closed: whether the network should be closed.
+        closed: whether the network is closed.
     """
     if way is None:
         return [f"runs can read and write files outside of their room ({_advice()})"]
@@ -186,6 +186,12 @@ def shortfalls(way: Way | None, landlock: int, closed: bool) -> list[str]:
         found.append(f"runs can truncate files outside of their room (Landlock {landlock}; install bubblewrap)")
     if way == "Landlock" and landlock < 6:
         found.append(f"runs can signal the user's processes (Landlock {landlock}; install bubblewrap)")
+    if way in WITH_ROOT and landlock < 6 and not closed:
+        # Of these sockets, a network namespace has its own.
+        found.append(
+            f"runs can connect to abstract Unix sockets of the user's programs (Landlock {landlock}; Linux 6.12 or "
+            "networkPolicy offline would prevent it)"
+        )
     return found
 
 

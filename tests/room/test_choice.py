@@ -49,6 +49,9 @@ def test_what_each_way_leaves_open() -> None:
     assert len(shortfalls("Landlock", 7, False)) == 1
     assert len(shortfalls("Landlock", 2, True)) == 4
     assert len(shortfalls(None, 7, False)) == 1
+    for rooted in sandbox.WITH_ROOT:
+        assert shortfalls(rooted, 6, False) == []
+        assert ["abstract Unix sockets" in text for text in shortfalls(rooted, 5, False)] == [True]
 
 
 def stand_in(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
