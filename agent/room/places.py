@@ -25,6 +25,11 @@ SYSTEM = {
 }
 # Those that no user installs to, and that have very many folders.
 SYSTEM_ALONE = ("/usr", "/nix", "/gnu", "/Library")
+# Files for names and certificates, which systemd-resolved, WSL and others keep outside of /etc.
+OF_NETWORK = (
+    *("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf"),
+    *("/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem", "/etc/ssl/certs/ca-certificates.crt"),
+)
 # A room with its own root has these of its own. Nothing of the machine covers them, but what lies in them can be shown.
 OF_ROOM = (Path("/dev"), Path("/dev/shm"), Path("/proc"), Path("/tmp"))
 # Nodes of /dev: those that any program may need, and those of GPUs.
@@ -142,14 +147,31 @@ def places(
         installing: whether to show the settings of package indexes.
     """
     wanted = [*map(Path, SYSTEM[sys.platform]), *_tools(home_folder()), *_programs(workspace, command), *more]
-    named = [*os.environ.get(READ_VARIABLE, "").split(os.pathsep), os.environ.get(KERNELS_VARIABLE, "")]
-    wanted += [Path(each).expanduser() for each in named if each]
-    read = _outermost(each for each in wanted if each.exists())
+    wanted += [*_of_network(), *asked(), *_paths(os.environ.get(KERNELS_VARIABLE, ""))]
+    read = _outermost(each for each in wanted if os.access(each, os.F_OK))
     of_system = SECRET_PLACES if installing else (*SECRET_PLACES, *SECRET_OF_INSTALLERS)
     homes = dict.fromkeys((home_folder(), home_folder().resolve()))
     secret = [*map(Path, of_system), *(home / each for home in homes for each in SECRET_OF_TOOLS), *hidden]
     shown = {*read}
     return Places(read, tuple(each for each in secret if _is_below(each, shown) and each.exists()))
+
+
+def asked() -> list[Path]:
+    """Return the paths in AUTORESEARCH_READ. Relative ones are those of the current folder."""
+    return _paths(os.environ.get(READ_VARIABLE, ""))
+
+
+def _paths(text: str) -> list[Path]:
+    found = list[Path]()
+    for each in text.split(os.pathsep):
+        with contextlib.suppress(RuntimeError):  # a user without a home folder
+            found += [Path(os.path.abspath(Path(each).expanduser()))] if each else []  # noqa: PTH100
+    return found
+
+
+def _of_network() -> list[Path]:
+    """Return what the system's files for names and certificates lead to, which some systems keep elsewhere."""
+    return [Path(os.path.realpath(name)) for name in OF_NETWORK if os.path.islink(name)]  # noqa: PTH114
 
 
 def devices() -> list[Path]:

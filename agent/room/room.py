@@ -321,7 +321,7 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
         Shown(base / "cache", Path("/cache"), "rw"),
         Shown(tree, top, "rw"),
     ]
-    so_far = _SoFar()
+    so_far = SoFar()
     checkout, names = furniture.untracked.source or top, furniture.untracked.names
     closed = furniture.evaluated or furniture.kind == "agent"
     inner = texts(checkout / name for name in names) if closed else []
@@ -419,7 +419,7 @@ def _environment(room: Room, furniture: Furniture) -> dict[str, str]:
 
 
 @dataclass
-class _SoFar:
+class SoFar:
     """What untracked files have added to a room so far.
 
     Attributes:
@@ -447,7 +447,7 @@ class _SoFar:
         return True
 
 
-def _share(sandbox: Sandbox, checkout: Path, name: str, target: Path, inside: Path, so_far: _SoFar) -> list[Shown]:
+def _share(sandbox: Sandbox, checkout: Path, name: str, target: Path, inside: Path, so_far: SoFar) -> list[Shown]:
     """Add one untracked file or folder to the copy.
 
     Args:

@@ -30,6 +30,7 @@ from agent.repository.index import sweep
 from agent.repository.ready import carried, require_clean, require_free
 from agent.repository.workspace import NOTHING_MAY_CHANGE_HINT, Workspace, nothing_may_change
 from agent.room import room
+from agent.room.remarks import remarks
 from agent.room.sandbox import Mode, choose_sandbox, temporary_folder
 from agent.session.context import known_constants
 from agent.system.invocation import git_here, here, typed
@@ -106,6 +107,8 @@ def prepared(
             "runs can follow it, because the sandbox is off" if runner.sandbox.way is None else "runs cannot follow it"
         )
         runner.say(f"{name} may lead to keys: {what}")
+    for text in remarks(runner.sandbox, runner.workspace, untracked):
+        runner.say(text)
     with contextlib.ExitStack() as stack:
         harness = None
         snapshot, paths = fingerprint.snapshot_folder(protocol), protocol.immutable_harness.paths

@@ -225,6 +225,49 @@ def test_unconfined_is_said_in_each_row_and_claim(quick: Path, cli: Cli) -> None
     assert "unconfined" in confirmed.stdout, confirmed.stderr
 
 
+def said_before_runs(quick: Path, way: Way | None) -> list[str]:
+    """Return what the user is told before the first run."""
+    rules, said = load_protocol(quick), list[str]()
+    bare = Runner(rules, Workspace(quick, rules), None, Sandbox(way, network=True, hide=True), say=said.append)
+    with prepared(bare, setup=False):
+        return said
+
+
+def test_tracked_keys_are_named(quick: Path) -> None:
+    for name in (".env", ".env.example", "conf/server.key", "conf/ca.pem", "conf/own.pem", "a.key", ".aws/config"):
+        (quick / name).parent.mkdir(exist_ok=True)
+        (quick / name).write_text("-----BEGIN PRIVATE KEY-----" if "own" in name else "text")
+    git(quick, "add", "--force", ".")
+    git(quick, "commit", "--quiet", "-m", "keys")
+    named = ".aws/config, .env, a.key and 2 more"
+    for way in ("namespaces", None):
+        assert f"{named} may contain keys, and runs see what git tracks" in said_before_runs(quick, way)
+
+
+def test_what_was_asked_for_in_vain_is_named(quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTORESEARCH_READ", f"{tmp_path}:/nothing/here:/tmp:/:~")
+    missing = "AUTORESEARCH_READ names /nothing/here, which does not exist"
+    own = "AUTORESEARCH_READ names {}, of which runs have their own: name folders in it"
+    everywhere = [missing, own.format("/")]
+    assert said_before_runs(quick, "namespaces") == [
+        missing,
+        *(own.format(each) for each in ("/tmp", "/", Path.home())),
+    ]
+    assert said_before_runs(quick, "Landlock") == everywhere
+    assert said_before_runs(quick, None) == []
+
+
+def test_folders_that_unconfined_runs_can_change_are_named(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "LARGEST_COPY", 2**20)
+    for name, size in (("data/a.bin", 2**21), ("small/a.bin", 1), (".venv/a.bin", 2**21)):
+        (quick / name).parent.mkdir()
+        (quick / name).write_bytes(bytes(size))
+    (quick / "link").symlink_to("data")
+    said = [line for line in said_before_runs(quick, None) if "too large" in line]
+    assert [line.split(":")[0] for line in said] == ["data"]
+    assert said_before_runs(quick, "Landlock") == []
+
+
 def test_the_checkout_is_clean_after_a_kill_at_any_event(quick: Path) -> None:
     """The checkout is intact at once, not only after the next start has repaired it."""
     for number, kind in enumerate(("started", "measured", "judged", "recorded"), start=1):
