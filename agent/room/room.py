@@ -36,7 +36,7 @@ from agent.room.keys import (
 from agent.room.places import places, texts
 from agent.room.sandbox import Kind, Layout, Sandbox, Shown, program, temporary_folder
 from agent.source.encoding import encoded
-from agent.system.files import read_bounded
+from agent.system.files import own_outputs, read_bounded
 from agent.system.shielded import run_shielded
 
 PARTS = ("tree", "home", "tmp", "cache", "evaluator", "root", "scratch")
@@ -172,7 +172,8 @@ def untracked_files(workspace: Workspace, of_candidates: Collection[str] = ()) -
         of_candidates: files relative to the workspace that candidates bring themselves, so that no other run sees them.
     """
     names, kept_back, inner = [], [], []
-    out = [workspace.top / workspace.in_repository(path) for path in of_candidates]
+    # A log of the session itself would tell runs what others measured, and change with each of them.
+    out = [workspace.top / workspace.in_repository(path) for path in of_candidates] + own_outputs()
     every = (*workspace.untracked(), *workspace.submodules())
     shown = (part for each in every for part in _but(workspace.top, each, out, whole=False))
     for name, is_whole in (part for each in shown for part in _parts(workspace.top, each)):

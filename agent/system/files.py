@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import stat
+import sys
 from io import FileIO
 from pathlib import Path
 
@@ -199,3 +200,21 @@ def _amount(size: int) -> str:
         if size >= unit and size % unit == 0:
             return f"{size // unit} {name}"
     return f"{size:,} bytes"
+
+
+def own_outputs() -> list[Path]:
+    """Return the regular files to which this process writes its standard output and its errors."""
+    found = []
+    for number in (1, 2):
+        with contextlib.suppress(OSError):
+            if stat.S_ISREG(os.fstat(number).st_mode):
+                found.append(_path_of(number))
+    return found
+
+
+def _path_of(number: int) -> Path:
+    if sys.platform == "darwin":
+        import fcntl
+
+        return Path(os.fsdecode(fcntl.fcntl(number, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0")))
+    return Path(f"/proc/self/fd/{number}").readlink()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from agent.mcp.briefing import briefing
 from agent.proposers import earlier
 from tests.common.in_process import call
 from tests.common.sessions import assert_consistent
-from tests.common.workspaces import commit_all, git, set_protocol
+from tests.common.workspaces import ROOT, commit_all, git, set_protocol
 
 
 @pytest.fixture
@@ -204,3 +206,23 @@ def test_start_needs_a_baseline(quick: Path) -> None:
     run(quick, "t", code=1)
     git(quick, "checkout", "--quiet", "main")
     assert "session t has no baseline yet" in run(quick, "u", "--from", "t", code=3)
+
+
+def test_log_of_a_session_in_its_workspace_is_no_file_of_its_runs(quick: Path) -> None:
+    """As of `autoresearch run >> logs/night.log`: it changes with each line, and tells what other runs measured."""
+    (quick / "logs").mkdir()
+    (quick / "logs" / "kept.txt").write_text("mine\n")
+    train = (quick / "train.py").read_text()
+    seen = "import os\nprint('sees', sorted(os.listdir('logs')))\n"
+    (quick / "train.py").write_text(seen + train)
+    commit_all(quick, "looks around")
+    log = quick / "logs" / "night.log"
+    program = [sys.executable, "-m", "agent", "-C", str(quick), "run", "--no-confirm", "--no-report"]
+    for tag in ("a", "b"):
+        with log.open("ab") as output:
+            flags = ("--tag", tag, "--max-experiments", "1")
+            subprocess.run([*program, *flags], cwd=ROOT, stdout=output, stderr=output, check=True)
+        git(quick, "switch", "--quiet", "main")
+    assert "reusing the baseline, which is still valid" in log.read_text()
+    runs = quick / ".autoresearch/sessions/b/experiments/0001"
+    assert "sees ['kept.txt']" in next(runs.glob("run-*.log")).read_text()
