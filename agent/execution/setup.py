@@ -145,7 +145,7 @@ def furniture(hidden: tuple[Path, ...] = ()) -> Furniture:
     write = [cache, *(home / name for name in CACHES if (home / name).is_dir())]
     more = {"AUTORESEARCH_CACHE": str(cache), "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR") or str(_uv_cache())}
     Path(more["UV_CACHE_DIR"]).mkdir(parents=True, exist_ok=True)
-    write.append(Path(more["UV_CACHE_DIR"]))
+    write += [Path(more["UV_CACHE_DIR"]), *_environment()]
     read = tuple(home / name for name in SETTINGS if (home / name).exists())
     return Furniture("setup", read=read, write=tuple(dict.fromkeys(write)), hidden=hidden, variables=more)
 
@@ -157,6 +157,18 @@ def _workshop(sandbox: Sandbox, top: Path, folder: Path) -> Iterator[Room]:
     with temporary_folder(folder / ".autoresearch" / "setup") as base:
         make_parts(base)
         yield furnish(replace(sandbox, network=True), base, top, top, folder, furniture(hidden))
+
+
+def _environment() -> list[Path]:
+    """Return the folder that uv takes for the project's environment instead of .venv, if it is one or still empty."""
+    place = Path(os.environ.get("UV_PROJECT_ENVIRONMENT", ""))
+    if not place.is_absolute():
+        return []
+    with contextlib.suppress(OSError):
+        place.mkdir(parents=True, exist_ok=True)
+        if (place / "pyvenv.cfg").is_file() or not any(place.iterdir()):
+            return [place]
+    return []
 
 
 def _uv_cache() -> Path:

@@ -147,7 +147,7 @@ def places(
         installing: whether to show the settings of package indexes.
     """
     wanted = [*map(Path, SYSTEM[sys.platform]), *_tools(home_folder()), *_programs(workspace, command), *more]
-    wanted += [*_of_network(), *asked(), *_paths(os.environ.get(KERNELS_VARIABLE, ""))]
+    wanted += [*_environment_of_uv(), *_of_network(), *asked(), *_paths(os.environ.get(KERNELS_VARIABLE, ""))]
     read = _outermost(each for each in wanted if os.access(each, os.F_OK))
     of_system = SECRET_PLACES if installing else (*SECRET_PLACES, *SECRET_OF_INSTALLERS)
     homes = dict.fromkeys((home_folder(), home_folder().resolve()))
@@ -167,6 +167,12 @@ def _paths(text: str) -> list[Path]:
         with contextlib.suppress(RuntimeError):  # a user without a home folder
             found += [Path(os.path.abspath(Path(each).expanduser()))] if each else []  # noqa: PTH100
     return found
+
+
+def _environment_of_uv() -> list[Path]:
+    """Return the folder that uv takes for the project's environment instead of .venv, if it is one."""
+    place = Path(os.environ.get("UV_PROJECT_ENVIRONMENT", ""))
+    return [place] if place.is_absolute() and os.access(place / "pyvenv.cfg", os.F_OK) else []
 
 
 def _of_network() -> list[Path]:
@@ -261,6 +267,7 @@ def _programs(workspace: Path, command: str) -> list[Path]:
     named = [Path(word) for word in words if word.startswith("/") and Path(word).is_file()]
     found = [*folders, *(path.parent for path in named)]
     interpreters = [*named, Path(sys.executable), workspace / ".venv" / "bin" / "python"]
+    interpreters += [place / "bin" / "python" for place in _environment_of_uv()]
     interpreters += [Path(each) for name in ("uv", "python", "python3") if (each := shutil.which(name))]
     found += [real.parent for each in interpreters if (real := each.resolve()) != each and real.is_file()]
     prefixes = [Path(sys.prefix), Path(sys.base_prefix), Path(sysconfig.get_path("purelib"))]

@@ -57,3 +57,22 @@ def test_a_setup_command_that_changes_a_tracked_file_is_named(quick: Path, progr
     done = program(quick, "run", "--tag", "t", "--max-experiments", "1")
     assert done.returncode == 0, done.stderr
     assert "setting up" not in done.stderr
+
+
+def test_an_environment_outside_of_the_workspace_is_set_up_and_seen(quick: Path, program: Cli, tmp_path: Path) -> None:
+    """As in a container, whose image names one in UV_PROJECT_ENVIRONMENT."""
+    place = tmp_path / "opt" / "venv"
+    made = 'echo home > "$UV_PROJECT_ENVIRONMENT/pyvenv.cfg"'
+    train = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(f"print('sees', open({str(place / 'pyvenv.cfg')!r}).read())\n{train}")
+    commit_all(quick, "sees it")
+    set_protocol(quick, environment=quick_protocol()["environment"] | {"setupCommands": [made]})
+    flags = ("run", "--tag", "t", "--max-experiments", "0")
+    done = program(quick, *flags, UV_PROJECT_ENVIRONMENT=str(place))
+    assert done.returncode == 0, done.stderr
+    (place / "pyvenv.cfg").unlink()
+    (place / "notes.txt").write_text("mine\n")  # a folder of something else is not opened
+    set_protocol(quick, environment=quick_protocol()["environment"] | {"setupCommands": [f"{made}; true"]})
+    (quick / ".autoresearch/create/setup").unlink(missing_ok=True)
+    done = program(quick, *flags, UV_PROJECT_ENVIRONMENT=str(place))
+    assert not (place / "pyvenv.cfg").exists()
