@@ -36,12 +36,13 @@ _PYTEST_SUMMARY = re.compile(
 )
 _NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf(?:inity)?)", re.IGNORECASE)
 # Thousands separated by commas: 45,060.2.
-_GROUPED = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?(?!\d|[,.]\d)", re.IGNORECASE)
+_GROUPED = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?(?!\d|[,.]\S)", re.IGNORECASE)
 # The same for the group of a pattern, which mostly has digits only and would pass over such a number.
-_ALSO_GROUPED = r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?(?!\d|[,.]\d)"
+_ALSO_GROUPED = r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?(?!\d|[,.]\S)"
 # What programs print in place of a number: a run that diverged, a mean of nothing.
 _NO_NUMBER = r"(?<!\w)[+-]?(?i:nan|inf(?:inity)?|none|null|n/a)(?!\w)"
 _HAS_NO_NUMBER = re.compile(_NO_NUMBER)
+_HAS_GROUPED, _SOME_NUMBER = re.compile(r"[0-9],[0-9]{3}"), re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)*(?:e[+-]?[0-9]+)?")
 # Parts of a pattern that are no literal text, and a word in what is left.
 _NOT_LITERAL, _WORD = re.compile(r"\\.|\[\^?\]?[^\]]*\]|\(\?P?<?\w*"), re.compile(r"[A-Za-z]{2}")
 # JSON has no word for these, and only some programs write the words that Python reads.
@@ -103,7 +104,9 @@ def extract(
 def _regex(metric: Metric, log: str, seconds: float) -> float:
     # For patterns a carriage return ends a line. Text after it overwrites the line, so only its last value counts.
     lines = log.replace("\r", "\n")
-    pattern = widened(metric.extract.pattern or "", _ALSO_GROUPED)
+    given = metric.extract.pattern or ""
+    # Only if it is needed: a wider expression takes longer.
+    pattern = widened(given, _ALSO_GROUPED) if _HAS_GROUPED.search(lines) else given
     values: dict[int, str] = {}
     line = place = 0
     try:
@@ -111,10 +114,10 @@ def _regex(metric: Metric, log: str, seconds: float) -> float:
             at = match.start(1) if match.start(1) >= 0 else match.start()
             line, place = max(line, log.rfind("\n", place, at) + 1), max(place, at)
             values[line] = _whole(metric.name, lines, match)
-        later = _no_number_after(pattern, lines, place, seconds)
-    except Endless as endless:
-        raise NoMetric(f"cannot read {metric.name}: {endless}") from None
-    if later is not None:
+    except Endless:
+        words = f"the pattern {given!r} did not finish within {seconds:g} s"
+        raise NoMetric(f"cannot read {metric.name}: {words}") from None
+    if (later := _no_number_after(given, lines, place, seconds)) is not None:
         return _number(metric.name, later)
     if not values:
         raise NoMetric(f"no line of the log matches the pattern for {metric.name}")
@@ -124,16 +127,28 @@ def _regex(metric: Metric, log: str, seconds: float) -> float:
 def _no_number_after(pattern: str, lines: str, place: int, seconds: float) -> str | None:
     """Return the nan, inf or null that stands where a number should, after the last one.
 
-    A group of digits passes over it, and a run that diverged would count with the number that it had before.
+    A group of digits passes over it, and a run that diverged would count with the number that it had before. The words
+    before it on its line have to be those before the number: another one's means nothing.
+
+    Args:
+        place: of the last number; 0 without one.
     """
     named = _WORD.search(_NOT_LITERAL.sub(" ", pattern))  # else any line of `None` would do
     if not named or not _HAS_NO_NUMBER.search(lines, place):
         return None
-    last = None
-    for match in found(widened(pattern, _NO_NUMBER), lines, seconds):
-        if match.start(1) > place and match[1] and _HAS_NO_NUMBER.fullmatch(match[1].strip()):
-            last = match[1].strip()
+    last, before = None, _before(lines, place)
+    with contextlib.suppress(Endless):
+        for match in found(widened(pattern, _NO_NUMBER), lines, seconds):
+            at, text = match.start(1), (match[1] or "").strip()
+            if at > place and _HAS_NO_NUMBER.fullmatch(text) and (not place or _before(lines, at) == before):
+                last = text
     return last
+
+
+def _before(lines: str, place: int) -> str:
+    """Return the text before a place on its line, without its numbers and the width of its columns."""
+    text = lines[max(lines.rfind("\n", 0, place) + 1, place - LONGEST_SUMMARY) : place]
+    return " ".join(_HAS_NO_NUMBER.sub("#", _SOME_NUMBER.sub("#", text)).split())
 
 
 def _whole(name: str, lines: str, match: regex.Match[str]) -> str:
@@ -232,9 +247,9 @@ def last_json(name: str, log: str) -> Any:
     """
     for text in (log, *reversed(log.splitlines())):
         if text.lstrip()[:1] in ("{", "["):
-            for spelled in (str, _as_python_spells):
+            for spelled in dict.fromkeys((text, _as_python_spells(text) if text.lstrip()[0] == "{" else text)):
                 with contextlib.suppress(ValueError, RecursionError, MemoryError):
-                    return json.loads(spelled(text), object_pairs_hook=_Object)
+                    return json.loads(spelled, object_pairs_hook=_Object)
     raise NoMetric(f"no JSON found for {name}")
 
 

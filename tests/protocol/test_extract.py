@@ -136,9 +136,32 @@ def test_last_place_counts_though_a_group_of_digits_passes_over_it(pattern: str,
     loss = metric(kind="regex", pattern=pattern)
     assert extract(loss, f"epoch 1: val_loss: {word}\nepoch 2: val_loss: 0.5\n") == 0.5
     assert extract(loss, f"epoch 1: val_loss: 0.5\ntrain_loss: {word}\n") == 0.5
-    for log in (f"a val_loss: 0.5\nb val_loss: {word}\n", f"val_loss: 0.5\rval_loss: {word}\ndone\n"):
+    for log in (f"at 9.5: val_loss: 0.5\nat 10:  val_loss: {word}\n", f"val_loss: 0.5\rval_loss: {word}\ndone\n"):
         with pytest.raises(NoMetric, match=r"is (-?nan|-?inf|'\w+'|'N/A'), not a"):
             extract(loss, log)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "log", "value"),
+    [
+        (r"accuracy[^\d]*([\d.]+)", "accuracy = 0.91\nper class accuracy:\nNone\n", 0.91),
+        (r"accuracy[^\d]*([\d.]+)$", "accuracy 0.91\nSee accuracy notes\nscheduler: None\n", 0.91),
+        (r"score:\s*(\d+)", "score: 12\nplots of score:\nNone\n", 12),
+        (r"(?s)Results.*\s([\d.]+)", "Results\nacc 0.91\nscheduler None\n", 0.91),
+        (r"val_loss: ([\d.]+)", "val_loss: 0.5\nprevious best val_loss: None\n", 0.5),
+        (r"val.*loss=([0-9.]+)", "val loss=0.4\nval done, train loss=nan\n", 0.4),
+    ],
+)
+def test_a_none_after_other_words_stands_for_something_else(pattern: str, log: str, value: float) -> None:
+    assert extract(metric(kind="regex", pattern=pattern), log) == value
+
+
+@pytest.mark.parametrize(
+    ("pattern", "log"), [(r"best,(\d+),.*$", "best,5,120,yes\n"), (r"mean of \[(\d+)", "mean of [5,120,300,2]\n")]
+)
+def test_a_list_is_no_number_with_thousands(pattern: str, log: str) -> None:
+    with pytest.raises(NoMetric, match="follows it on its line"):
+        extract(metric(kind="regex", pattern=pattern), log)
 
 
 def test_pattern_of_one_line_sees_what_is_no_number_after_it() -> None:
