@@ -9,8 +9,8 @@ case "${1:-}" in
 verify)
     rm -f "$result"
     program=(uv run autoresearch)
-    # A repository of its own has no autoresearch in its environment: take that of the action, which `uses` pins.
-    if ! grep -qs '^name = "autoresearch"' pyproject.toml; then
+    # If no environment of the checkout has it, take that of the action, which `uses` pins.
+    if ! grep -qs '^name = "autoresearch"' pyproject.toml uv.lock; then
         uv tool install --quiet --force "$here/.."
         program=("$(uv tool dir --bin)/autoresearch")
     fi

@@ -133,9 +133,15 @@ def own_commits(workspace: Workspace, branch: str, head: str) -> Sequence[str]:
 
 
 def is_ahead(workspace: Workspace, head: str, at: str) -> bool:
-    """Return whether a session itself has recorded results after `head`, up to `at`: its journal is an older one."""
-    subjects = workspace.git.run("log", "--no-show-signature", "--format=%s", f"{head}..{at}").splitlines()
-    return any(ROW.fullmatch(subject) for subject in subjects)
+    """Return whether a session itself has made all commits after `head`, up to `at`: its journal is an older one.
+
+    They are candidates and their rows, in one line.
+    """
+    history = workspace.git.run("log", "--no-show-signature", "--format=%P%x09%s", f"{head}..{at}").splitlines()
+    subjects = [subject for parents, _, subject in (line.partition("\t") for line in history) if " " not in parents]
+    rows = [subject for subject in subjects if ROW.fullmatch(subject)]
+    own = [subject for subject in subjects if subject in rows or subject.startswith("experiment #")]
+    return bool(rows) and len(own) == len(history)
 
 
 def way_back(workspace: Workspace, branch: str, head: str) -> str:

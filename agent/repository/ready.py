@@ -105,8 +105,10 @@ def _remedy(workspace: Workspace, changed: Collection[str], tag: str | None) -> 
         back = f"`{git} submodule update`"
         return f"{others}commit or `git stash` inside of {named(modules, 3)}, and commit it here or run {back}"
     rows = workspace.protocol.provenance.results_log.path
-    if {*changed} == {workspace.in_repository(rows)}:  # a session would not know a commit of them
-        whole = f"{git} restore --staged --worktree {here(workspace.folder / rows)}"
+    if {*changed} == {workspace.in_repository(rows)} and workspace.content(workspace.head, rows) is not None:
+        whole = (
+            f"{git} restore --staged --worktree {here(workspace.folder / rows)}"  # a session knows no commit of them
+        )
         return f"restore it with `{whole}`, or `{git} stash` it"
     mine = {*changed} <= {*Checkout(workspace).edited()}
     attempt = typed(f"try --tag {tag}" if tag else "try")
@@ -117,25 +119,32 @@ def _remedy(workspace: Workspace, changed: Collection[str], tag: str | None) -> 
 def require_submodules(workspace: Workspace, commit: str, source: Path) -> None:
     """Raise PreconditionError if a submodule is not as `commit` has it: runs see it as it is in the checkout.
 
+    What the user has told git to ignore of a submodule does not count.
+
     Args:
         source: the checkout. Submodules that it lacks are left out, like those that were not there for any run.
     """
-    for path, wanted in workspace.submodules(commit).items():
+    wanted = {path: at for path, at in workspace.submodules(commit).items() if (source / path / ".git").exists()}
+    if not wanted:
+        return
+    differ = ["-C", str(source), "diff", "--name-only", "--no-ext-diff", "-z", commit, "--", *wanted]
+    for path in (workspace.git.asked(*differ) or "").split("\0"):
+        if path not in wanted:
+            continue
         place = source / path
-        if not (place / ".git").exists():
-            continue
-        told = workspace.git.run("-C", str(place), "status", "--porcelain=v2", "--branch", "--untracked-files=no")
-        lines = told.splitlines()
-        at = next(line.split()[-1] for line in lines if line.startswith("# branch.oid "))
-        if at != wanted:
-            fault, back = f"is at {at[:12]}, not at {wanted[:12]}", f"{git_here(source)} submodule update"
-        elif any(not line.startswith("#") for line in lines):
-            fault, back = "has uncommitted changes", f"git -C {here(place)} stash"
+        at = workspace.git.run("-C", str(place), "rev-parse", "HEAD")
+        changes = ("status", "--porcelain", "--untracked-files=no")
+        if at == wanted[path] and not workspace.git.run("-C", str(place), *changes):
+            continue  # the index of another branch has another commit of it
+        if at == wanted[path]:
+            fault, back = "has uncommitted changes", f"`git -C {here(place)} stash`"
         else:
-            continue
+            fault, back = f"is at {at[:12]}, not at {wanted[path][:12]}", f"`{git_here(source)} submodule update`"
+            if workspace.staged().get(path, ("", ""))[1] != wanted[path]:  # as on another branch, whose own it has
+                back = f"`git -C {here(place)} checkout {wanted[path][:12]}`, and take it to yours later with {back}"
         raise PreconditionError(
             f"the submodule {path} {fault}, so a run would not measure {commit[:12]}",
-            hint=f"put it back with `{back}`, then run the same command again",
+            hint=f"put it back with {back}; then run the same command again",
         )
 
 

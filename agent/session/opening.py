@@ -17,7 +17,7 @@ from agent.errors import PreconditionError
 from agent.execution import evaluation, fingerprint, holdout
 from agent.execution.measure import Runner
 from agent.execution.setup import set_up
-from agent.format import named, one_line
+from agent.format import one_line
 from agent.journal import edits, lock, results
 from agent.journal.journal import Journal, fold
 from agent.journal.paths import candidate_ref, find_session, journal_path, require_own_state, state_folder
@@ -85,19 +85,12 @@ def prepared(
         untraced: accept runs whose model cannot be traced.
         journal: of the session whose runs are made, which shows them no file of its candidates; None without one.
         tick: called several times a second during the setup commands. If it raises, they are ended.
-
-    Raises:
-        PreconditionError: a setup command has changed tracked files.
     """
     folder, protocol = runner.workspace.folder, runner.protocol
     if setup:
         said = lambda line: print(one_line(line), file=sys.stderr, flush=True)  # noqa: E731
-        if changed := set_up(runner, state_folder(folder), said, tick):
-            raise PreconditionError(
-                f"the setup command `{next(iter(changed.values()))}` has changed {named(sorted(changed), 3)}",
-                hint="commit that, or take it back with `git restore`, then run the same command again, which "
-                "does not repeat the setup commands",
-            )
+        for name, command in set_up(runner, state_folder(folder), said, tick).items():
+            runner.say(f"the setup command `{command}` has changed {name}, which git tracks")
     commit = commit or runner.workspace.head
     untracked = room.untracked_files(runner.workspace, _of_candidates(runner.workspace, journal) if journal else ())
     for name in untracked.kept_back:

@@ -15,7 +15,8 @@ from tests.common.workspaces import Cli, commit_all, git, quick_protocol, set_pr
     ("command", "says"),
     [
         ("echo mine > results.tsv", "results.tsv exists and git does not track it"),
-        ("echo >> train.py", "the setup command `echo >> train.py` has changed train.py"),
+        ("echo >> train.py", "the setup command `echo >> train.py` has changed train.py, which git tracks"),
+        ("echo >> train.py", "the working tree has uncommitted changes (train.py)"),
         ("git branch autoresearch/t", "the branch autoresearch/t exists"),
     ],
 )
@@ -52,7 +53,8 @@ def test_a_setup_command_that_changes_a_tracked_file_is_named(quick: Path, progr
     set_protocol(quick, environment=environment)
     done = program(quick, "run", "--tag", "t", "--max-experiments", "1")
     assert done.returncode == PreconditionError.exit_code
-    assert "error: the setup command `echo 2 > lock.txt` has changed lock.txt\n" in done.stderr
+    assert "the setup command `echo 2 > lock.txt` has changed lock.txt, which git tracks\n" in done.stderr
+    assert "the working tree has uncommitted changes (lock.txt)" in done.stderr
     commit_all(quick, "the lock file that it makes")
     done = program(quick, "run", "--tag", "t", "--max-experiments", "1")
     assert done.returncode == 0, done.stderr

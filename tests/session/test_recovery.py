@@ -195,3 +195,17 @@ def test_rows_that_are_newer_than_the_branch_are_restored_and_not_committed(quic
     git(quick, *back[1].split())
     assert cli(quick, *start_of, "3").returncode == 0
     assert_consistent(quick)
+
+
+def test_a_commit_of_the_users_after_rows_of_another_session_is_one_of_theirs(quick: Path, cli: Cli) -> None:
+    start_of = ("run", "--no-confirm", "--verdict", "greedy", "--max-experiments", "2", "--tag")
+    assert cli(quick, *start_of, "u").returncode == 0
+    git(quick, "switch", "--quiet", "main")
+    assert cli(quick, *start_of, "t").returncode == 0
+    git(quick, "merge", "--quiet", "-X", "theirs", "autoresearch/u", "-m", "both")
+    train = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(f"{train}# mine\n")
+    commit_all(quick, "my own")
+    said = cli(quick, *start_of, "t").stderr
+    assert "`autoresearch try --tag t`" in said
+    assert "reset --keep" not in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,29 @@ def test_a_submodule_that_moves_during_a_session_ends_it(moved: Path, cli: Cli) 
     assert_consistent(moved)
     move(moved)
     assert "the submodule lib is at" in cli(moved, "confirm", "--tag", "t").stderr
+
+
+def test_the_way_back_works_from_a_branch_that_has_another_commit_of_the_submodule(moved: Path, cli: Cli) -> None:
+    assert cli(moved, "run", *FLAGS, "--max-experiments", "1").returncode == 0
+    git(moved, "switch", "--quiet", "main")
+    move(moved)
+    git(moved, "commit", "--quiet", "-am", "the better one")
+    done = cli(moved, "confirm", "--tag", "t")
+    back = re.search(r"`git (-C lib checkout [0-9a-f]{12})`", done.stderr)
+    assert back, done.stderr
+    git(moved, *back[1].split(), "--quiet")
+    done = cli(moved, "confirm", "--tag", "t")
+    assert "submodule" not in done.stderr, done.stderr
+    git(moved, "submodule", "--quiet", "update")
+    assert git(moved, "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize("ignore", ["all", "dirty"])
+def test_what_git_is_told_to_ignore_of_a_submodule_ends_no_session(moved: Path, cli: Cli, ignore: str) -> None:
+    git(moved, "config", "-f", ".gitmodules", "submodule.lib.ignore", ignore)
+    commit_all(moved, "ignore it")
+    if ignore == "all":
+        move(moved)
+    (moved / "lib" / "mod.py").write_text("OFFSET = 0.7\n")
+    done = cli(moved, "run", *FLAGS, "--max-experiments", "1")
+    assert done.returncode == 0, done.stderr
