@@ -33,9 +33,18 @@ from agent.execution.evaluation import Evaluator, Harness, losses_of
 from agent.execution.gpu_fault import described, fault_in
 from agent.execution.kill import Process
 from agent.execution.oom import ran_out
-from agent.execution.process import SHORTEST_SLEEP, UNOBSERVED, Command, Ended, Observer, run_command, seconds_of
+from agent.execution.process import (
+    SHORTEST_SLEEP,
+    UNOBSERVED,
+    Command,
+    Ended,
+    Observer,
+    run_command,
+    seconds_of,
+    share_of,
+)
 from agent.journal.experiment import KNEW, Run
-from agent.journal.paths import cache_folder, cache_places, layers_folder
+from agent.journal.paths import cache_folder, cache_places
 from agent.protocol.extract import Stamp, extract, stamp, told_training
 from agent.protocol.models import Metric, Protocol
 from agent.repository.ready import require_submodules
@@ -461,15 +470,15 @@ def require_disk_space(logs: Path) -> None:
     """Raise AutoresearchError, which ends the session, if a disk is full: a run would fail whatever the candidate.
 
     Args:
-        logs: the folder of the log. The others are those of rooms, and of writes that no room's own folder can hold.
+        logs: the folder of the log. The other one is that of rooms, which may be a small disk in memory.
     """
-    for folder in (logs, Path(tempfile.gettempdir()), layers_folder()):
-        if folder is None or not folder.exists():
+    for folder in (logs, Path(tempfile.gettempdir())):
+        if not folder.exists():
             continue
-        free = shutil.disk_usage(folder).free
-        if free < LEAST_ROOM:
+        about = shutil.disk_usage(folder)
+        if about.free < (LEAST_ROOM if folder == logs else share_of(about.total, LEAST_ROOM)):
             raise AutoresearchError(
-                f"only {free // 2**20} MiB are free in {folder}",
+                f"only {about.free // 2**20} MiB are free in {folder}",
                 hint="free some disk space, then run the same command again; the session continues from here",
             )
 

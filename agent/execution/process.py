@@ -208,11 +208,25 @@ def _exceeded(seconds: float, command: Command) -> str | None:
         return f"timed out: killed after the hard limit of {command.limit:g} s"
     if too_large := _too_large(command.log):
         return too_large
-    for folder in (command.log.parent, *command.writes):
-        with contextlib.suppress(FileNotFoundError):
-            if shutil.disk_usage(folder).free < LEAST_FREE:
-                return "killed: it filled the disk"
+    if shutil.disk_usage(command.log.parent).free < LEAST_FREE or any(map(_is_full, command.writes)):
+        return "killed: it filled the disk"
     return None
+
+
+def share_of(total: int, least: int) -> int:
+    """Return the bytes that must be free on a disk: `least`, or a tenth of a small disk."""
+    return min(least, total // 10)
+
+
+def _is_full(folder: Path) -> bool:
+    """Return whether the disk of a folder in which something was written is full."""
+    try:
+        with os.scandir(folder) as entries:
+            used = next(entries, None) is not None
+        about = shutil.disk_usage(folder)
+    except OSError:  # it is not there, or not for us to read
+        return False
+    return used and about.free < share_of(about.total, LEAST_FREE)
 
 
 def _too_large(log: Path) -> str | None:

@@ -91,6 +91,12 @@ ABSTRACT_SOCKETS_AND_SIGNALS = 3  # to processes outside: version 6
 # Processes that end within this time after the command do not count as leftovers.
 LEAVING_SECONDS, KILLING_SECONDS = 0.5, 10.0
 IN_MEMORY = "/.scratch"  # in the room's own root
+# File systems for data, also over the network.
+OF_DISKS = frozenset(
+    "ext2 ext3 ext4 xfs btrfs zfs f2fs bcachefs jfs reiserfs ntfs ntfs3 exfat vfat msdos hfsplus apfs iso9660 squashfs "
+    "erofs overlay tmpfs ramfs nfs nfs4 cifs smb3 ceph glusterfs lustre gpfs beegfs 9p virtiofs fuse fuseblk "
+    "fuse.sshfs fuse.rclone fuse.gcsfuse fuse.s3fs fuse.mergerfs fuse.juicefs fuse.bindfs".split()
+)
 LARGEST_KEPT, CHUNK = 64 * 2**20, 2**20
 
 
@@ -215,9 +221,17 @@ def _overlay(source: str, place: str, layers: Sequence[str], users: bool) -> boo
 
 
 def _mount_points() -> list[str]:
-    """Return the paths at which file systems are mounted, parents first."""
+    """Return the paths at which disks are mounted, parents first: none that shows processes, devices or sockets."""
+    machine = {os.stat(place).st_dev for place in ("/dev", "/run", "/proc", "/sys") if os.path.exists(place)}
+    points = []
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        points = [line.split(" ")[4] for line in file]
+        for line in file:
+            about, _, kind = line.partition(" - ")
+            major, minor = about.split(" ")[2].split(":")
+            # A part of a file system in memory is mounted for its sockets, a whole one may hold data.
+            part = kind.startswith("tmpfs ") and about.split(" ")[3] != "/"
+            if kind.split(" ")[0] in OF_DISKS and not part and os.makedev(int(major), int(minor)) not in machine:
+                points.append(about.split(" ")[4])
     for written, meant in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         points = [point.replace(written, meant) for point in points]
     return sorted(points)
@@ -246,22 +260,29 @@ def _keep(kept: Sequence[Sequence[str]], store: int) -> None:
         upper, place = f"{IN_MEMORY}/{layer}/upper", f"{layer}/upper/{path}"
         if not f"{os.path.realpath(os.path.dirname(f'{upper}/{path}'))}/".startswith(f"{upper}/"):
             continue  # a link of the run's
+        _ignoring(_copy, f"{upper}/{path}", place, store)
+
+
+def _copy(source: str, place: str, store: int) -> None:
+    """Copy a regular file of bounded size to a place in the folder `store`, with its time."""
+    file = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        about = os.fstat(file)
+        if about.st_mode & 0o170000 != 0o100000 or about.st_size > LARGEST_KEPT:
+            return
+        for end, letter in enumerate(place):
+            if letter == "/":
+                _ignoring(os.mkdir, place[:end], dir_fd=store)
+        _ignoring(os.unlink, place, dir_fd=store)
+        target = os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=store)
         try:
-            source = os.open(f"{upper}/{path}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
-            continue
-        about = os.fstat(source)
-        if about.st_mode & 0o170000 == 0o100000 and about.st_size <= LARGEST_KEPT:
-            for end, letter in enumerate(place):
-                if letter == "/":
-                    _ignoring(os.mkdir, place[:end], dir_fd=store)
-            _ignoring(os.unlink, place, dir_fd=store)
-            target = os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=store)
-            while chunk := os.read(source, CHUNK):
+            while chunk := os.read(file, CHUNK):
                 os.write(target, chunk)
             os.utime(target, ns=(about.st_atime_ns, about.st_mtime_ns))
+        finally:
             os.close(target)
-        os.close(source)
+    finally:
+        os.close(file)
 
 
 def _ignoring(call: Any, *arguments: Any, **more: Any) -> None:

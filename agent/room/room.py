@@ -182,7 +182,7 @@ def untracked_files(workspace: Workspace, of_candidates: Collection[str] = ()) -
             continue
         lead = lead_of(place)
         private = lead is not None and is_private(lead, workspace.top)
-        if private or not is_whole or is_key(place, nested=len(parts) > 1) or (place / ".autoresearch").exists():
+        if private or not is_whole or is_key(place, nested=len(parts) > 1) or _has_state(place):
             kept_back.append(name)
         else:
             names.append(name)
@@ -260,9 +260,13 @@ def _must_be_split(folder: Path, depth: int = DEEPEST) -> bool:
     return any(_is_claim(each) or (depth > 1 and _must_be_split(each, depth - 1)) for each in inner)
 
 
+def _has_state(folder: Path) -> bool:
+    return os.access(folder / ".autoresearch", os.F_OK)
+
+
 def is_installed(folder: Path) -> bool:
     """Return whether a folder holds installed packages. They bring samples of key files, and runs need all of them."""
-    return folder.name in (ENVIRONMENT, "node_modules") or (folder / "pyvenv.cfg").is_file()
+    return folder.name in (ENVIRONMENT, "node_modules") or os.access(folder / "pyvenv.cfg", os.F_OK)
 
 
 def _is_claim(folder: Path) -> bool:
