@@ -18,8 +18,11 @@ from agent.protocol.models import LONGEST_NAME, Metric
 
 Direction = Literal["minimize", "maximize"]
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-# What a rule captures: a number, or whatever stands in its place in a run that has none. With digits only, a run that
-# diverged would be read at an earlier place.
+# What programs print in place of a number, also as in `tensor(nan)`. With digits only, a run that diverged would be
+# read at an earlier place.
+NO_NUMBER = r"(?:\w+\()?[-+]?(?i:nan|inf(?:inity)?|none|null|n/a)(?!\w)"
+# What a rule captures after a sign. Without one, a word after the name may be that of a sentence which only some runs
+# print: `Validation loss decreased`.
 ANYTHING = rf"{NUMBER}|[^\s,;|│┃)\]}}]*"
 # Words of a name, the direction they imply, and how likely such a number is the metric.
 QUALITY: tuple[tuple[str, Direction, int], ...] = (
@@ -420,9 +423,11 @@ def _in_line(text: str, match: re.Match[str], label: _Label) -> Found | None:
         before, last = rf"{before}[^\s(]+[ \t]*\([ \t]*", f"the average in parentheses, in {last}"
     number = match["number"] if average is None else average[1]
     # A summary line occurs once, and a second one is an error; a log of epochs has one line each, and the last counts.
-    # Digits only are for names that occur in sentences as well: `loss is low`.
-    ways = [(rf"{before}([^\n]*)$", "the line that contains it")] if first and not rest.strip() else []
-    ways += [(rf"\A[\s\S]*{before}({group})[^\n]*$", last) for group in (ANYTHING, NUMBER)]
+    # Of the first, a line such as `val_loss: computing` is none. Digits only are for names after which a word follows.
+    any_number = rf"{NUMBER}|{NO_NUMBER}"
+    ways = [(rf"{before}((?:{any_number})[^\n]*)$", "the line that contains it")] if first and not rest.strip() else []
+    groups = (ANYTHING if re.search("[:=|│┃]", match["between"]) else any_number, NUMBER)
+    ways += [(rf"\A[\s\S]*{before}({group})[^\n]*$", last) for group in groups]
     ways += [(rf"\A[\s\S]*{before}({NUMBER})\s*$", last)] if not rest.strip() else []
     for way, where in ways:
         rule = {"kind": "regex", "pattern": way, "exampleStdout": _excerpt(text, start, len(line))}

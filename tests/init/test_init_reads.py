@@ -236,19 +236,22 @@ def test_held_out_number_is_chosen_wherever_its_split_stands(text: str, name: st
     assert extract(Metric.model_validate(rule), later) == 7.25
 
 
+SIGNED = (
+    ("Epoch 1/5 - loss: 0.9 - val_loss: {} - 12ms/step", "val_loss"),
+    ("{{'eval_loss': {}, 'eval_runtime': 0.51}}", "eval_loss"),
+    ("val_loss: {}", "val_loss"),
+    ("[val] loss: {} acc: 0.8", "val_loss"),
+    ("epoch 1 | val | loss = {}|", "loss"),
+)
+NO_NUMBERS = ("nan", "-inf", "Infinity", "None", "null", "N/A", "tensor(nan)", "0x1p3")
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize(
-    "end", ["nan", "-inf", "Infinity", "None", "null", "N/A", "tensor(nan)", "--", "diverged", "", "0x1p3"]
-)
-@pytest.mark.parametrize(
-    ("line", "name"),
+    ("line", "name", "end"),
     [
-        ("epoch 1: train_loss 0.9 val_loss {}", "val_loss"),
-        ("Epoch 1/5 - loss: 0.9 - val_loss: {} - 12ms/step", "val_loss"),
-        ("{{'eval_loss': {}, 'eval_runtime': 0.51}}", "eval_loss"),
-        ("val_loss: {}", "val_loss"),
-        ("[val] loss: {} acc: 0.8", "val_loss"),
-        ("epoch 1 | val | loss = {}|", "loss"),
+        *(("epoch 1: train_loss 0.9 val_loss {}", "val_loss", end) for end in NO_NUMBERS),
+        *((line, name, end) for line, name in SIGNED for end in (*NO_NUMBERS, "--", "diverged", "")),
     ],
 )
 def test_rule_of_init_refuses_whatever_stands_at_the_last_place(line: str, name: str, end: str) -> None:
@@ -257,6 +260,45 @@ def test_rule_of_init_refuses_whatever_stands_at_the_last_place(line: str, name:
     assert (found.name, found.value) == (name, 0.3)
     with pytest.raises(NoMetric, match=r"metric is|no line|different values"):
         extract(Metric.model_validate({**found.metric, "name": "metric"}), f"{line.format(0.2)}\n{line.format(end)}\n")
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("text", "later", "value"),
+    [
+        ("Validation loss {}\n", "Validation loss decreased (inf --> 0.25).  Saving model ...\n", 0.25),
+        ("Epoch 1 train loss 0.9 val loss {}\n", "Stopping early: val loss did not improve\n", 0.25),
+        ("epoch val loss {}\n", "val loss plateaued, reducing lr\n", 0.25),
+        ("mean reward {}\n", "mean reward threshold reached, stopping\n", 19),
+        ("accuracy {}\n", "accuracy improved\n", 0.93),
+        ("latency {} ms\n", "latency target met\n", 2.8),
+        ("val_loss: {}\n", "val_loss: computing\n", 0.25),
+    ],
+)
+@pytest.mark.parametrize("times", [1, 2])
+def test_sentence_that_only_some_runs_print_is_no_value(text: str, later: str, value: float, times: int) -> None:
+    trial = "".join(text.format(number) for number in (0.5, 0.75)[:times])
+    found = choose_metric(in_output(trial), None, "")
+    assert found is not None
+    rule = Metric.model_validate(found.metric)
+    before = "".join(text.format(number) for number in (0.4,) * (times - 1))
+    assert extract(rule, f"{before}{later}{text.format(value)}") == value
+    if ":" not in later[:10]:
+        assert extract(rule, f"{before}{text.format(value)}{later}") == value
+    with pytest.raises(NoMetric):
+        extract(rule, f"{before}{text.format(value)}{later}{text.format('nan')}")
+
+
+@pytest.mark.quick
+def test_placeholder_of_a_summary_is_no_value() -> None:
+    (found,) = in_output("training...\nval_loss: 0.5\n")
+    rule = Metric.model_validate(found.metric)
+    for placeholder in ("computing", "-", "", "..."):
+        assert extract(rule, f"val_loss: {placeholder}\nval_loss: 0.4 \n") == 0.4
+        assert extract(rule, f"val_loss: 0.4\nval_loss: {placeholder}\n") == 0.4
+    for wrong in ("0.4 (best)", "nan", "0.4\nval_loss: 0.5", "0.4\nval_loss: nan", "diverged"):
+        with pytest.raises(NoMetric):
+            extract(rule, f"val_loss: {wrong}\n")
 
 
 @pytest.mark.quick
