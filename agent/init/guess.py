@@ -134,6 +134,11 @@ BEFORE_ABOUT = re.compile(
     r"(?=[ \t]+(?:on|over|after|of|for|at|in|across|with|from)[ \t])",
     re.IGNORECASE,
 )
+# What a number after it is, if none is part of the label: `Lowest loss in epoch: 29`, but `Loss over 10 episodes: 0.3`.
+COUNTERS = set(
+    "epoch step iter iteration episode round fold trial seed threshold k layer batch size rate number index idx id run"
+    " generation attempt rank".split()
+)
 LONGEST_LABEL = 150
 DIGITS = re.compile(r"\d[\d,.]*")
 # Meters print the last batch and then the mean of all: `[10/10] Loss: 0.9 (1.1)`. Without a counter, what is in the
@@ -377,7 +382,9 @@ def _label_of(text: str, match: re.Match[str]) -> _Label:
     label = f"{match['before']}{match['name']}{match['unit'] or ''}"
     found = _Label(match.start(), f"{label}{match['count'] or ''}", label)
     if meaning(label)[0] is None and re.search("[:=]", match["between"]):
-        found = _about(text, match.start(), found.text) or found
+        counted = match["count"] or re.search(r"\d[ \t]*$", text[max(0, match.start() - 9) : match.start()])
+        if counted or not any(word in SETTINGS or word.rstrip("s") in COUNTERS for word in _words(label)[-1:]):
+            found = _about(text, match.start(), found.text) or found
     return dataclasses.replace(found, split=_split_before(text, found.start, found.title))
 
 

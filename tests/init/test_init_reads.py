@@ -140,6 +140,29 @@ def test_named_number_needs_no_colon(text: str) -> None:
 
 @pytest.mark.quick
 @pytest.mark.parametrize(
+    "line",
+    [
+        "Lowest validation loss in epoch: 29",
+        "Best validation accuracy at epoch: 17",
+        "Reward for seed: 42",
+        "Stopped after reward of 3 in episode: 120",
+        "Accuracy at threshold: 0.5",
+        "mean precision at k: 5",
+        "saved best score to disk for step = 40",
+        "Validation loss for batch size: 32",
+        "Validation accuracy with lr: 0.1",
+        "Best score of 5 runs in fold: 3",
+    ],
+)
+def test_counter_or_setting_is_not_what_stands_before_it(line: str) -> None:
+    found = choose_metric(in_output(f"train_loss: 0.5\n{line}\n"), None, "")
+    assert found is not None
+    assert (found.name, found.value) == ("train_loss", 0.5)
+    assert choose_metric(in_output(f"{line}\n"), None, "") is None
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
     ("text", "name", "value"),
     [
         ("train loss: 0.1\nAccuracy on test set: 0.91\n", "test_accuracy", 0.91),
