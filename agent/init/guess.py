@@ -141,9 +141,13 @@ COUNTERS = set(
 )
 LONGEST_LABEL = 150
 DIGITS = re.compile(r"\d[\d,.]*")
-# Meters print the last batch and then the mean of all: `[10/10] Loss: 0.9 (1.1)`. Without a counter, what is in the
-# parentheses may be a standard deviation.
-COUNTER = re.compile(r"\[[ \t]*\d+/\d+[ \t]*[\](]")  # not a date
+# Meters print the last batch and then the mean of all: `Test: [10/10] Time: 0.1 (0.2) Loss: 0.9 (1.1)`. What is in the
+# parentheses of other lines may be a standard deviation, or the best so far.
+COUNTER = re.compile(
+    r"^.{0,100}?\b(?i:epoch|iter(?:ation)?|step|batch|test|train(?:ing)?|val(?:id(?:ation)?)?|eval)\b"
+    r":?[ \t]*(?:\d+[ \t]*)?(?:\[[ \t]*\d+[ \t]*\])?\[[ \t]*\d+/\d+[ \t]*[\](]"  # not a date
+)
+METER = re.compile(rf"[A-Za-z][\w@./]*+:?[ \t]+{PRINTED}[a-z]*(?:,[ \t]*[\d.]+/s)?[ \t]*\([ \t]*{PRINTED}")
 AVERAGE = re.compile(rf"[ \t]*\([ \t]*({PRINTED})[ \t]*\)")
 LEAST_OF_SPLIT = 85  # weight of losses, scores and errors: a time after `val` is not one of the held-out data
 LONG_LINE = re.compile(r"[^\n]{2000,}")
@@ -424,7 +428,9 @@ def _in_line(text: str, match: re.Match[str], label: _Label) -> Found | None:
     first = not text[start : label.start].strip()
     rest = line[match.end() - start :]
     before = _before_number(label, match["between"], first, label.start == start)
-    average = AVERAGE.match(rest) if COUNTER.search(line) else None
+    average = AVERAGE.match(rest)
+    if average is not None and not (COUNTER.search(line) and len(METER.findall(line)) > 1):
+        average = None
     last = "the last line that contains it"
     if average is not None:
         before, last = rf"{before}[^\s(]+[ \t]*\([ \t]*", f"the average in parentheses, in {last}"
