@@ -33,6 +33,10 @@ QUALITY: tuple[tuple[str, Direction, int], ...] = (
     ("score elo speedup passed", "maximize", 85),
     ("failed failures errors", "minimize", 20),
 )
+# A reward comes before a loss only where the name is that of a result: `mean_reward`, but `reward_bonus` may be a part.
+REWARD = set(QUALITY[0][0].split())
+OF_EPISODES = {"mean", "avg", "average", "ep", "episode", "episodic"}
+LEAST_REWARD = 80
 # Of these, no weight comes near that of a quality, even of one of the training data.
 SPEED = "throughput ops qps rps tps fps flops gflops tflops bandwidth speed"
 TIME = "latency time seconds second secs sec ms us ns elapsed duration runtime took"
@@ -106,7 +110,13 @@ SETTINGS = {
     "tolerance",
     "std",
     "var",
+    "target",
+    "threshold",
+    "coef",
+    "coeff",
 }
+# As the last word of a name, these make it a setting or a status: `reward_scale`, but `clip_score` is a score.
+LAST_OF_SETTINGS = {"code", "scale", "scaling", "weight", "clip"}
 QUALIFIERS = (
     r"(?:val|valid|validation|test|train|training|eval|dev|cv|oof|cross[- ]?val(?:idat(?:ion|ed))?|held[- ]?out|holdout"
     r"|final|best|mean|median|avg|average|total|elapsed|wall|peak)"
@@ -228,7 +238,7 @@ def _clauses(name: str, prose: str) -> Iterator[str]:
 def meaning(name: str) -> tuple[Direction | None, int]:
     """Return the direction and weight of a name: `val_loss` is a likely metric, `training_seconds` an unlikely one."""
     words = _words(name)
-    if SETTINGS & set(words):
+    if SETTINGS & {*words} or LAST_OF_SETTINGS & {*words[-1:]}:
         return None, 0
     extra = -sum(ENDS.get(word, 0) for word in words) - (30 if {"train", "training"} & set(words) else 0)
     if not is_cost(name) and HELD_OUT & set(words):
@@ -237,8 +247,12 @@ def meaning(name: str) -> tuple[Direction | None, int]:
         return "minimize", 100 + extra
     if A_SECOND.search(name.lower()) or A_SECOND.search(slug(name)):
         return "maximize", WORDS["throughput"][1] + extra
-    known = [WORDS[word] for word in words if word in WORDS]
-    return (known[-1][0], known[-1][1] + extra) if known else (None, extra)
+    known = [word for word in words if word in WORDS]
+    if not known:
+        return None, extra
+    direction, weight = WORDS[known[-1]]
+    part = known[-1] in REWARD and words[-1] not in REWARD and not OF_EPISODES & {*words}
+    return direction, (LEAST_REWARD if part else weight) + extra
 
 
 def is_cost(name: str) -> bool:
@@ -353,7 +367,7 @@ def _by_unit(found: Found, unit: str) -> Found:
     """Correct the direction of a speed that is given as a time, or of a time that is given as a rate."""
     known = [word for word in _words(found.name) if word in WORDS]
     rate, time = RATE_UNIT.match(unit), TIME_UNIT.match(unit)
-    unknown = found.direction is None and not SETTINGS & set(_words(found.name))
+    unknown = found.direction is None and not SETTINGS & {*_words(found.name)}
     if rate and (unknown or (known and known[-1] in TIME.split())):
         return dataclasses.replace(found, direction="maximize", weight=WORDS["throughput"][1])
     if time and not rate and ((unknown and time[1]) or (known and known[-1] in SPEED.split())):

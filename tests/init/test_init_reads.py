@@ -130,6 +130,32 @@ def test_quality_is_chosen_before_a_speed_and_validation_before_test(text: str, 
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "return_code: 0",
+        "return code: 0",
+        "reward_scale: 3.0",
+        "reward_weight = 2",
+        "reward_clip: 5",
+        "target_return: 200",
+        "reward_threshold: 195",
+        "rew coef: 0.5",
+        "loss_scale: 65536",
+        "reward_bonus: 3",
+    ],
+)
+def test_setting_of_rewards_is_not_chosen_before_a_loss(setting: str) -> None:
+    found = choose_metric(in_output(f"{setting}\nloss: 0.5\n"), None, "")
+    assert found is not None
+    assert found.name == "loss"
+    for name in ("reward", "return", "mean_reward_100", "ep_rew_mean", "episode_return", "total_reward"):
+        found = choose_metric(in_output(f"{setting}\nloss: 0.5\n{name}: 7\n"), None, "")
+        assert found is not None
+        assert (found.name, found.value) == (name, 7)
+
+
+@pytest.mark.quick
 @pytest.mark.parametrize("text", ["step 1 | gain -31.08 | fps 990\n", "| mean_gain | 3 |\n| fps | 990 |\n"])
 def test_named_number_needs_no_colon(text: str) -> None:
     found = choose_metric(in_output(text, "gain"), "gain", "")
