@@ -83,7 +83,7 @@ ENDS = {
     "std": 60,
 }
 RESERVED = 5  # penalty of a test set, which is reserved for the end
-TUNED = 40  # a further penalty of it if there is a validation set, whatever is measured on that
+TUNED = 40  # a further penalty of it if the same is measured on a validation set
 CALLED_METRIC = 150
 METRIC_WORD = re.compile(
     r"\b(metric|objective|goal|score to|optimi[sz]e[sd]?|maximi[sz]e[sd]?|minimi[sz]e[sd]?|improve|lowest|highest"
@@ -159,6 +159,14 @@ COUNTER = re.compile(
 )
 METER = re.compile(rf"[A-Za-z][\w@./]*+:?[ \t]+{PRINTED}[a-z]*(?:,[ \t]*[\d.]+/s)?[ \t]*\([ \t]*{PRINTED}")
 AVERAGE = re.compile(rf"[ \t]*\([ \t]*({PRINTED})[ \t]*\)")
+# How much a number varies: `std dev error: 0.1`, `std of accuracy: 0.02`. In `mean/std accuracy: 0.9 0.1` the mean is
+# first.
+DEVIATION = re.compile(
+    r"(?P<mean>\b(?:mean|avg|average)[ \t]*(?:[/,&+±-]|and\b|\+-)*[ \t]*)?"
+    r"\b(?:std|stdev|stddev|standard[ \t]+(?:dev|err)\w*)\b[A-Za-z_ \t.]{0,25}$",
+    re.IGNORECASE,
+)
+LONGEST_DEVIATION = 60
 LEAST_OF_SPLIT = 85  # weight of losses, scores and errors: a time after `val` is not one of the held-out data
 LONG_LINE = re.compile(r"[^\n]{2000,}")
 LARGEST = 1e300
@@ -200,7 +208,8 @@ def choose_metric(found: list[Found], wanted: str | None, prose: str) -> Found |
         named = [f for f in found if slug(f.name) == slug(wanted)] or [f for f in found if _is_named(f.name, wanted)]
         return max(named, key=lambda f: f.weight, default=None)
     directed = [dataclasses.replace(f, direction=said_direction(f.name, prose) or f.direction) for f in found]
-    validated = any(f.direction and VALIDATION & {*_words(f.name)} and not is_cost(f.name) for f in directed)
+    tuned = [f for f in directed if f.direction and VALIDATION & {*_words(f.name)} and not is_cost(f.name)]
+    validated = any("test" in _words(f.name) and any(_alike(f, other) for other in tuned) for f in directed)
 
     def likely(candidate: Found) -> int:
         said = len(candidate.name) > 4 and re.search(rf"\b{re.escape(candidate.name)}\b", prose)
@@ -210,6 +219,12 @@ def choose_metric(found: list[Found], wanted: str | None, prose: str) -> Found |
 
     # Among equally likely numbers take the first: later ones usually give details.
     return max((f for f in directed if f.direction is not None), key=likely, default=None)
+
+
+def _alike(one: Found, other: Found) -> bool:
+    """Return whether two numbers may measure the same kind of quality. A score may be of any."""
+    words, others = {*_words(one.name)}, {*_words(other.name)}
+    return one.direction == other.direction or "score" in words | others or bool(words & others & {*WORDS})
 
 
 def said_direction(name: str, prose: str) -> Direction | None:
@@ -327,6 +342,8 @@ def in_lines(text: str, wanted: str | None = None) -> list[Found]:
         unnamed = bare and meaning(label.name)[0] is None and not (wanted and _is_named(label.name, wanted))
         if label.name in found or len(found) >= MOST_NAMES or len(label.name) > LONGEST_NAME or unnamed:
             continue
+        if _is_deviation(text, label):
+            continue
         if (candidate := _in_line(text, match, label)) is not None:
             found[label.name] = match.start(), candidate
     return [found for _, found in sorted(({**derived, **plain}).values(), key=lambda each: each[0])]
@@ -419,6 +436,12 @@ def _about(text: str, at: int, label: str) -> _Label | None:
             split = "" if re.search(SPLIT, said[0]) else "".join(re.findall(SPLIT, whole[said.end() :])[:1])
             return _Label(begin + said.start(), whole[said.start() :], f"{split} {said[0]}".strip())
     return None
+
+
+def _is_deviation(text: str, label: _Label) -> bool:
+    before = text[text.rfind("\n", 0, label.start) + 1 : label.start][-LONGEST_DEVIATION:]
+    said = DEVIATION.search(f"{before}{label.text.split()[0]}")
+    return said is not None and not said["mean"]
 
 
 def _split_before(text: str, at: int, label: str) -> str:

@@ -120,6 +120,17 @@ LIGHTNING = """\u2503        Test metric        \u2503       DataLoader 0       
         ("OOF AUC: 0.91\nLoss: 0.3\nTest AUC: 0.95\n", "oof_auc", 0.91),
         ("Held-out accuracy: 0.91\nTrain accuracy: 0.95\nloss: 0.3\n", "held_out_accuracy", 0.91),
         ("val_seconds: 0.91\ntest_loss: 0.95\nloss: 0.1\n", "test_loss", 0.95),
+        ("test_acc: 0.9\nstd dev error: 0.1\n", "test_acc", 0.9),
+        ("test_acc: 0.9\ncv error: 3\n", "test_acc", 0.9),
+        ("test_loss: 0.95\ntest_acc: 0.9\nval_acc: 0.88\n", "val_acc", 0.88),
+        ("test_error: 0.95\nval_loss: 0.88\n", "val_loss", 0.88),
+        ("test_f1: 0.95\ncv accuracy: 0.88\n", "cv_accuracy", 0.88),
+        ("std loss: 0.1\naccuracy: 0.9\n", "accuracy", 0.9),
+        ("Std of the accuracy: 0.02\nerror: 0.9\n", "error", 0.9),
+        ("Standard error: 0.02\nelapsed: 0.9\n", "elapsed", 0.9),
+        ("Mean/std accuracy: 0.91 0.02\n", "accuracy", 0.91),
+        ("std 0.1 accuracy 0.9\n", "accuracy", 0.9),
+        ("standard accuracy: 0.9\n", "accuracy", 0.9),
     ],
 )
 def test_quality_is_chosen_before_a_speed_and_validation_before_test(text: str, name: str, value: float) -> None:
