@@ -17,6 +17,8 @@ from agent.source.training_budget import LEAST_STEPS, Known, TrainingLimits, cou
 # Names of what may be such a length, or as well the iterations of a solver.
 MAYBE = re.compile(r"(^|_)(EPOCHS?|STEPS|ITERS?|ITERATIONS?|UPDATES|ROUNDS?|EPISODES|TIMESTEPS)$")
 PARTS = re.compile(r"WARM|COOL|DECAY|ANNEAL|RAMP|HALF|ACCUM|INNER|ROLLOUT|PER_|EVERY")
+# Names that are as well those of a rollout, of n-step returns, or of the limit of a solver or an environment.
+UNCLEAR = re.compile(r"^(MAX|NUM|N)_(STEPS|ITERS|ITERATIONS)$")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ def length_of(files: Mapping[str, str]) -> Length:
         return Length()
     maybe = [each for each in dimensions if MAYBE.search(each.name) and not PARTS.search(each.name)]
     certain = [each for each in dimensions if each.key in left_out and counts_training(each.name)]
-    if len(certain) != 1 or not isinstance(certain[0].value, int):
+    nothing_left = len(left_out) == len(dimensions)
+    if len(certain) != 1 or UNCLEAR.search(certain[0].name) or not isinstance(certain[0].value, int) or nothing_left:
         return Length(searched=tuple(each.key for each in maybe))
     (one,) = certain
     others = tuple(each.key for each in maybe if each != one)

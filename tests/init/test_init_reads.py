@@ -598,6 +598,9 @@ LOSS = "print(f'val_loss: {(RATE - 0.3) ** 2 + 1 / LENGTH:.4f}')\n"
         ("NUM_TRAIN_EPOCHS = 3\nWIDTH = 3\n", {"type": "epochs", "epochs": 3}, {"RATE", "WIDTH"}),
         ("STEPS = 200\nWIDTH = 200\n", {"type": "max_steps"}, {"RATE", "WIDTH"}),
         ("MAX_ITER = 4\nWARMUP_STEPS = 3\n", None, {"RATE", "MAX_ITER", "WARMUP_STEPS"}),
+        *((f"{name} = 16\n", None, {"RATE", name}) for name in ("N_STEPS", "MAX_STEPS", "NUM_STEPS", "MAX_ITERS")),
+        ("TOTAL_STEPS = 200\n", {"type": "max_steps", "maxSteps": 200}, {"RATE"}),
+        ("MAX_TRAIN_STEPS = 200\n", {"type": "max_steps", "maxSteps": 200}, {"RATE"}),
         ("EPOCHS = 4\nMAX_STEPS = 50\n", None, {"RATE", "EPOCHS", "MAX_STEPS"}),
         ("EPOCHS = 4  # search: 1..8\n", None, {"RATE", "EPOCHS"}),
         ("EPOCHS = 4  # search: off\n", None, {"RATE"}),
@@ -614,11 +617,24 @@ def test_length_of_training_is_not_searched(
     protocol = load_protocol(folder)
     assert json.loads((folder / "protocol.json").read_text())["execution"].get("stopCondition") == stop
     assert {*tunable_parameters({"train.py": (folder / "train.py").read_text()}, known_constants(protocol))} == searched
-    lengths = (searched & {"EPOCHS", "MAX_STEPS", "MAX_ITER"}) if stop is None and "1..8" not in constants else set()
+    lengths = (searched - {"RATE", "WIDTH", "WARMUP_STEPS"}) if stop is None and "1..8" not in constants else set()
     assert (", so if that is how long training runs" in done.stdout) == bool(lengths)
     assert all(each in done.stdout.partition("search changes ")[2].partition(":")[0] for each in lengths)
     if stop is not None and stop["type"] != "wall_clock":
         assert f"training      {constants.splitlines()[0]}  (not searched, because longer" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["EPOCHS", "N_STEPS"])
+def test_only_constant_of_a_repository_is_searched(tmp_path: Path, cli: Cli, name: str) -> None:
+    folder = repository(tmp_path, {"train.py": f"{name} = 16\nprint(f'val_loss: {{1 / {name}:.4f}}')\n"})
+    done = cli(folder, "init", "--command", f"{sys.executable} train.py")
+    assert done.returncode == 0, done.stderr
+    assert f"search changes {name}: longer training is not a better recipe" in done.stdout
+    git(folder, "add", "protocol.json")
+    git(folder, "commit", "--quiet", "-m", "protocol")
+    ran = cli(folder, "run", "--tag", "t", "--max-experiments", "2")
+    assert ran.returncode == 0, ran.stderr
+    assert len(rows(folder)) == 3
 
 
 def test_session_with_a_length_of_training_runs(tmp_path: Path, cli: Cli) -> None:
