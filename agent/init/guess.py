@@ -465,6 +465,9 @@ def _in_line(text: str, match: re.Match[str], label: _Label) -> Found | None:
     first = not text[start : label.start].strip()
     rest = line[match.end() - start :]
     before = _before_number(label, match["between"], first, label.start == start)
+    # In `loss: 0.5 std loss: 0.1` the last place is not that of the loss.
+    if not first and "std " in line.lower() and text[label.start - 4 : label.start].lower() != "std ":
+        before = rf"(?<!(?i:std)[ \t]){before}"
     average = AVERAGE.match(rest)
     if average is not None and not (COUNTER.search(line) and len(METER.findall(line)) > 1):
         average = None

@@ -127,6 +127,7 @@ LIGHTNING = """\u2503        Test metric        \u2503       DataLoader 0       
         ("test_f1: 0.95\ncv accuracy: 0.88\n", "cv_accuracy", 0.88),
         ("std loss: 0.1\naccuracy: 0.9\n", "accuracy", 0.9),
         ("Std of the accuracy: 0.02\nerror: 0.9\n", "error", 0.9),
+        ("epoch 1 loss: 0.5 std loss: 0.1\nepoch 2 loss: 0.4 std loss: 0.1\n", "loss", 0.4),
         ("Standard error: 0.02\nelapsed: 0.9\n", "elapsed", 0.9),
         ("Mean/std accuracy: 0.91 0.02\n", "accuracy", 0.91),
         ("std 0.1 accuracy 0.9\n", "accuracy", 0.9),
