@@ -5,7 +5,9 @@ A number is offered only if `protocol.extract` finds it in the same text with th
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -170,6 +172,7 @@ LONGEST_DEVIATION = 60
 LEAST_OF_SPLIT = 85  # weight of losses, scores and errors: a time after `val` is not one of the held-out data
 LONG_LINE = re.compile(r"[^\n]{2000,}")
 LARGEST = 1e300
+MOST_TRIES = 10  # places of a label for which a rule is sought: the last one decides, and each try reads the whole log
 LONGEST_TEXT, MOST_NAMES, LONGEST_EXAMPLE = 200_000, 60, 4000
 
 
@@ -250,6 +253,7 @@ def _clauses(name: str, prose: str) -> Iterator[str]:
             yield said
 
 
+@functools.lru_cache(maxsize=4096)
 def meaning(name: str) -> tuple[Direction | None, int]:
     """Return the direction and weight of a name: `val_loss` is a likely metric, `training_seconds` an unlikely one."""
     words = _words(name)
@@ -333,6 +337,7 @@ def in_lines(text: str, wanted: str | None = None) -> list[Found]:
     """
     plain: dict[str, tuple[int, Found]] = {}
     derived: dict[str, tuple[int, Found]] = {}  # a plain name counts before one that was put together
+    failed: collections.Counter[str] = collections.Counter()
     # Very long lines, such as images in base64, contain no metric and take quadratic time.
     text = LONG_LINE.sub(lambda line: "\n" * len(line[0]), text)
     for match in list(PAIR.finditer(text, max(0, len(text) - LONGEST_TEXT)))[::-1]:
@@ -342,10 +347,13 @@ def in_lines(text: str, wanted: str | None = None) -> list[Found]:
         unnamed = bare and meaning(label.name)[0] is None and not (wanted and _is_named(label.name, wanted))
         if label.name in found or len(found) >= MOST_NAMES or len(label.name) > LONGEST_NAME or unnamed:
             continue
-        if _is_deviation(text, label):
+        words = DIGITS.sub("", label.text)
+        if failed[words] >= MOST_TRIES or _is_deviation(text, label):
             continue
         if (candidate := _in_line(text, match, label)) is not None:
             found[label.name] = match.start(), candidate
+        else:
+            failed[words] += 1
     return [found for _, found in sorted(({**derived, **plain}).values(), key=lambda each: each[0])]
 
 

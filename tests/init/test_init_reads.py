@@ -413,6 +413,14 @@ def test_long_lines_are_read_in_linear_time(line: str) -> None:
 
 
 @pytest.mark.quick
+def test_name_without_a_rule_is_given_up_soon() -> None:
+    text = "".join(f"{step}: a loss: {step}.5, loss: 1,2345\n" for step in range(1500))
+    began = time.process_time()
+    assert in_output(text) == []
+    assert time.process_time() - began < 0.5
+
+
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("path", "source"),
     [
