@@ -371,6 +371,34 @@ def test_places_that_are_asked_for_are_shown(
         assert (tmp_path / "log").read_text() != "old"
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_names_are_found_where_the_system_keeps_them(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way
+) -> None:
+    """systemd-resolved and others make /etc/resolv.conf a link to a file outside of /etc."""
+    kept, beside = tmp_path / "run" / "stub.conf", tmp_path / "run" / "private.txt"
+    kept.parent.mkdir()
+    kept.write_text("nameserver 127.0.0.53\n")
+    beside.write_text("private\n")
+    link = tmp_path / "resolv.conf"
+    link.symlink_to("run/stub.conf")
+    monkeypatch.setattr("agent.room.places.OF_NETWORK", (str(link), str(tmp_path / "missing")))
+    with opened(way, workspace) as place:
+        assert run(place, f"cat {kept}; ! cat {beside}", tmp_path / "log").returncode == 0
+        assert (tmp_path / "log").read_text().startswith("nameserver")
+        assert "private\n" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_paths_that_are_asked_for_may_be_relative(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way
+) -> None:
+    monkeypatch.chdir(workspace.folder)
+    monkeypatch.setenv("AUTORESEARCH_READ", os.path.relpath(tmp_path / "outside"))
+    with opened(way, workspace) as place:
+        assert run(place, f"cat {tmp_path}/outside/old.txt", tmp_path / "log").returncode == 0
+
+
 @pytest.mark.parametrize("way", ALL)
 def test_the_cache_of_a_run_holds_what_it_is_given(workspace: Workspace, tmp_path: Path, way: Way | None) -> None:
     given = {"current": b"a", "snapshots/a/record": b"{}", "texts": tmp_path / "outside"}
