@@ -106,9 +106,8 @@ def _remedy(workspace: Workspace, changed: Collection[str], tag: str | None) -> 
         return f"{others}commit or `git stash` inside of {named(modules, 3)}, and commit it here or run {back}"
     rows = workspace.protocol.provenance.results_log.path
     if {*changed} == {workspace.in_repository(rows)} and workspace.content(workspace.head, rows) is not None:
-        whole = (
-            f"{git} restore --staged --worktree {here(workspace.folder / rows)}"  # a session knows no commit of them
-        )
+        # Committed, they would be rows that the session does not know.
+        whole = f"{git} restore --staged --worktree {here(workspace.folder / rows)}"
         return f"restore it with `{whole}`, or `{git} stash` it"
     mine = {*changed} <= {*Checkout(workspace).edited()}
     attempt = typed(f"try --tag {tag}" if tag else "try")
