@@ -42,7 +42,11 @@ _ALSO_GROUPED = r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?(?!\d|[,.]\S)"
 # What programs print in place of a number: a run that diverged, a mean of nothing.
 _NO_NUMBER = r"(?<!\w)[+-]?(?i:nan|inf(?:inity)?|none|null|n/a)(?!\w)"
 _HAS_NO_NUMBER = re.compile(_NO_NUMBER)
-_HAS_GROUPED, _SOME_NUMBER = re.compile(r"[0-9],[0-9]{3}"), re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)*(?:e[+-]?[0-9]+)?")
+_HAS_GROUPED, _SOME_NUMBER = (
+    re.compile(r"[0-9],[0-9]{3}"),
+    re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)*(?:e[+-]?[0-9]+)?", re.I),
+)
+_PARTS = re.compile(r"[][(){},;|:]")  # of a line
 # Parts of a pattern that are no literal text, and a word in what is left.
 _NOT_LITERAL, _WORD = re.compile(r"\\.|\[\^?\]?[^\]]*\]|\(\?P?<?\w*"), re.compile(r"[A-Za-z]{2}")
 # JSON has no word for these, and only some programs write the words that Python reads.
@@ -136,13 +140,26 @@ def _no_number_after(pattern: str, lines: str, place: int, seconds: float) -> st
     named = _WORD.search(_NOT_LITERAL.sub(" ", pattern))  # else any line of `None` would do
     if not named or not _HAS_NO_NUMBER.search(lines, place):
         return None
-    last, before = None, _before(lines, place)
+    last = None
     with contextlib.suppress(Endless):
         for match in found(widened(pattern, _NO_NUMBER), lines, seconds):
             at, text = match.start(1), (match[1] or "").strip()
-            if at > place and _HAS_NO_NUMBER.fullmatch(text) and (not place or _before(lines, at) == before):
+            if at > place and _HAS_NO_NUMBER.fullmatch(text) and (not place or _same_words(lines, place, at, text)):
                 last = text
     return last
+
+
+def _same_words(lines: str, place: int, at: int, text: str) -> bool:
+    """Return whether the same stands before two places on their lines: numbers and the width of columns may differ.
+
+    A nan has the same name before it, and the same word before that. A None, which programs print of anything, has all.
+    """
+    one, other = _before(lines, place), _before(lines, at)
+    if text.lower().lstrip("+-") in ("none", "null", "n/a"):
+        return one == other
+    names = [[word for word in _PARTS.split(each.rstrip(" :="))[-1].split() if word != "#"] for each in (one, other)]
+    size = min(2, *map(len, names))
+    return size == 0 or names[0][-size:] == names[1][-size:]
 
 
 def _before(lines: str, place: int) -> str:

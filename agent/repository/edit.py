@@ -133,27 +133,30 @@ def own_commits(workspace: Workspace, branch: str, head: str) -> Sequence[str]:
 
 
 def is_ahead(workspace: Workspace, head: str, at: str) -> bool:
-    """Return whether a session itself has made all commits after `head`, up to `at`: its journal is an older one.
-
-    They are candidates and their rows, in one line.
-    """
-    history = workspace.git.run("log", "--no-show-signature", "--format=%P%x09%s", f"{head}..{at}").splitlines()
-    subjects = [subject for parents, _, subject in (line.partition("\t") for line in history) if " " not in parents]
-    rows = [subject for subject in subjects if ROW.fullmatch(subject)]
-    own = [subject for subject in subjects if subject in rows or subject.startswith("experiment #")]
-    return bool(rows) and len(own) == len(history)
+    """Return whether a session itself has made the first commits after `head`: its journal is an older one."""
+    return _own_after(workspace, head, at)[0]
 
 
 def way_back(workspace: Workspace, branch: str, head: str) -> str:
     """Return the command that moves a session's branch back to `head`.
 
-    Commits of the user's become uncommitted changes again; those of the session itself go with their files.
+    Commits of the user's become uncommitted changes again; if all are of the session itself, their files go, too.
     """
     git, at = git_here(workspace.top), workspace.resolve(f"refs/heads/{branch}")
-    ahead = at is not None and workspace.is_ancestor(head, at) and is_ahead(workspace, head, at)
-    if ahead and Checkout(workspace).branch == branch:
+    known = at is not None and workspace.is_ancestor(head, at)
+    if known and all(_own_after(workspace, head, at or "")) and Checkout(workspace).branch == branch:
         return f"{git} reset --keep {head[:12]}"
     return f"{git} update-ref {shlex.quote(f'refs/heads/{branch}')} {head[:12]}"
+
+
+def _own_after(workspace: Workspace, head: str, at: str) -> tuple[bool, bool]:
+    """Return whether a session has made the first commits after `head`, and all of them: candidates and their rows."""
+    options = ("--no-show-signature", "--first-parent", "--reverse", "--format=%P%x09%s")
+    lines = [line.partition("\t") for line in workspace.git.run("log", *options, f"{head}..{at}").splitlines()]
+    rows = [" " not in parents and ROW.fullmatch(subject) is not None for parents, _, subject in lines]
+    candidates = [" " not in parents and subject.startswith("experiment #") for parents, _, subject in lines]
+    first = rows[:1] == [True] or (candidates[:1] == [True] and rows[1:2] == [True])
+    return first, all(row or candidate for row, candidate in zip(rows, candidates, strict=True))
 
 
 def _found(

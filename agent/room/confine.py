@@ -91,12 +91,13 @@ ABSTRACT_SOCKETS_AND_SIGNALS = 3  # to processes outside: version 6
 # Processes that end within this time after the command do not count as leftovers.
 LEAVING_SECONDS, KILLING_SECONDS = 0.5, 10.0
 IN_MEMORY = "/.scratch"  # in the room's own root
-# File systems for data, also over the network.
+# File systems for data, also over the network, and those of FUSE that are not.
 OF_DISKS = frozenset(
-    "ext2 ext3 ext4 xfs btrfs zfs f2fs bcachefs jfs reiserfs ntfs ntfs3 exfat vfat msdos hfsplus apfs iso9660 squashfs "
-    "erofs overlay tmpfs ramfs nfs nfs4 cifs smb3 ceph glusterfs lustre gpfs beegfs 9p virtiofs fuse fuseblk "
-    "fuse.sshfs fuse.rclone fuse.gcsfuse fuse.s3fs fuse.mergerfs fuse.juicefs fuse.bindfs".split()
+    "ext2 ext3 ext4 xfs btrfs zfs f2fs bcachefs jfs ocfs2 reiserfs ntfs ntfs3 exfat vfat msdos hfsplus apfs iso9660 "
+    "squashfs erofs overlay ecryptfs tmpfs ramfs nfs nfs4 cifs smb3 ceph lustre gpfs beegfs wekafs 9p virtiofs vboxsf "
+    "fakeowner fuseblk".split()
 )
+NO_DISKS = ("fuse.lxcfs", "fuse.portal", "fuse.gvfsd-fuse")
 LARGEST_KEPT, CHUNK = 64 * 2**20, 2**20
 
 
@@ -222,15 +223,14 @@ def _overlay(source: str, place: str, layers: Sequence[str], users: bool) -> boo
 
 def _mount_points() -> list[str]:
     """Return the paths at which disks are mounted, parents first: none that shows processes, devices or sockets."""
-    machine = {os.stat(place).st_dev for place in ("/dev", "/run", "/proc", "/sys") if os.path.exists(place)}
+    machine = {os.stat(place).st_dev for place in ("/dev", "/run", "/proc", "/sys") if os.path.ismount(place)}
     points = []
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
-            about, _, kind = line.partition(" - ")
-            major, minor = about.split(" ")[2].split(":")
-            # A part of a file system in memory is mounted for its sockets, a whole one may hold data.
-            part = kind.startswith("tmpfs ") and about.split(" ")[3] != "/"
-            if kind.split(" ")[0] in OF_DISKS and not part and os.makedev(int(major), int(minor)) not in machine:
+            about, _, rest = line.partition(" - ")
+            kind, (major, minor) = rest.split(" ")[0], about.split(" ")[2].split(":")
+            of_data = kind in OF_DISKS or (kind.startswith("fuse.") and kind not in NO_DISKS)
+            if of_data and os.makedev(int(major), int(minor)) not in machine:
                 points.append(about.split(" ")[4])
     for written, meant in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         points = [point.replace(written, meant) for point in points]

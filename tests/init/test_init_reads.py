@@ -344,6 +344,7 @@ def test_rule_of_init_refuses_whatever_stands_at_the_last_place(line: str, name:
         ("accuracy {}\n", "accuracy improved\n", 0.93),
         ("latency {} ms\n", "latency target met\n", 2.8),
         ("val_loss: {}\n", "val_loss: computing\n", 0.25),
+        ("epoch val_loss: {}\n", "Early stopping on val_loss: no improvement\n", 0.25),
     ],
 )
 @pytest.mark.parametrize("times", [1, 2])

@@ -142,6 +142,21 @@ def test_last_place_counts_though_a_group_of_digits_passes_over_it(pattern: str,
 
 
 @pytest.mark.parametrize(
+    "log",
+    [
+        "Epoch 1:  50%|#####     | 5/10 [00:01, 5.0it/s, val_loss=0.5]\r"
+        "Epoch 1: 100%|##########| 10/10 [00:09, 1.2s/it, val_loss=nan]\n",
+        "INFO:train:val_loss=0.5\nWARNING:train:val_loss=nan\n",
+        "epoch 1 (best) val_loss=0.5\nepoch 2 val_loss=inf\n",
+        "lr 1E-3 val_loss=0.5\nlr 1.5e-05 val_loss=-inf\n",
+    ],
+)
+def test_what_stands_before_a_nan_need_only_have_its_name(log: str) -> None:
+    with pytest.raises(NoMetric, match=r"is -?(nan|inf)"):
+        extract(metric(kind="regex", pattern=r"val_loss=([\d.]+)"), log.replace("=0.5]", "=0.5\n"))
+
+
+@pytest.mark.parametrize(
     ("pattern", "log", "value"),
     [
         (r"accuracy[^\d]*([\d.]+)", "accuracy = 0.91\nper class accuracy:\nNone\n", 0.91),

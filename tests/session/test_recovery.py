@@ -209,3 +209,20 @@ def test_a_commit_of_the_users_after_rows_of_another_session_is_one_of_theirs(qu
     said = cli(quick, *start_of, "t").stderr
     assert "`autoresearch try --tag t`" in said
     assert "reset --keep" not in said
+
+
+def test_a_commit_of_the_users_on_rows_of_the_session_does_not_make_them_theirs(quick: Path, cli: Cli) -> None:
+    start_of = ("run", "--tag", "t", "--no-confirm", "--verdict", "greedy", "--max-experiments")
+    assert cli(quick, *start_of, "1").returncode == 0
+    path = journal_path(quick, "t")
+    earlier = path.read_text()
+    assert cli(quick, *start_of, "3").returncode == 0
+    path.write_text(earlier)
+    (quick / "train.py").write_text(f"{(quick / 'train.py').read_text()}# mine\n")
+    commit_all(quick, "tweak")
+    at = git(quick, "rev-parse", "HEAD")
+    said = cli(quick, *start_of, "4").stderr
+    assert "`autoresearch try" not in said
+    assert "reset --keep" not in said
+    assert cli(quick, "try", "--tag", "t").returncode != 0
+    assert git(quick, "rev-parse", "autoresearch/t") == at
