@@ -26,7 +26,7 @@ NO_NUMBER = r"(?:\w+\()?[-+]?(?i:nan|inf(?:inity)?|none|null|n/a)(?!\w)"
 # What a rule captures after a sign. Without one, a word after the name may be that of a sentence which only some runs
 # print: `Validation loss decreased`. After a sign these are: `Early stopping on val_loss: no improvement`.
 SENTENCE = (
-    r"(?!(?i:no|not|did|does|has|have|is|was|improved?|decreased|increased|reduced|best|new|plateau\w*|converged)\b)"
+    r"(?![ \t]*(?i:not?|did|does|has|have|is|was|improved?|(?:de|in)creased|reduced|best|new|plateau\w*|converged)\b)"
 )
 ANYTHING = rf"{NUMBER}|{SENTENCE}[^\s,;|│┃)\]}}]*"
 # Words of a name, the direction they imply, and how likely such a number is the metric.
