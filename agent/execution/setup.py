@@ -22,6 +22,7 @@ from agent.execution.process import POLL_SECONDS
 from agent.journal.paths import cache_folder, home_folder
 from agent.protocol.models import Protocol, SetupCommand
 from agent.repository.checkout import Checkout
+from agent.room.places import environment_of_uv
 from agent.room.room import Furniture, Room, furnish, make_parts
 from agent.room.sandbox import Sandbox, temporary_folder
 
@@ -160,14 +161,12 @@ def _workshop(sandbox: Sandbox, top: Path, folder: Path) -> Iterator[Room]:
 
 
 def _environment() -> list[Path]:
-    """Return the folder that uv takes for the project's environment instead of .venv, if it is one or still empty."""
-    place = Path(os.environ.get("UV_PROJECT_ENVIRONMENT", ""))
-    if not place.is_absolute():
-        return []
+    """Return the project's environment outside of the workspace, if it is one or still empty."""
+    place = environment_of_uv()
     with contextlib.suppress(OSError):
-        place.mkdir(parents=True, exist_ok=True)
-        if (place / "pyvenv.cfg").is_file() or not any(place.iterdir()):
-            return [place]
+        if place is not None:
+            place.mkdir(parents=True, exist_ok=True)
+            return [place] if (place / "pyvenv.cfg").is_file() or not any(place.iterdir()) else []
     return []
 
 

@@ -16,7 +16,7 @@ from agent.errors import NoMetric
 from agent.format import one_line, printed
 from agent.protocol.models import Metric
 from agent.system.files import read_text, reason
-from agent.system.patterns import SECONDS, Endless, found, widened
+from agent.system.patterns import SECONDS, Endless, found, short, widened
 
 LARGEST_FILE = 64 * 2**20
 LONGEST_SUMMARY = 1000  # characters of pytest's summary line
@@ -119,7 +119,7 @@ def _regex(metric: Metric, log: str, seconds: float) -> float:
             line, place = max(line, log.rfind("\n", place, at) + 1), max(place, at)
             values[line] = _whole(metric.name, lines, match)
     except Endless:
-        words = f"the pattern {given!r} did not finish within {seconds:g} s"
+        words = f"the pattern {short(given)} did not finish within {seconds:g} s"
         raise NoMetric(f"cannot read {metric.name}: {words}") from None
     if (later := _no_number_after(given, lines, place, seconds)) is not None:
         return _number(metric.name, later)
@@ -264,7 +264,9 @@ def last_json(name: str, log: str) -> Any:
     """
     for text in (log, *reversed(log.splitlines())):
         if text.lstrip()[:1] in ("{", "["):
-            for spelled in dict.fromkeys((text, _as_python_spells(text) if text.lstrip()[0] == "{" else text)):
+            with contextlib.suppress(ValueError, RecursionError, MemoryError):
+                return json.loads(text, object_pairs_hook=_Object)
+            if text.lstrip()[0] == "{" and (spelled := _as_python_spells(text)) != text:
                 with contextlib.suppress(ValueError, RecursionError, MemoryError):
                     return json.loads(spelled, object_pairs_hook=_Object)
     raise NoMetric(f"no JSON found for {name}")

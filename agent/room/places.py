@@ -169,10 +169,15 @@ def _paths(text: str) -> list[Path]:
     return found
 
 
-def _environment_of_uv() -> list[Path]:
-    """Return the folder that uv takes for the project's environment instead of .venv, if it is one."""
+def environment_of_uv() -> Path | None:
+    """Return the folder that uv takes for the project's environment instead of .venv, if one is named."""
     place = Path(os.environ.get("UV_PROJECT_ENVIRONMENT", ""))
-    return [place] if place.is_absolute() and os.access(place / "pyvenv.cfg", os.F_OK) else []
+    return place if place.is_absolute() else None
+
+
+def _environment_of_uv() -> list[Path]:
+    place = environment_of_uv()
+    return [place] if place is not None and os.access(place / "pyvenv.cfg", os.F_OK) else []
 
 
 def _of_network() -> list[Path]:
