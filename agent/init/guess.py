@@ -88,6 +88,10 @@ ENDS = {
     "std": 60,
 }
 RESERVED = 5  # penalty of a test set, which is reserved for the end
+OF_A_FOLD = 15  # penalty of one part of a cross-validation: the mean of all comes before it
+FOLD = re.compile(r"\b(?:fold|split|cv)[ \t#:_=(\[]{0,3}\d+\b", re.IGNORECASE)
+MEAN = {"mean", "avg", "average", "overall"}
+IS_MEAN = 3
 TUNED = 40  # a further penalty of it if the same is measured on a validation set
 CALLED_METRIC = 150
 METRIC_WORD = re.compile(
@@ -137,6 +141,11 @@ PAIR = re.compile(
     rf"(?P<number>{PRINTED})(?![\w.,]*\d)",
     re.IGNORECASE,
 )
+DIVERGED = re.compile(
+    rf"(?<![A-Za-z_])(?P<before>(?:\b{QUALIFIERS}[ \t]+){{0,8}})(?P<name>[A-Za-z_][\w./@-]*+)"
+    r"""["']?[ \t]*[:=|│┃][ \t]*(?:\w+\()?[-+]?(?:nan|inf(?:inity)?)(?!\w)""",
+    re.IGNORECASE,
+)
 SPLIT = r"(?<![\w./-])(?i:val(?:id(?:ation)?)?|test|eval|dev|train(?:ing)?)(?![\w/-]|\.\w)"
 # Where it says what the numbers after it on its line are of: `Test set: Average loss: 0.3`, `[val] loss: 0.3`. In
 # `loss 0.3 (train), acc 0.9` it is about the number before.
@@ -172,6 +181,10 @@ DEVIATION = re.compile(
     re.IGNORECASE,
 )
 LONGEST_DEVIATION = 60
+# No result: `[LightGBM] [Info] Start training from score -0.1`.
+STARTS_FROM = re.compile(r"\bfrom[ \t]+$")
+# What the score of this line is: `Metric val_loss improved by 0.1 >= min_delta = 0.0. New best score: 0.354`.
+IMPROVED = re.compile(r"\bmetric[ \t]+([\w./-]+)[ \t]+improved\b[^\n]*$", re.IGNORECASE)
 LEAST_OF_SPLIT = 85  # weight of losses, scores and errors: a time after `val` is not one of the held-out data
 LONG_LINE = re.compile(r"[^\n]{2000,}")
 LARGEST = 1e300
@@ -263,6 +276,7 @@ def meaning(name: str) -> tuple[Direction | None, int]:
     if SETTINGS & {*words} or LAST_OF_SETTINGS & {*words[-1:]}:
         return None, 0
     extra = -sum(ENDS.get(word, 0) for word in words) - (30 if {"train", "training"} & set(words) else 0)
+    extra += IS_MEAN if MEAN & set(words) else 0
     if not is_cost(name) and HELD_OUT & set(words):
         extra += 30 - (RESERVED if "test" in words else 0)
     if PER_BYTE.search(slug(name)):
@@ -351,13 +365,21 @@ def in_lines(text: str, wanted: str | None = None) -> list[Found]:
         if label.name in found or len(found) >= MOST_NAMES or len(label.name) > LONGEST_NAME or unnamed:
             continue
         words = DIGITS.sub("", label.text)
-        if failed[words] >= MOST_TRIES or _is_deviation(text, label):
+        before = text[text.rfind("\n", 0, label.start) + 1 : label.start]
+        if failed[words] >= MOST_TRIES or _is_deviation(before, label) or (bare and STARTS_FROM.search(before)):
             continue
         if (candidate := _in_line(text, match, label)) is not None:
-            found[label.name] = match.start(), candidate
+            found[label.name] = match.start(), _by_line(candidate, before)
         else:
             failed[words] += 1
     return [found for _, found in sorted(({**derived, **plain}).values(), key=lambda each: each[0])]
+
+
+def without_number(text: str) -> list[str]:
+    """Return the names after which a log has nan or inf, as in `val_loss: nan`, in the order of the text."""
+    text = LONG_LINE.sub("", printed(text).replace("\r", "\n")[-LONGEST_TEXT:])
+    names = (slug(f"{match['before']}{match['name']}") for match in DIVERGED.finditer(text))
+    return list(dict.fromkeys(names))
 
 
 def pytest_summary(text: str, junit: str | None, wanted: str | None) -> Found | None:
@@ -389,6 +411,15 @@ def slug(label: str) -> str:
 def _found(name: str, value: float, rule: dict[str, Any], where: str) -> Found:
     direction, weight = meaning(name)
     return Found(name, value, direction, weight, rule, where)
+
+
+def _by_line(found: Found, before: str) -> Found:
+    """Correct what a name means by the text before it on its line: of which part, or of which metric, it is."""
+    if FOLD.search(before):
+        found = dataclasses.replace(found, weight=found.weight - OF_A_FOLD)
+    if (improved := IMPROVED.search(before)) and "score" in _words(found.name):
+        found = dataclasses.replace(found, direction=meaning(improved[1])[0])
+    return found
 
 
 def _by_unit(found: Found, unit: str) -> Found:
@@ -449,9 +480,8 @@ def _about(text: str, at: int, label: str) -> _Label | None:
     return None
 
 
-def _is_deviation(text: str, label: _Label) -> bool:
-    before = text[text.rfind("\n", 0, label.start) + 1 : label.start][-LONGEST_DEVIATION:]
-    said = DEVIATION.search(f"{before}{label.text.split()[0]}")
+def _is_deviation(before: str, label: _Label) -> bool:
+    said = DEVIATION.search(f"{before[-LONGEST_DEVIATION:]}{label.text.split()[0]}")
     return said is not None and not said["mean"]
 
 

@@ -33,6 +33,8 @@ from agent.init.guess import (
     is_cost,
     meaning,
     pytest_summary,
+    slug,
+    without_number,
 )
 from agent.init.length import Length, length_of
 from agent.init.surface import Surface, surface
@@ -355,6 +357,7 @@ def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: InitConfig)
         junit = re.search(r"--junit-?xml[= ](\S+)", plan.candidate.command)
         found = pytest_summary(ran.text, junit[1] if junit else None, wanted.metric)
     found = found or choose_metric(seen, wanted.metric, prose(plan.files))
+    _require_number(plan, ran, seen, wanted, found)
     if found is not None:
         return _directed(found, wanted)
     names = named(list(dict.fromkeys(f.name for f in seen)), MOST_NUMBERS) or "none with a name"
@@ -364,6 +367,18 @@ def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: InitConfig)
         names,
         hint="print a line such as `loss: 1.23`, name a metric with --metric NAME, or another command with --command",
     )
+
+
+def _require_number(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: InitConfig, found: Found | None) -> None:
+    """Refuse a run that ended in nan where a likelier metric than the one found should be."""
+    numbers = {slug(f.name) for f in seen}
+    for name in without_number(ran.text):
+        likelier = found is None or meaning(name)[1] > found.weight
+        if name not in numbers and (slug(wanted.metric) == name if wanted.metric else meaning(name)[0] and likelier):
+            raise AutoresearchError(
+                f"{name} is not a finite number at the end of `{plan.candidate.command}`",
+                hint="fix the run, which diverges, or name another metric with --metric NAME",
+            )
 
 
 def _directed(found: Found, wanted: InitConfig) -> Found:

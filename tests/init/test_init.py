@@ -243,6 +243,18 @@ def test_no_run_writes_draft(tmp_path: Path, cli: Cli) -> None:
             1,
             "no number with a known direction (numbers found: well)",
         ),
+        (
+            {"train.py": "print('train_loss: 1\\nval_loss: 0.4\\nval_loss: nan')"},
+            [],
+            1,
+            "val_loss is not a finite number at the end",
+        ),
+        (
+            {"train.py": "print('loss: 1\\n| val acc | -inf |')"},
+            ["--metric", "val_acc"],
+            1,
+            "val_acc is not a finite number",
+        ),
         ({"train.py": "print('loss: 1')"}, ["--metric", "gain"], 1, "no number called gain (numbers found: loss)"),
         ({"train.py": "print('gain: 1')"}, ["--metric", "gain"], 1, "--direction minimize or --direction maximize"),
         ({"train.py": "print('loss: 1')"}, ["--mutable", "none/*.py"], 3, "no committed file matches --mutable"),

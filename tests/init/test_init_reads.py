@@ -132,6 +132,11 @@ LIGHTNING = """\u2503        Test metric        \u2503       DataLoader 0       
         ("Mean/std accuracy: 0.91 0.02\n", "accuracy", 0.91),
         ("std 0.1 accuracy 0.9\n", "accuracy", 0.9),
         ("standard accuracy: 0.9\n", "accuracy", 0.9),
+        ("Fold 1 accuracy: 0.9\nFold 5 accuracy: 0.95\nMean accuracy: 0.915 ± 0.005\n", "mean_accuracy", 0.915),
+        ("[fold 5/5] val_auc: 0.95\nCV auc: 0.915\n", "cv_auc", 0.915),
+        ("fold=5 | val_auc: 0.95\nOverall AUC = 0.915\n", "val_auc", 0.95),
+        ("accuracy: 0.95\naverage accuracy: 0.915\n", "average_accuracy", 0.915),
+        ("[LightGBM] [Info] Start training from score -0.105361\nseconds: 3\n", "seconds", 3),
     ],
 )
 def test_quality_is_chosen_before_a_speed_and_validation_before_test(text: str, name: str, value: float) -> None:
@@ -139,6 +144,13 @@ def test_quality_is_chosen_before_a_speed_and_validation_before_test(text: str, 
     assert found is not None
     assert (found.name, found.value) == (name, value)
     assert extract(Metric.model_validate(found.metric), text) == value
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(("name", "direction"), [("val_loss", "minimize"), ("val/acc", "maximize"), ("zeta", None)])
+def test_best_score_has_the_direction_of_the_metric_that_improved(name: str, direction: str | None) -> None:
+    found = in_output(f"Metric {name} improved by 0.1 >= min_delta = 0.0. New best score: 0.354\n")
+    assert [each.direction for each in found if each.name == "best_score"] == [direction]
 
 
 @pytest.mark.quick
