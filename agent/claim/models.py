@@ -15,7 +15,7 @@ from agent.protocol.models import LONGEST_SECONDS
 
 CLAIM_SCHEMA = "claim.schema.json"
 MOST_RUNS, MOST_CHANGES, MOST_SEEDS = 1000, 1000, 100
-LONGEST_TEXT, LONGEST_LOG_NAME = 1000, 100
+LONGEST_TEXT = 1000
 LARGEST_SEED = 2**63 - 1
 
 Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
