@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from agent.init.guess import in_lines
+from agent.init.numbers import in_lines
 from agent.source.constants import parsed
 
 Kind = Literal["training", "benchmark", "tests"]

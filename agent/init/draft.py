@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.init.discover import Candidate, Files
-from agent.init.guess import Found
 from agent.init.length import Length
+from agent.init.numbers import Found
 from agent.init.surface import Surface
 from agent.protocol.models import LONGEST_SECONDS
 

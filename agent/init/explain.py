@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agent.format import named
 from agent.init.draft import Draft, Plan
-from agent.init.guess import meaning
+from agent.init.names import meaning
 from agent.proposers.search.space import tunable_parameters
 from agent.protocol.models import Protocol
 from agent.session.context import known_constants

@@ -20,23 +20,13 @@ from agent.errors import AutoresearchError, ExperimentError, Interrupted, Precon
 from agent.execution.measure import read
 from agent.format import named
 from agent.init import trial
+from agent.init.choose import choose_metric
 from agent.init.discover import Candidate, Files, candidate_named, candidates, is_project, printed, prose, uses_uv
 from agent.init.draft import Draft, Plan, budget_of, limit_of, network_of, secondary, setup_of
 from agent.init.explain import Because, explain, notes_on, tunes
-from agent.init.guess import (
-    NUMBER,
-    Found,
-    choose_metric,
-    in_json,
-    in_lines,
-    in_output,
-    is_cost,
-    meaning,
-    pytest_summary,
-    slug,
-    without_number,
-)
 from agent.init.length import Length, length_of
+from agent.init.names import is_cost, meaning, slug
+from agent.init.numbers import NUMBER, Found, in_json, in_lines, in_output, pytest_summary, without_number
 from agent.init.surface import Surface, surface
 from agent.protocol.load import fault_of
 from agent.protocol.models import Constraints, Protocol

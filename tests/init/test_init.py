@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from agent.errors import NoMetric
-from agent.init.guess import choose_metric, in_json, in_lines, in_output, meaning, pytest_summary
+from agent.init.choose import choose_metric
+from agent.init.names import meaning
+from agent.init.numbers import in_json, in_lines, in_output, pytest_summary
 from agent.protocol.extract import extract
 from agent.protocol.load import load_protocol, require_runnable
 from agent.protocol.models import Metric

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from agent.errors import NoMetric
+from agent.init.choose import choose_metric
 from agent.init.discover import candidate_named, candidates, header
-from agent.init.guess import choose_metric, in_output
+from agent.init.numbers import in_output
 from agent.init.surface import surface
 from agent.proposers.search.space import tunable_parameters
 from agent.protocol.extract import extract

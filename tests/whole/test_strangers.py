@@ -21,7 +21,7 @@ from agent.cli import app
 from agent.errors import AutoresearchError, Interrupted, UsageError, Violation
 from agent.execution.progress import reading
 from agent.format import duration, fenced, figure
-from agent.init import guess
+from agent.init import numbers
 from agent.init.draft import budget_of
 from agent.init.surface import Surface
 from agent.journal.events import Event
@@ -505,7 +505,7 @@ def test_a_copys_git_is_only_read_inside(tmp_path: Path, head: str) -> None:
 
 def test_output_of_a_foreign_command_is_read_in_its_length() -> None:
     began = time.process_time()  # other load does not count
-    assert guess.in_lines("a" * 200_000 + "\nloss: 1.5\n" + f"{'n' * 300}: 1\nscore: {'1' * 400}\n")[0].name == "loss"
+    assert numbers.in_lines("a" * 200_000 + "\nloss: 1.5\n" + f"{'n' * 300}: 1\nscore: {'1' * 400}\n")[0].name == "loss"
     assert time.process_time() - began < 5
 
 

@@ -1,4 +1,4 @@
-"""Choose the metric in a command's output, its direction, and a rule that extracts it.
+"""Find the named numbers of a command's output, each with a rule that extracts it.
 
 A number is offered only if `protocol.extract` finds it in the same text with the same rule.
 """
@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from agent.errors import NoMetric
 from agent.format import printed
+from agent.init.names import SETTINGS, SPEED, TIME, WORDS, Direction, is_named, meaning, slug, words_of
 from agent.protocol.extract import extract, last_json
 from agent.protocol.models import LONGEST_NAME, Metric
 
-Direction = Literal["minimize", "maximize"]
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 # What programs print in place of a number, also as in `tensor(nan)`. With digits only, a run that diverged would be
 # read at an earlier place.
@@ -29,103 +28,14 @@ SENTENCE = (
     r"(?![ \t]*(?i:not?|did|does|has|have|is|was|improved?|(?:de|in)creased|reduced|best|new|plateau\w*|converged)\b)"
 )
 ANYTHING = rf"{NUMBER}|{SENTENCE}[^\s,;|│┃)\]}}]*"
-# Words of a name, the direction they imply, and how likely such a number is the metric.
-QUALITY: tuple[tuple[str, Direction, int], ...] = (
-    ("reward rewards rew return", "maximize", 105),
-    ("bpb bpc loss logloss nll perplexity ppl", "minimize", 100),
-    ("accuracy acc f1 auc auroc bleu rouge iou miou dice psnr ssim precision recall r2 map mrr ndcg", "maximize", 95),
-    ("error err rmse rmsle mse mae mape smape wer cer fid regret cost", "minimize", 90),
-    ("score elo speedup passed", "maximize", 85),
-    ("failed failures errors", "minimize", 20),
-)
-# A reward comes before a loss only where the name is that of a result: `mean_reward`, but `reward_bonus` may be a part.
-REWARD = set(QUALITY[0][0].split())
-OF_EPISODES = {"mean", "avg", "average", "ep", "episode", "episodic"}
-LEAST_REWARD = 80
-# Of these, no weight comes near that of a quality, even of one of the training data.
-SPEED = "throughput ops qps rps tps fps flops gflops tflops bandwidth speed"
-TIME = "latency time seconds second secs sec ms us ns elapsed duration runtime took"
-COSTS: tuple[tuple[str, Direction, int], ...] = (
-    (SPEED, "maximize", 30),
-    (TIME, "minimize", 25),
-    ("memory vram rss mb gb mib gib kb bytes", "minimize", 5),
-)
-WORDS = {word: (direction, weight) for words, direction, weight in (*QUALITY, *COSTS) for word in words.split()}
-COST_WORDS = {word for words, _, _ in COSTS for word in words.split()}
 # Units after a number, which say what a speed is: `5.1 ms/image` is a time.
 PER = r"(?:[ \t]*/[ \t]*|[ \t]+per[ \t]+)"
 RATE_UNIT = re.compile(rf"[ \t]*(?:[A-Za-z]+{PER}(?:s|secs?|seconds?|min|minutes?|h|hours?)|[kMG]?Hz|fps)\b")
 TIME_UNIT = re.compile(
     rf"[ \t]*(?:[mµun]?s|secs?|(?:milli|micro|nano)?seconds?|mins?|minutes?|hours?)\b({PER}[A-Za-z])?"
 )
-A_SECOND = re.compile(r"(_per_|/)(s|secs?|seconds?|minutes?|hours?)$|(tok|it|samples|images|ops|req|mb|gb)_s$")
-PER_BYTE = re.compile(r"bits_per_(byte|char|dim|token)")
-VALIDATION = {
-    "val",
-    "valid",
-    "validation",
-    "validated",
-    "cv",
-    "crossval",
-    "oof",
-    "eval",
-    "dev",
-    "heldout",
-    "held",
-    "holdout",
-}
-HELD_OUT = {*VALIDATION, "test"}
-# Penalties: among scores of the same thing, prefer the plain one to an extreme of its range.
-ENDS = {
-    "best": 10,
-    "max": 15,
-    "maximum": 15,
-    "highest": 15,
-    "worst": 25,
-    "min": 25,
-    "minimum": 25,
-    "lowest": 25,
-    "std": 60,
-}
-RESERVED = 5  # penalty of a test set, which is reserved for the end
 OF_A_FOLD = 15  # penalty of one part of a cross-validation: the mean of all comes before it
 FOLD = re.compile(r"\b(?:fold|split|cv)[ \t#:_=(\[]{0,3}\d+\b", re.IGNORECASE)
-MEAN = {"mean", "avg", "average", "overall"}
-IS_MEAN = 3
-TUNED = 40  # a further penalty of it if the same is measured on a validation set
-CALLED_METRIC = 150
-METRIC_WORD = re.compile(
-    r"\b(metric|objective|goal|score to|optimi[sz]e[sd]?|maximi[sz]e[sd]?|minimi[sz]e[sd]?|improve|lowest|highest"
-    r"|target)\b",
-    re.IGNORECASE,
-)
-ANOTHER = re.compile(r"\b(secondary|extra|informational|tie[- ]?break\w*|diagnostics?)\b", re.IGNORECASE)
-BETTER = re.compile(
-    r"\b(?:(higher|larger|bigger|greater|more)|(lower|smaller|less|fewer)) (?:is|are|=) (?:better|good)"
-    r"|\b(maximi[sz]\w*|highest|largest)|\b(minimi[sz]\w*|lowest|smallest)",
-    re.IGNORECASE,
-)
-SETTINGS = {
-    "lr",
-    "learning",
-    "batch",
-    "vocab",
-    "block",
-    "seed",
-    "limit",
-    "timeout",
-    "budget",
-    "params",
-    "tolerance",
-    "std",
-    "var",
-    "target",
-    "threshold",
-    "coef",
-    "coeff",
-}
-# As the last word of a name, these make it a setting or a status: `reward_scale`, but `clip_score` is a score.
-LAST_OF_SETTINGS = {"code", "scale", "scaling", "weight", "clip"}
 QUALIFIERS = (
     r"(?:val|valid|validation|test|train|training|eval|dev|cv|oof|cross[- ]?val(?:idat(?:ion|ed))?|held[- ]?out|holdout"
     r"|final|best|mean|median|avg|average|total|elapsed|wall|peak)"
@@ -215,99 +125,6 @@ class Found:
         return {"name": self.name, "direction": self.direction, "extract": self.extract}
 
 
-def choose_metric(found: list[Found], wanted: str | None, prose: str) -> Found | None:
-    """Return the number called `wanted`, or else the most likely one with a known direction.
-
-    Args:
-        found: the numbers of the output.
-        wanted: name of the metric, None if the user named none.
-        prose: the README, which breaks ties.
-    """
-    if wanted is not None:
-        named = [f for f in found if slug(f.name) == slug(wanted)] or [f for f in found if _is_named(f.name, wanted)]
-        return max(named, key=lambda f: f.weight, default=None)
-    directed = [dataclasses.replace(f, direction=said_direction(f.name, prose) or f.direction) for f in found]
-    tuned = [f for f in directed if f.direction and VALIDATION & {*_words(f.name)} and not is_cost(f.name)]
-    validated = any("test" in _words(f.name) and any(_alike(f, other) for other in tuned) for f in directed)
-
-    def likely(candidate: Found) -> int:
-        said = len(candidate.name) > 4 and re.search(rf"\b{re.escape(candidate.name)}\b", prose)
-        called = CALLED_METRIC if _is_called_metric(candidate.name, prose) else 0
-        reserved = TUNED if validated and "test" in _words(candidate.name) else 0
-        return candidate.weight + (15 if said else 0) + called - reserved
-
-    # Among equally likely numbers take the first: later ones usually give details.
-    return max((f for f in directed if f.direction is not None), key=likely, default=None)
-
-
-def _alike(one: Found, other: Found) -> bool:
-    """Return whether two numbers may measure the same kind of quality. A score may be of any."""
-    words, others = {*_words(one.name)}, {*_words(other.name)}
-    return one.direction == other.direction or "score" in words | others or bool(words & others & {*WORDS})
-
-
-def said_direction(name: str, prose: str) -> Direction | None:
-    """Return the direction that a README states for the number called `name`: `val_f1` (higher is better)."""
-    for clause in _clauses(name, prose):
-        if found := BETTER.search(clause.partition(name)[2]) or BETTER.search(clause):
-            return "maximize" if found[1] or found[3] else "minimize"
-    return None
-
-
-def _is_called_metric(name: str, prose: str) -> bool:
-    return any(METRIC_WORD.search(clause) for clause in _clauses(name, prose))
-
-
-def _clauses(name: str, prose: str) -> Iterator[str]:
-    """Yield the sentences of `prose` that contain `name`, up to a word such as "secondary"."""
-    whole = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
-    if len(name) < 2 or not whole.search(prose):
-        return
-    for clause in re.split(r"(?<=[.;!?])\s+|\n\s*\n|\n\s*[-*|#]", LONG_LINE.sub("", prose)):
-        said = ANOTHER.split(clause)[0]
-        if whole.search(said):
-            yield said
-
-
-@functools.lru_cache(maxsize=4096)
-def meaning(name: str) -> tuple[Direction | None, int]:
-    """Return the direction and weight of a name: `val_loss` is a likely metric, `training_seconds` an unlikely one."""
-    words = _words(name)
-    if SETTINGS & {*words} or LAST_OF_SETTINGS & {*words[-1:]}:
-        return None, 0
-    extra = -sum(ENDS.get(word, 0) for word in words) - (30 if {"train", "training"} & set(words) else 0)
-    extra += IS_MEAN if MEAN & set(words) else 0
-    if not is_cost(name) and HELD_OUT & set(words):
-        extra += 30 - (RESERVED if "test" in words else 0)
-    if PER_BYTE.search(slug(name)):
-        return "minimize", 100 + extra
-    if A_SECOND.search(name.lower()) or A_SECOND.search(slug(name)):
-        return "maximize", WORDS["throughput"][1] + extra
-    known = [word for word in words if word in WORDS]
-    if not known:
-        return None, extra
-    direction, weight = WORDS[known[-1]]
-    part = known[-1] in REWARD and words[-1] not in REWARD and not OF_EPISODES & {*words}
-    return direction, (LEAST_REWARD if part else weight) + extra
-
-
-def is_cost(name: str) -> bool:
-    """Return whether a name is that of a speed, a time or an amount of memory, and not of a quality."""
-    if PER_BYTE.search(slug(name)):
-        return False
-    known = [word for word in _words(name) if word in WORDS]
-    a_second = A_SECOND.search(name.lower()) or A_SECOND.search(slug(name))
-    return a_second is not None or (bool(known) and known[-1] in COST_WORDS)
-
-
-def _words(name: str) -> list[str]:
-    return [word for word in re.split(r"[^a-z0-9]+", slug(name)) if word]
-
-
-def _is_named(name: str, wanted: str) -> bool:
-    return f"_{slug(name)}".endswith(f"_{slug(wanted)}")
-
-
 def in_output(text: str, wanted: str | None = None) -> list[Found]:
     """Return every number of a log: in its JSON, and after a name in its lines.
 
@@ -361,7 +178,7 @@ def in_lines(text: str, wanted: str | None = None) -> list[Found]:
         label = _label_of(text, match)
         found = plain if label.title == label.text else derived
         bare = not re.search("[:=]", match["between"])
-        unnamed = bare and meaning(label.name)[0] is None and not (wanted and _is_named(label.name, wanted))
+        unnamed = bare and meaning(label.name)[0] is None and not (wanted and is_named(label.name, wanted))
         if label.name in found or len(found) >= MOST_NAMES or len(label.name) > LONGEST_NAME or unnamed:
             continue
         words = DIGITS.sub("", label.text)
@@ -403,11 +220,6 @@ def pytest_summary(text: str, junit: str | None, wanted: str | None) -> Found | 
     return Found(count, value, direction, 0, rule, f"pytest's summary; {why}")
 
 
-def slug(label: str) -> str:
-    """Return a label as the name of a column: `Test accuracy (%)` becomes test_accuracy."""
-    return re.sub(r"_*\W+_*", "_", re.sub(r"\([^)]*\)", "", label)).strip("_").lower()
-
-
 def _found(name: str, value: float, rule: dict[str, Any], where: str) -> Found:
     direction, weight = meaning(name)
     return Found(name, value, direction, weight, rule, where)
@@ -417,16 +229,16 @@ def _by_line(found: Found, before: str) -> Found:
     """Correct what a name means by the text before it on its line: of which part, or of which metric, it is."""
     if FOLD.search(before):
         found = dataclasses.replace(found, weight=found.weight - OF_A_FOLD)
-    if (improved := IMPROVED.search(before)) and "score" in _words(found.name):
+    if (improved := IMPROVED.search(before)) and "score" in words_of(found.name):
         found = dataclasses.replace(found, direction=meaning(improved[1])[0])
     return found
 
 
 def _by_unit(found: Found, unit: str) -> Found:
     """Correct the direction of a speed that is given as a time, or of a time that is given as a rate."""
-    known = [word for word in _words(found.name) if word in WORDS]
+    known = [word for word in words_of(found.name) if word in WORDS]
     rate, time = RATE_UNIT.match(unit), TIME_UNIT.match(unit)
-    unknown = found.direction is None and not SETTINGS & {*_words(found.name)}
+    unknown = found.direction is None and not SETTINGS & {*words_of(found.name)}
     if rate and (unknown or (known and known[-1] in TIME.split())):
         return dataclasses.replace(found, direction="maximize", weight=WORDS["throughput"][1])
     if time and not rate and ((unknown and time[1]) or (known and known[-1] in SPEED.split())):
@@ -460,7 +272,7 @@ def _label_of(text: str, match: re.Match[str]) -> _Label:
     found = _Label(match.start(), f"{label}{match['count'] or ''}", label)
     if meaning(label)[0] is None and re.search("[:=]", match["between"]):
         counted = match["count"] or re.search(r"\d[ \t]*$", text[max(0, match.start() - 9) : match.start()])
-        if counted or not any(word in SETTINGS or word.rstrip("s") in COUNTERS for word in _words(label)[-1:]):
+        if counted or not any(word in SETTINGS or word.rstrip("s") in COUNTERS for word in words_of(label)[-1:]):
             found = _about(text, match.start(), found.text) or found
     return dataclasses.replace(found, split=_split_before(text, found.start, found.title))
 
@@ -491,7 +303,7 @@ def _split_before(text: str, at: int, label: str) -> str:
     A `|` ends what a marker is said of. A name that has such a word itself needs no other.
     """
     if re.search(SPLIT, re.sub(r"[\W_]+", " ", label)) or not any(
-        WORDS.get(word, ("", 0))[1] >= LEAST_OF_SPLIT for word in _words(label)
+        WORDS.get(word, ("", 0))[1] >= LEAST_OF_SPLIT for word in words_of(label)
     ):
         return ""
     before = text[max(text.rfind(end, 0, at) for end in "\n|│┃") + 1 : at]

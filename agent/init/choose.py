@@ -1,0 +1,78 @@
+"""Choose the metric among the numbers of a command's output, by their names and what the README says."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+
+from agent.init.names import VALIDATION, WORDS, Direction, is_cost, is_named, slug, words_of
+from agent.init.numbers import LONG_LINE, Found
+
+TUNED = 40  # a further penalty of it if the same is measured on a validation set
+CALLED_METRIC = 150
+METRIC_WORD = re.compile(
+    r"\b(metric|objective|goal|score to|optimi[sz]e[sd]?|maximi[sz]e[sd]?|minimi[sz]e[sd]?|improve|lowest|highest"
+    r"|target)\b",
+    re.IGNORECASE,
+)
+ANOTHER = re.compile(r"\b(secondary|extra|informational|tie[- ]?break\w*|diagnostics?)\b", re.IGNORECASE)
+BETTER = re.compile(
+    r"\b(?:(higher|larger|bigger|greater|more)|(lower|smaller|less|fewer)) (?:is|are|=) (?:better|good)"
+    r"|\b(maximi[sz]\w*|highest|largest)|\b(minimi[sz]\w*|lowest|smallest)",
+    re.IGNORECASE,
+)
+
+
+def choose_metric(found: list[Found], wanted: str | None, prose: str) -> Found | None:
+    """Return the number called `wanted`, or else the most likely one with a known direction.
+
+    Args:
+        found: the numbers of the output.
+        wanted: name of the metric, None if the user named none.
+        prose: the README, which breaks ties.
+    """
+    if wanted is not None:
+        named = [f for f in found if slug(f.name) == slug(wanted)] or [f for f in found if is_named(f.name, wanted)]
+        return max(named, key=lambda f: f.weight, default=None)
+    directed = [dataclasses.replace(f, direction=said_direction(f.name, prose) or f.direction) for f in found]
+    tuned = [f for f in directed if f.direction and VALIDATION & {*words_of(f.name)} and not is_cost(f.name)]
+    validated = any("test" in words_of(f.name) and any(_alike(f, other) for other in tuned) for f in directed)
+
+    def likely(candidate: Found) -> int:
+        said = len(candidate.name) > 4 and re.search(rf"\b{re.escape(candidate.name)}\b", prose)
+        called = CALLED_METRIC if _is_called_metric(candidate.name, prose) else 0
+        reserved = TUNED if validated and "test" in words_of(candidate.name) else 0
+        return candidate.weight + (15 if said else 0) + called - reserved
+
+    # Among equally likely numbers take the first: later ones usually give details.
+    return max((f for f in directed if f.direction is not None), key=likely, default=None)
+
+
+def _alike(one: Found, other: Found) -> bool:
+    """Return whether two numbers may measure the same kind of quality. A score may be of any."""
+    words, others = {*words_of(one.name)}, {*words_of(other.name)}
+    return one.direction == other.direction or "score" in words | others or bool(words & others & {*WORDS})
+
+
+def said_direction(name: str, prose: str) -> Direction | None:
+    """Return the direction that a README states for the number called `name`: `val_f1` (higher is better)."""
+    for clause in _clauses(name, prose):
+        if found := BETTER.search(clause.partition(name)[2]) or BETTER.search(clause):
+            return "maximize" if found[1] or found[3] else "minimize"
+    return None
+
+
+def _is_called_metric(name: str, prose: str) -> bool:
+    return any(METRIC_WORD.search(clause) for clause in _clauses(name, prose))
+
+
+def _clauses(name: str, prose: str) -> Iterator[str]:
+    """Yield the sentences of `prose` that contain `name`, up to a word such as "secondary"."""
+    whole = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
+    if len(name) < 2 or not whole.search(prose):
+        return
+    for clause in re.split(r"(?<=[.;!?])\s+|\n\s*\n|\n\s*[-*|#]", LONG_LINE.sub("", prose)):
+        said = ANOTHER.split(clause)[0]
+        if whole.search(said):
+            yield said
