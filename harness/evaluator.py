@@ -73,13 +73,15 @@ class Service:
         self._load = self._reader.start("load_task")
         self._lock = threading.Lock()
         self._clock_runs = self._has_model = False
+        self._training: list[Path] | None = None
 
     def train(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
         """Return up to FILES_AT_ONCE files of the training text. The first call starts the training clock."""
-        paths = sorted(evaluated_folder().glob("train_*.npy"))
         begin = int(request.get("from", 0))
-        some = paths[begin : begin + FILES_AT_ONCE]
         with self._lock:
+            if self._training is None:  # listed once: with thousands of files it takes a while
+                self._training = sorted(evaluated_folder().glob("train_*.npy"))
+            paths, some = self._training, self._training[begin : begin + FILES_AT_ONCE]
             if not self._clock_runs:
                 self._clock_runs = True
                 say("clock", at=time.monotonic())

@@ -5,7 +5,9 @@ with open file descriptors if the request asked for files. This module does not 
 """
 
 import json
+import math
 import os
+import resource
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,7 +18,9 @@ from typing import Any
 VARIABLE = "AUTORESEARCH_EVALUATOR"
 UNTRACED_VARIABLE = "AUTORESEARCH_ALLOW_UNTRACED"
 LONGEST_LINE = 2**16
+# Even: a shard has two files, which follow each other by name, and each answer has both. One message takes 253 at most.
 FILES_AT_ONCE = 100
+OTHER_FILES = 50  # that a run may open later
 LONGEST_ADDRESS = 100  # bytes; the system allows 104 to 108
 
 _moving = threading.Lock()
@@ -57,6 +61,7 @@ def ask(address: Path, request: dict[str, Any], content: Path | None = None) -> 
     Raises:
         Refused: the evaluator refused the request, with its reason, or did not answer.
     """
+    files: list[int] = []
     try:
         with socket.socket(socket.AF_UNIX) as line:
             with reachable(address) as name:
@@ -66,26 +71,60 @@ def ask(address: Path, request: dict[str, Any], content: Path | None = None) -> 
             if content is not None:
                 with content.open("rb") as file:
                     line.sendfile(file)
-            said, files = b"", []
+            said = b""
             while not said.endswith(b"\n") and len(said) < LONGEST_LINE:
-                more, came, _, _ = socket.recv_fds(line, LONGEST_LINE, FILES_AT_ONCE)
+                more, came, flags, _ = socket.recv_fds(line, LONGEST_LINE, FILES_AT_ONCE)
                 files += came
+                if flags & socket.MSG_CTRUNC:  # the system drops what it cannot open
+                    raise OSError(f"this process cannot have more than {_open_files()[0]} files open")
                 if not more:
                     break
                 said += more
             answer = json.loads(said)
     except (OSError, ValueError) as error:
+        for descriptor in files:
+            os.close(descriptor)
         raise Refused(f"the evaluator does not answer: {error}") from None
     if "refused" in answer:
         raise Refused(str(answer["refused"]))
     return answer, files
 
 
-def training_files(address: Path) -> dict[str, int]:
-    """Return open descriptors of the training text's files, by file name. This call starts the training clock."""
-    found: dict[str, int] = {}
+def training_files(address: Path) -> Iterator[dict[str, int]]:
+    """Yield open descriptors of the training text's files by name, both files of some shards at a time.
+
+    The first of them starts the training clock.
+    """
+    allow_open_files(0)
+    found = 0
     while True:
-        answer, files = ask(address, {"ask": "train", "from": len(found)})
-        found.update(zip(answer["names"], files, strict=True))
-        if len(found) >= answer["of"]:
-            return found
+        answer, files = ask(address, {"ask": "train", "from": found})
+        yield dict(zip(answer["names"], files, strict=True))
+        found += len(files)
+        if found >= answer["of"]:
+            return
+        allow_open_files((answer["of"] - found) // 2)
+
+
+def allow_open_files(mapped: int) -> None:
+    """Raise this process's limit of open files, if it is too low: Python keeps one for each file that it maps.
+
+    Args:
+        mapped: files that will stay mapped.
+
+    Raises:
+        ValueError: the system allows too few.
+    """
+    needed = sum(1 for _ in Path("/dev/fd").iterdir()) + mapped + FILES_AT_ONCE + OTHER_FILES
+    soft, hard = _open_files()
+    if needed <= soft:
+        return
+    if needed > hard:
+        raise ValueError(f"{mapped} shards need {needed} open files, but the limit (`ulimit -Hn`) is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
+def _open_files() -> tuple[float, float]:
+    """Return the soft and the hard limit of open files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (math.inf if soft == resource.RLIM_INFINITY else soft, math.inf if hard == resource.RLIM_INFINITY else hard)

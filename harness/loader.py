@@ -65,7 +65,7 @@ def make_dataloader(
 
     def rows() -> Iterator[tuple[Array, int]]:
         # Deferred until the first batch is requested, because receiving the training text starts the training clock.
-        shards = opened(handover.training_files(address)) if address else shards_of(snapshot.directory, split)
+        shards = received(address) if address else shards_of(snapshot.directory, split)
         yield from _pack(shards, seed if split == "train" else None, seq_len + 1)
 
     return _work_ahead(_batches(rows(), batch_size))
@@ -83,6 +83,7 @@ def pack_rows(directory: Path, split: "Split", row_length: int, seed: int = 0) -
 def shards_of(directory: Path, split: "Split") -> Shards:
     """Return the tokens of each shard of a snapshot, with the offsets of its documents."""
     paths = sorted(directory.glob(f"{split}_*.tokens.npy"))
+    handover.allow_open_files(len(paths))
     return [(np.asarray(np.load(path, mmap_mode="r")), np.load(offsets_path(path))) for path in paths]
 
 
@@ -90,6 +91,11 @@ def training_tokens(directory: Path, number: int) -> Array:
     """Return about `number` tokens of the training text, an equal part from each shard."""
     shards = shards_of(directory, "train")
     return np.concatenate([tokens[: max(1, number // len(shards))] for tokens, _ in shards])
+
+
+def received(address: Path) -> Shards:
+    """Return the training text that the evaluator at `address` gives out, which starts the training clock."""
+    return [shard for files in handover.training_files(address) for shard in opened(files)]
 
 
 def opened(files: Mapping[str, int]) -> Shards:

@@ -1,6 +1,10 @@
 """Packing and batches, from the embedded text."""
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 import threading
 from bisect import bisect_left
 from itertools import islice
@@ -14,6 +18,7 @@ from harness import loader, settings
 from harness.loader import pack_rows
 from prepare import Tokenizer, make_dataloader
 from tests.common.caches import T, current
+from tests.common.workspaces import ROOT
 
 
 def taken(tokenizer: Tokenizer, split: Any, rows: int, batch_size: int, seed: int = 0) -> Any:
@@ -116,6 +121,63 @@ def test_the_thread_ends_when_the_loader_is_closed(tokenizer: Tokenizer) -> None
     batches.close()
     thread.join(10)
     assert not thread.is_alive()
+
+
+ROWS_OF_MANY_SHARDS = """
+import os, resource, subprocess, sys, tempfile
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, int(sys.argv[2])))
+from pathlib import Path
+from harness import handover, loader
+from harness.prepared import current_snapshot
+from itertools import islice
+
+def first(shards):
+    return [row.tolist() for row, _ in islice(loader._pack(shards, 1, 257), 20)]
+
+with tempfile.TemporaryDirectory() as folder:
+    address = Path(folder) / "socket"
+    command = [sys.executable, "harness/evaluator.py", str(address)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as evaluator:
+        evaluator.stdout.readline()
+        try:
+            shards = loader.received(address)
+        finally:
+            evaluator.stdin.close()
+    assert first(shards) == first(loader.shards_of(current_snapshot().directory, "train"))
+    print(len(shards))
+"""
+
+
+@pytest.fixture
+def many_shards(embedded: Path, tmp_path: Path) -> Path:
+    """A cache whose training text has 400 shards, of which each is the same."""
+    cache = shutil.copytree(embedded, tmp_path / "cache")
+    for kind in ("tokens", "offsets"):
+        first = current(cache) / f"train_00000.{kind}.npy"
+        for number in range(1, 400):
+            (current(cache) / f"train_{number:05d}.{kind}.npy").hardlink_to(first)
+    return cache
+
+
+def many(cache: Path, hard: int) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", ROWS_OF_MANY_SHARDS, str(cache), str(hard)],
+        cwd=ROOT,
+        env={**os.environ, "AUTORESEARCH_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_a_low_limit_of_open_files_does_not_limit_the_shards(many_shards: Path) -> None:
+    done = many(many_shards, 4096)
+    assert (done.returncode, done.stdout) == (0, "400\n"), done.stderr
+
+
+def test_more_shards_than_the_system_allows_open_files_is_a_sentence(many_shards: Path) -> None:
+    done = many(many_shards, 300)
+    assert re.search(r"ValueError: \d+ shards need \d+ open files, but the limit .* is 300\n$", done.stderr)
 
 
 @pytest.mark.parametrize("arguments", [(0, T, "train"), (8, 0, "train"), (8, T, "test")])

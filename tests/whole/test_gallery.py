@@ -243,7 +243,7 @@ CHEATS: Mapping[str, tuple[str, str, str | None]] = {
     "work before the clock": ("top", "import time; time.sleep(12)", "more than its budget"),
     "text asked for before it trains": (
         "middle",
-        "from harness import handover; handover.training_files(handover.at_work()); time.sleep(2.2)",
+        "from harness import handover; next(handover.training_files(handover.at_work())); time.sleep(2.2)",
         "after its first text",
     ),
     "a text of its own": ("middle", OWN_TEXT, "asked for no text"),
