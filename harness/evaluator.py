@@ -6,8 +6,8 @@
 One process serves one run. It hands out the training text; the first request for it starts the training clock. It
 accepts one model: a graph that `mx.export_function` wrote, from int32 tokens (rows, MAX_SEQ_LEN) to logits (rows,
 MAX_SEQ_LEN, VOCAB_SIZE). It reports events on standard output as JSON objects, one per line: ready, clock, handed_over,
-answer, refused, untraced. It exits when its standard input is closed. AUTORESEARCH_KEEP_MODEL names a file that
-receives the model once it is scored.
+answer, refused (with a field `fault` if the run is not to blame), untraced. It exits when its standard input is closed.
+AUTORESEARCH_KEEP_MODEL names a file that receives the model once it is scored.
 
 With --holdout it scores such a file on the holdout in AUTORESEARCH_HOLDOUT, reports one event, holdout or refused, and
 exits. ROWS is the batch size of the graph.
@@ -27,7 +27,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -205,8 +205,11 @@ def save_losses(losses: "Array") -> None:
 
     if given := os.environ.get("AUTORESEARCH_LOSSES"):
         part = Path(f"{given}.part.npy")
-        np.save(part, losses.astype(np.float32))
-        part.replace(given)
+        try:
+            np.save(part, losses.astype(np.float32))
+            part.replace(given)
+        except OSError:  # a full disk: the metric is known all the same
+            part.unlink(missing_ok=True)
 
 
 def save_model(model: Path) -> None:
@@ -239,7 +242,7 @@ def score_on_holdout(model: Path, batch: int) -> None:
 
 def serve(client: socket.socket, service: Service) -> None:
     """Answer one request. Malformed requests get no answer."""
-    with client, tempfile.TemporaryDirectory() as folder:
+    with client:
         client.settimeout(SILENT_SECONDS)
         files: list[int] = []
         try:
@@ -255,10 +258,7 @@ def serve(client: socket.socket, service: Service) -> None:
             elif what == "rows":
                 answer, files = service.rows()
             elif what == "model":
-                model = Path(folder) / "model.mlxfn"
-                _receive(client, rest, size, model)
-                client.settimeout(None)
-                answer = service.model(request, model)
+                answer = _handed_over(client, rest, request, service)
             else:
                 answer = {"refused": f"unknown request {str(what)[:40]!r}"}
             message = json.dumps(answer).encode() + b"\n"
@@ -283,16 +283,41 @@ def _line(client: socket.socket) -> tuple[bytes, bytes]:
     return head, rest
 
 
-def _receive(client: socket.socket, rest: bytes, size: int, model: Path) -> None:
-    with model.open("wb") as file:
-        file.write(rest[:size])
-        left = size - len(rest)
-        while left > 0:
+def _handed_over(client: socket.socket, rest: bytes, request: dict[str, Any], service: Service) -> dict[str, Any]:
+    """Store the model that follows a request, and return its answer.
+
+    Raises:
+        EOFError: the client does not send all of it.
+    """
+    content = _content(client, rest, int(request["bytes"]))
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            model = Path(folder) / "model.mlxfn"
+            with model.open("wb") as file:
+                file.writelines(content)
+            client.settimeout(None)
+            return service.model(request, model)
+    except OSError as error:  # a full disk
+        for _ in content:  # a client that is still sending reads no answer
+            pass
+        reason = f"the evaluator cannot store the model: {error.strerror or error}"
+        say("refused", reason=reason, fault="disk")
+        return {"refused": reason}
+
+
+def _content(client: socket.socket, rest: bytes, size: int) -> Iterator[bytes]:
+    """Yield `size` bytes from a client, which begin with the `rest` of what was received."""
+    yield rest[:size]
+    left = size - len(rest)
+    while left > 0:
+        try:
             more = client.recv(min(left, 2**20))
-            if not more:
-                raise EOFError
-            file.write(more)
-            left -= len(more)
+        except OSError:
+            more = b""
+        if not more:
+            raise EOFError
+        left -= len(more)
+        yield more
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -80,6 +80,8 @@ def ask(address: Path, request: dict[str, Any], content: Path | None = None) -> 
                 if not more:
                     break
                 said += more
+            if not said:
+                raise OSError("it closed the connection")
             answer = json.loads(said)
     except (OSError, ValueError) as error:
         for descriptor in files:

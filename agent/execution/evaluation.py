@@ -25,7 +25,7 @@ from typing import Any
 
 from agent.errors import AutoresearchError, ExperimentError, Faulted, Violation
 from agent.execution.allowance import Allowance
-from agent.execution.gpu_fault import described, fault_of_evaluator
+from agent.execution.gpu_fault import FULL_DISK, described, fault_of_evaluator
 from agent.execution.kill import end_all
 from agent.format import figure
 from agent.repository.harness import EVALUATORS, HANDED_OVER
@@ -408,8 +408,10 @@ def _at(event: dict[str, Any]) -> float:
 
 
 def refusal(evaluator: Evaluator) -> ExperimentError:
-    """Return the error of a run whose model the evaluator refused, or could not evaluate because the GPU failed."""
+    """Return the error of a run whose model the evaluator refused, or could not evaluate because the machine failed."""
     reason = " ".join(str(evaluator.event("refused").get("reason", "it was refused")).split())[:300]
+    if evaluator.event("refused").get("fault") == "disk":
+        return Faulted(f"{FULL_DISK} in the evaluation: {reason}", "machine")
     fault = fault_of_evaluator(reason, evaluator.log)
     if fault:
         return Faulted(f"{described(fault)} in the evaluation: {reason}", fault)

@@ -78,6 +78,9 @@ _HELP = {
     "machine": "restart the machine; check an NVIDIA card with `nvidia-smi`",
 }
 
+# A run says nothing about the candidate either if the evaluator could not write: this begins its error.
+FULL_DISK = "a disk is full or failed"
+
 
 def fault_in(returncode: int | None, log: str) -> Fault:
     """Return the fault that ended a failed run; empty if the run does not say so in its last error."""
@@ -111,6 +114,11 @@ def described(fault: Fault) -> str:
     return _WORDS[fault]
 
 
-def remedy(fault: Fault) -> str:
-    """Return what helps against a fault that comes again and again."""
-    return f"{_HELP[fault]}; then run the same command again, which continues from here"
+def remedy(fault: Fault, error: str = "") -> str:
+    """Return what helps against a fault that comes again and again.
+
+    Args:
+        error: of the run that it ended.
+    """
+    helps = "free some disk space, also in TMPDIR" if error.startswith(FULL_DISK) else _HELP[fault]
+    return f"{helps}; then run the same command again, which continues from here"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agent.errors import ExperimentError, MachineFault
-from agent.execution.gpu_fault import remedy
+from agent.execution.gpu_fault import FULL_DISK, remedy
 from agent.execution.process import POLL_SECONDS
 from agent.format import duration
 from agent.journal.experiment import Run
@@ -108,7 +108,9 @@ def hopeless(run: Run, which: str) -> MachineFault:
         run: the latest faulted run.
         which: how many runs failed, such as `6 runs in a row`.
     """
-    return MachineFault(f"the GPU failed in {which}, the last time with: {run.error}", hint=remedy(run.fault))
+    error = run.error or ""
+    what = FULL_DISK if error.startswith(FULL_DISK) else "the GPU failed"
+    return MachineFault(f"{what} in {which}, the last time with: {error}", hint=remedy(run.fault, error))
 
 
 def wait(seconds: float, tick: Callable[[float], None]) -> None:

@@ -11,9 +11,10 @@ import pytest
 
 from agent.errors import ExperimentError, Faulted, Violation
 from agent.execution.evaluation import Evaluator, refusal
-from agent.execution.gpu_fault import LONGEST_LOG, described, fault_in, fault_of_evaluator, remedy
+from agent.execution.gpu_fault import FULL_DISK, LONGEST_LOG, described, fault_in, fault_of_evaluator, remedy
 from agent.execution.oom import ran_out
-from agent.journal.experiment import Fault
+from agent.journal.experiment import Fault, Run
+from agent.session.faults import hopeless
 from tests.common.machine_faults import KINDS, LOGS, log_of
 
 pytestmark = pytest.mark.quick
@@ -67,3 +68,16 @@ def test_run_whose_evaluation_a_fault_ended_is_not_voided(
         error = refusal(Evaluator(tmp_path / "socket", tmp_path / "evaluator.log", process))
     assert type(error) is expected
     assert reason in str(error)
+
+
+def test_run_whose_model_the_evaluator_cannot_store_is_not_voided(tmp_path: Path) -> None:
+    event = {"event": "refused", "reason": "the evaluator cannot store the model: No space", "fault": "disk"}
+    said = f"print({json.dumps(event)!r}, flush=True)"
+    with subprocess.Popen([sys.executable, "-c", said], stdout=subprocess.PIPE) as process:
+        process.wait()
+        error = refusal(Evaluator(tmp_path / "socket", tmp_path / "evaluator.log", process))
+    assert isinstance(error, Faulted)
+    assert str(error) == f"{FULL_DISK} in the evaluation: {event['reason']}"
+    ended = hopeless(Run(None, 1.0, error=str(error), fault=error.fault), "6 runs in a row")
+    assert str(ended) == f"{FULL_DISK} in 6 runs in a row, the last time with: {error}"
+    assert ended.hint.startswith("free some disk space, also in TMPDIR; then run the same command again")

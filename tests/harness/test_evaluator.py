@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -32,15 +32,22 @@ from mlx.utils import tree_flatten, tree_unflatten
 @pytest.fixture
 def beside(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Beside"]:
     """An evaluator started like the loop does; this process is the run that it serves."""
-    address = tmp_path / "socket"
-    env = {**os.environ, "AUTORESEARCH_CACHE": str(cache), "AUTORESEARCH_LOSSES": str(tmp_path / "losses.npy")}
+    with started(cache, tmp_path / "socket", tmp_path / "losses.npy") as found:
+        monkeypatch.setenv("AUTORESEARCH_EVALUATOR", str(found.address))
+        yield found
+
+
+@contextmanager
+def started(cache: Path, address: Path, losses: Path, limits: str = "true") -> Iterator["Beside"]:
+    """Run an evaluator with the limits that a shell command sets."""
+    env = {**os.environ, "AUTORESEARCH_CACHE": str(cache), "AUTORESEARCH_LOSSES": str(losses)}
     command = [sys.executable, str(ROOT / "harness" / "evaluator.py"), str(address)]
+    command = ["bash", "-c", f'{limits} && exec "$@"', "bash", *command]
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         found = Beside(address, process)
         assert found.event()["event"] == "ready"
-        monkeypatch.setenv("AUTORESEARCH_EVALUATOR", str(address))
         yield found
         process.stdin.close()
         process.wait(20)
@@ -82,6 +89,26 @@ def test_a_run_has_one_evaluation(model: Bigram, tokenizer: Tokenizer, beside: B
     assert losses[lengths > 0].sum() / lengths.sum() / np.log(2) == pytest.approx(value, abs=1e-5)
     with pytest.raises(ValueError, match="only one evaluation in a run"):
         evaluate_bpb(Bigram(), tokenizer, 16)
+
+
+def test_a_metric_is_known_though_its_losses_cannot_be_saved(
+    model: Bigram, tokenizer: Tokenizer, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with started(cache, tmp_path / "socket", tmp_path / "missing" / "losses.npy") as found:
+        monkeypatch.setenv("AUTORESEARCH_EVALUATOR", str(found.address))
+        value = evaluate_bpb(model, tokenizer, 16)
+        assert [found.event()["event"], found.event().get("metric")] == ["handed_over", value]
+
+
+def test_a_model_that_cannot_be_stored_is_no_fault_of_the_run(
+    model: Bigram, tokenizer: Tokenizer, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with started(cache, tmp_path / "socket", tmp_path / "losses.npy", "ulimit -f 100") as found:  # kB
+        monkeypatch.setenv("AUTORESEARCH_EVALUATOR", str(found.address))
+        with pytest.raises(handover.Refused, match="cannot store the model: File too large"):
+            evaluate_bpb(model, tokenizer, 16)
+        said = found.event()
+    assert (said["event"], said["fault"]) == ("refused", "disk")
 
 
 def test_a_run_has_the_training_text_when_it_asks_for_it(tokenizer: Tokenizer, beside: Beside) -> None:
