@@ -55,10 +55,14 @@ def fail(message: str, *, hint: str = "", code: int = 3) -> NoReturn:
 
 
 def _cache_folder() -> Path:
+    given = os.environ.get("AUTORESEARCH_CACHE")
     try:
-        return Path(os.environ.get("AUTORESEARCH_CACHE") or "~/.cache/autoresearch").expanduser()
+        return Path(given or "~/.cache/autoresearch").expanduser().absolute()
     except RuntimeError:
-        fail("the current user has no home folder", hint="set AUTORESEARCH_CACHE to a folder for the data")
+        what = "the current user has no home folder"
+        if given:
+            what = f"AUTORESEARCH_CACHE={given}: the home folder of {given.partition('/')[0]} is unknown"
+        fail(what, hint="set AUTORESEARCH_CACHE to a folder for the data")
 
 
 CACHE_DIR = _cache_folder()

@@ -12,7 +12,7 @@ import typer
 from agent.cli import streams
 from agent.cli.usage import Commands, print_error
 from agent.errors import explain
-from agent.journal.paths import workspace_of
+from agent.journal.paths import pin_cache, workspace_of
 from agent.system.invocation import stand
 
 RESEARCH, LOOK, PREPARE = "Research", "Inspect", "Set up"  # the sections of the help page
@@ -76,6 +76,7 @@ def main(
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
+    pin_cache()
     stand(folder if folder != Path() else None)
     Options.here, Options.folder, Options.debug = folder, workspace_of(folder), debug
 

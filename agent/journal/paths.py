@@ -60,7 +60,28 @@ def home_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    return Path(os.environ.get("AUTORESEARCH_CACHE") or home_folder() / ".cache" / "autoresearch").expanduser()
+    """Return the folder of prepared data, absolute.
+
+    Raises:
+        PreconditionError: this user has no home folder, or AUTORESEARCH_CACHE names that of an unknown one.
+    """
+    given = os.environ.get("AUTORESEARCH_CACHE")
+    if not given:
+        return home_folder() / ".cache" / "autoresearch"
+    try:
+        return Path(given).expanduser().absolute()
+    except RuntimeError:
+        raise PreconditionError(
+            f"AUTORESEARCH_CACHE={given}: the home folder of {given.partition('/')[0]} is unknown",
+            hint="set AUTORESEARCH_CACHE to an absolute path",
+        ) from None
+
+
+def pin_cache() -> None:
+    """Make AUTORESEARCH_CACHE absolute for the processes that this one starts, whose working directories differ."""
+    if os.environ.get("AUTORESEARCH_CACHE"):
+        with contextlib.suppress(PreconditionError, OSError):  # reported by what needs the folder
+            os.environ["AUTORESEARCH_CACHE"] = str(cache_folder())
 
 
 def cache_places() -> tuple[Path, ...]:

@@ -25,6 +25,13 @@ def test_without_data_the_constants_are_a_sentence(tmp_path: Path) -> None:
     assert done.stderr == f"error: no prepared data found in {tmp_path}\nhint: run `uv run prepare.py`\n"
 
 
+def test_a_cache_of_an_unknown_user_is_a_sentence() -> None:
+    done = python(Path("~nobody-of-this-name/data"), "import prepare")
+    assert done.returncode == 3
+    said = "AUTORESEARCH_CACHE=~nobody-of-this-name/data: the home folder of ~nobody-of-this-name is unknown"
+    assert done.stderr.startswith(f"error: {said}\nhint: ")
+
+
 def test_the_constants_are_those_of_the_snapshot(embedded: Path) -> None:
     code = (
         "import sys, prepare; from prepare import *\n"

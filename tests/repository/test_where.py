@@ -60,6 +60,36 @@ def test_a_subfolder_finds_its_workspace(quick: Path) -> None:
     assert shown == json.loads(call(quick, "status", "--json").stdout)
 
 
+@pytest.mark.parametrize("sandbox", ["auto", "off"])
+def test_a_relative_cache_is_in_the_folder_where_the_command_was_typed(quick: Path, sandbox: str) -> None:
+    protocol = json.loads((quick / "protocol.json").read_bytes())
+    protocol["environment"]["setupCommands"] = ['touch "$AUTORESEARCH_CACHE/seen"']
+    (quick / "protocol.json").write_text(json.dumps(protocol))
+    inside = quick / "notes"
+    inside.mkdir()
+    (quick / ".gitignore").open("a").write("notes/\n")
+    commit_all(quick, "a setup command")
+    for command in (["baseline", "--sandbox", sandbox], ["-C", "..", "status"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "agent", *command],
+            cwd=inside,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "AUTORESEARCH_CACHE": "data"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == (3 if "status" in command else 0), done.stderr
+    assert (inside / "data" / "seen").exists()
+    assert not (quick / "data").exists()
+
+
+def test_a_cache_of_an_unknown_user_is_a_sentence(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTORESEARCH_CACHE", "~nobody-of-this-name/data")
+    done = call(quick, "baseline")
+    assert done.returncode == 3
+    said = "AUTORESEARCH_CACHE=~nobody-of-this-name/data: the home folder of ~nobody-of-this-name is unknown"
+    assert f"error: {said}\nhint: set AUTORESEARCH_CACHE to an absolute path\n" in done.stderr
+
+
 def test_a_repository_inside_a_workspace_is_its_own(quick: Path) -> None:
     other = quick / "other"
     other.mkdir()
