@@ -195,8 +195,7 @@ def processes() -> int:
     """Return the number of worker processes: one per core, at least two: the second pass needs another process."""
     if os.path.exists("/dev/nvidia0") or sys.platform == "darwin":  # noqa: PTH110
         return 2
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(2, own)
+    return max(2, blas.cores())
 
 
 def save_losses(losses: "Array") -> None:

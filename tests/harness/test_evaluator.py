@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import handover, settings
+from harness import evaluator, handover, settings
 from harness.loader import pack_rows, validation_rows
 from prepare import Tokenizer, evaluate_bpb, make_dataloader
 from tests.common.bigram import Bigram, independent_bpb
@@ -345,3 +345,13 @@ def test_evaluator_imports_nothing_of_its_copy_but_the_harness(cache: Path, tmp_
         with pytest.raises(handover.Refused, match="not a readable graph"):
             handover.ask(tmp_path / "socket", {"ask": "model", "rows": 16}, tmp_path / "graph")
         process.stdin.close()
+
+
+def test_a_quota_limits_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container has all cores of its machine, but the time of a few."""
+    if evaluator.processes() == 2 and (sys.platform == "darwin" or Path("/dev/nvidia0").exists()):
+        pytest.skip("with a GPU there are always two")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    real = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda p: "300000 100000\n" if p.name == "cpu.max" else real(p))
+    assert evaluator.processes() == 3
