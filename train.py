@@ -93,11 +93,38 @@ FINAL_LR_FRACTION = 0.0  # search: 0.0..0.2
 ATTENTION_BLOCKS = 2  # search: off; blocks of queries, on a CPU
 SEED = 42  # search: off
 
+# A value that is out of range is refused here, as it would otherwise mean another one or fail late.
+assert all(
+    isinstance(each, int)
+    for each in (
+        *(DEPTH, HEAD_DIM, TOTAL_BATCH_SIZE, DEVICE_BATCH_SIZE, EVAL_BATCH_SIZE, BIGRAM_ROWS, STARTUP_STEPS),
+        *(ASPECT_RATIO, MLP_RATIO, GATE_CHANNELS, MUON_STEPS, ATTENTION_BLOCKS, SEED),
+    )
+), "sizes, numbers of steps and rows, MLP_RATIO and SEED must be whole numbers"
+assert min(DEPTH, ASPECT_RATIO, HEAD_DIM) >= 1, "DEPTH, ASPECT_RATIO and HEAD_DIM must be at least 1"
+assert min(MLP_RATIO, GATE_CHANNELS) >= 1, "MLP_RATIO and GATE_CHANNELS must be at least 1"
+assert min(DEVICE_BATCH_SIZE, EVAL_BATCH_SIZE) >= 1, "DEVICE_BATCH_SIZE and EVAL_BATCH_SIZE must be at least 1"
+assert 1 <= ATTENTION_BLOCKS <= MAX_SEQ_LEN, "ATTENTION_BLOCKS must be between 1 and MAX_SEQ_LEN"
+assert STARTUP_STEPS >= 0, "STARTUP_STEPS must be at least 0"
+assert 0 <= SEED < 2**63, "SEED must be between 0 and 2**63 - 1"
+assert WINDOW_PATTERN and set(WINDOW_PATTERN) <= set("SL"), "WINDOW_PATTERN must be one or more letters S and L"
+assert VALUE_EMBEDDINGS in ("all", "alternate"), 'VALUE_EMBEDDINGS must be "all" or "alternate"'
+assert MATRIX_LR >= 0 and EMBEDDING_LR >= 0, "MATRIX_LR and EMBEDDING_LR must be at least 0"
+assert UNEMBEDDING_LR >= 0 and SCALAR_LR >= 0, "UNEMBEDDING_LR and SCALAR_LR must be at least 0"
+assert BIGRAM_LR_RATIO >= 0 and WEIGHT_DECAY >= 0, "BIGRAM_LR_RATIO and WEIGHT_DECAY must be at least 0"
+assert 0 <= ADAM_BETA1 < 1 and 0 <= ADAM_BETA2 < 1, "ADAM_BETA1 and ADAM_BETA2 must be at least 0 and below 1"
+assert 0 <= MUON_MOMENTUM < 1 and 0 <= MUON_BETA2 < 1, "MUON_MOMENTUM and MUON_BETA2 must be at least 0 and below 1"
+assert 0 <= NEGATIVE_SLOPE <= 1, "NEGATIVE_SLOPE must be between 0 and 1"
+assert SHARPNESS >= 0, "SHARPNESS must be at least 0"
+assert ROPE_BASE > 0, "ROPE_BASE must be above 0"
+assert WARMUP_RATIO >= 0 and WARMDOWN_RATIO >= 0, "WARMUP_RATIO and WARMDOWN_RATIO must be at least 0"
+assert WARMDOWN_POWER >= 0 and FINAL_LR_FRACTION >= 0, "WARMDOWN_POWER and FINAL_LR_FRACTION must be at least 0"
+
 WIDTH = DEPTH * ASPECT_RATIO
 assert WIDTH % HEAD_DIM == 0, "DEPTH * ASPECT_RATIO (the width) must be a multiple of HEAD_DIM"
 assert HEAD_DIM % 2 == 0, "HEAD_DIM must be even: rotary embeddings rotate pairs"
 assert WIDTH >= GATE_CHANNELS, "GATE_CHANNELS must be at most DEPTH * ASPECT_RATIO (the width)"
-assert BIGRAM_ROWS != 1, "BIGRAM_ROWS must be 0 or at least 2: the last row is for a row's first token"
+assert BIGRAM_ROWS == 0 or BIGRAM_ROWS >= 2, "BIGRAM_ROWS must be 0, or at least 2: the last is for a row's first token"
 assert TOTAL_BATCH_SIZE % (DEVICE_BATCH_SIZE * MAX_SEQ_LEN) == 0, "TOTAL_BATCH_SIZE must be a multiple of a micro-step"
 assert TOTAL_BATCH_SIZE >= DEVICE_BATCH_SIZE * MAX_SEQ_LEN, "TOTAL_BATCH_SIZE must be at least one micro-step"
 assert WARMUP_RATIO + WARMDOWN_RATIO <= 1, "WARMUP_RATIO + WARMDOWN_RATIO must be at most 1"
@@ -108,6 +135,8 @@ assert WARMUP_RATIO + WARMDOWN_RATIO <= 1, "WARMUP_RATIO + WARMDOWN_RATIO must b
 ON_CPU = mx.default_device() == mx.cpu
 # Weights are kept in float32; matrix products use this type. A CPU's BLAS has no bfloat16.
 DTYPE = mx.float32 if ON_CPU else mx.bfloat16
+# exp overflows above 88, and the sum of a row's shares before that.
+assert not ON_CPU or SHARPNESS * HEAD_DIM**0.5 <= 80, "SHARPNESS * HEAD_DIM**0.5 must be at most 80 on a CPU"
 # On a CPU, MLX runs one operation at a time, mostly on one core: use a process per core, each with some rows.
 CORES = blas.cores() if ON_CPU and sys.platform == "linux" else 1
 WORKERS = max(n for n in range(1, CORES + 1) if DEVICE_BATCH_SIZE % n == 0)
@@ -470,6 +499,7 @@ POLAR_EXPRESS = (
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
+assert 0 <= MUON_STEPS <= len(POLAR_EXPRESS), "MUON_STEPS must be between 0 and 5, for which there are coefficients"
 
 
 def adam_settings(name: str) -> tuple[float, float, float] | None:
