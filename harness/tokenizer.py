@@ -1,8 +1,10 @@
 """The tokenizer: byte-pair encoding with a vocabulary trained on the snapshot's text."""
 
 import base64
+import itertools
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -17,6 +19,8 @@ SPLIT_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 BOS = "<|bos|>"
+# The pattern's engine keeps a state for each character of a run of spaces, and fails above a million.
+MOST_SPACES = 900_000
 SPECIAL_TOKENS = (BOS, "<|reserved_1|>", "<|reserved_2|>", "<|reserved_3|>")
 
 
@@ -58,8 +62,23 @@ class Tokenizer:
     def encode(self, text: str | list[str]) -> list[int] | list[list[int]]:
         """Return token ids without BOS. Names of special tokens in the text are encoded as ordinary text."""
         if isinstance(text, str):
-            return self._encoding.encode_ordinary(text)
-        return self._encoding.encode_ordinary_batch(text, num_threads=os.cpu_count() or 1)
+            return list(itertools.chain.from_iterable(map(self._encoding.encode_ordinary, _pieces(text))))
+        pieces = [_pieces(each) for each in text]
+        flat = list(itertools.chain.from_iterable(pieces))
+        encoded = self._encoding.encode_ordinary_batch(flat, num_threads=os.cpu_count() or 1)
+        if len(flat) == len(text):
+            return encoded
+        rest = iter(encoded)
+        return [list(itertools.chain.from_iterable(itertools.islice(rest, len(each)))) for each in pieces]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._encoding.decode(ids)
+
+
+def _pieces(text: str) -> list[str]:
+    """Return a text in pieces without a run of more than MOST_SPACES spaces, tabs and so on."""
+    if len(text) <= MOST_SPACES:
+        return [text]
+    runs = (run.span() for run in re.finditer(r"\s+", text))
+    cuts = (cut for start, end in runs for cut in range(start + MOST_SPACES, end, MOST_SPACES))
+    return [text[start:end] for start, end in itertools.pairwise([0, *cuts, len(text)])]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from harness import snapshot
 from prepare import Tokenizer
@@ -22,6 +23,14 @@ def test_every_text_comes_back(tokenizer: Tokenizer) -> None:
     assert [tokenizer.decode(ids) for ids in tokenizer.encode(TEXTS)] == TEXTS
     assert [tokenizer.encode(text) for text in TEXTS] == tokenizer.encode(TEXTS)
     assert tokenizer.bos_token_id not in tokenizer.encode("<|bos|>")
+
+
+@pytest.mark.parametrize("space", [" ", "\t", "\u3000"])
+def test_a_long_run_of_spaces_comes_back(tokenizer: Tokenizer, space: str) -> None:
+    texts = ["a b", "x" + space * 2_000_001 + "y z", space * 1_800_000]
+    found = tokenizer.encode(texts)
+    assert [tokenizer.decode(ids) for ids in found] == texts
+    assert [tokenizer.encode(text) for text in texts] == found
 
 
 def test_a_token_has_the_bytes_that_it_stands_for(tokenizer: Tokenizer) -> None:
