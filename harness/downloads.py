@@ -7,24 +7,38 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable
+import urllib.parse
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import requests
+import urllib3
 
-from harness.settings import RESUME, DataError
+from harness.settings import RESUME, DataError, fail
 
 # report(step, done, total): progress of one step in any unit. total is None until known; done == total ends the step.
 Report = Callable[[str, int, int | None], None]
 
+MIRROR = "AUTORESEARCH_DATA_URL"
 ATTEMPTS = 6  # consecutive failures that end a download
 BACKOFF = 1.0  # seconds before the second attempt, doubled after every failure
 LONGEST_WAIT = 120.0  # seconds; caps what a server asks for
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
-CHUNK = 1 << 16  # bytes; an incomplete chunk is lost when the connection drops
+CHUNK = 1 << 16  # bytes that are written at most at a time
+SLOWEST, SLOW_SECONDS = 1000, 60.0  # bytes per second, over these seconds: a slower connection counts as dropped
+LONGEST_PHRASE = 80  # characters of what a server says
+
+# After these no further attempt would help.
+FINAL = (
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.InvalidURL,
+    requests.exceptions.MissingSchema,
+    requests.exceptions.TooManyRedirects,
+)
 
 
 class _Retry(Exception):
@@ -33,6 +47,10 @@ class _Retry(Exception):
     def __init__(self, reason: str, delay: float | None = None) -> None:
         super().__init__(reason)
         self.delay = delay
+
+
+class _Slow(_Retry):
+    """Raised if the server is so slow that what came counts as no progress."""
 
 
 def fetch_all(base: str, names: list[str], folder: Path, workers: int, report: Report) -> None:
@@ -98,12 +116,15 @@ def fetch(
             _etag_file(part).unlink(missing_ok=True)
             report(path.name, _size(path), _size(path))
             return
+        except FINAL as error:
+            raise DataError(f"cannot download {shown(url)}: {_reason(error)}", hint=_hint()) from None
         except (_Retry, requests.RequestException) as error:
-            failures = 1 if _size(part) > furthest else failures + 1
+            further = _size(part) > furthest and not isinstance(error, _Slow)
+            failures = 1 if further else failures + 1
             furthest = max(furthest, _size(part))
             if failures >= attempts:
                 raise DataError(
-                    f"cannot download {url}: {failures} attempts failed, most recently because {_reason(error)}",
+                    f"cannot download {shown(url)}: {failures} attempts failed, most recently because {_reason(error)}",
                     hint=f"to resume, {RESUME}",
                 ) from None
             asked = error.delay if isinstance(error, _Retry) else None
@@ -124,7 +145,7 @@ def _attempt(url: str, part: Path, name: str, report: Report, stop: threading.Ev
         headers["Range"] = f"bytes={had}-"
         if _etag_file(part).exists():
             headers["If-Range"] = _etag_file(part).read_text()
-    with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)) as response:
+    with _get(url, headers) as response:
         total = _check_answer(response, url, part)
         if response.status_code != 416:
             _receive(response, part, name, total, report, stop)
@@ -147,6 +168,20 @@ def _attempt(url: str, part: Path, name: str, report: Report, stop: threading.Ev
     open_parquet(part)
 
 
+def _get(url: str, headers: dict[str, str]) -> requests.Response:
+    """Request a file, with redirects.
+
+    Raises:
+        RequestException: it failed; one of FINAL if another attempt will fail, too.
+    """
+    try:
+        return requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
+    except requests.RequestException:
+        raise
+    except ValueError as error:  # of urllib, which cannot parse where a redirect leads
+        raise requests.exceptions.InvalidURL(str(error)) from None
+
+
 def _check_answer(response: requests.Response, url: str, part: Path) -> int | None:
     """Return the size of the whole file in bytes, None if the server does not announce it.
 
@@ -156,16 +191,15 @@ def _check_answer(response: requests.Response, url: str, part: Path) -> int | No
     """
     status = response.status_code
     if status in (408, 425, 429) or status >= 500:
-        raise _Retry(f"the server answered {status} {response.reason}", _retry_after(response))
+        raise _Retry(f"the server answered {status} {_phrase(response)}", _retry_after(response))
     if status not in (200, 206, 416):
-        hint = "check AUTORESEARCH_DATA_URL" if "AUTORESEARCH_DATA_URL" in os.environ else "try `--source embedded`"
-        raise DataError(f"the server answered {status} {response.reason} for {url}", hint=hint)
+        raise DataError(f"the server answered {status} {_phrase(response)} for {shown(url)}", hint=_hint())
     if status == 200:
         length = response.headers.get("Content-Length", "")
-        return int(length) if length.isdigit() else None
+        return int(length) if length.isdecimal() else None
     found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
     start, size = found.groups() if found else (None, None)
-    total = int(size) if size and size.isdigit() else None
+    total = int(size) if size and size.isdecimal() else None
     had = _size(part)
     # 416: no bytes follow ours. This is correct if we have the whole file; otherwise the file on the server changed.
     if (status == 416 and total != had) or (status == 206 and start != str(had)):
@@ -184,16 +218,30 @@ def _receive(
         if etag.startswith('"'):  # a weak ETag does not identify bytes
             _etag_file(part).write_text(etag)
     done = _size(part)
+    since, before = time.monotonic(), done
     with part.open("ab") as file:
-        for chunk in response.iter_content(CHUNK):
+        for chunk in _chunks(response):
             file.write(chunk)
             done += len(chunk)
+            if (seconds := time.monotonic() - since) >= SLOW_SECONDS:
+                if done - before < SLOWEST * seconds:
+                    raise _Slow(f"the server sent {done - before} bytes in {seconds:.0f} s")
+                since, before = time.monotonic(), done
             if total is None or done < total:  # completion is reported after verification
                 report(name, done, total)
             if stop.is_set():
                 return
         file.flush()
         os.fsync(file.fileno())
+
+
+def _chunks(response: requests.Response) -> Iterator[bytes]:
+    """Yield the body as it comes in. requests itself would wait for whole chunks, however slow the server is."""
+    try:
+        while chunk := response.raw.read1(CHUNK, decode_content=True):
+            yield chunk
+    except urllib3.exceptions.HTTPError:
+        raise _Retry("the connection dropped") from None
 
 
 def _promised_sha256(response: requests.Response) -> str | None:
@@ -211,11 +259,11 @@ def _promised_sha256(response: requests.Response) -> str | None:
 def _retry_after(response: requests.Response) -> float | None:
     """Return the seconds that the server asks to wait. Retry-After is a number or a date."""
     value = response.headers.get("Retry-After", "")
-    if value.isdigit():
+    if value.isdecimal():
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -229,12 +277,70 @@ def _reason(error: Exception) -> str:
         return "the TLS connection failed"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection dropped"
+    if isinstance(error, requests.TooManyRedirects):
+        return "the server redirects without end"
+    if isinstance(error, FINAL):
+        return "the server redirects to an invalid address"
     return "the server is unreachable"
+
+
+def _phrase(response: requests.Response) -> str:
+    """Return the server's own words for its status, without what would reach the terminal as a command."""
+    return _printable(response.reason or "")[:LONGEST_PHRASE].strip()
+
+
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
+def _hint() -> str:
+    return f"check {MIRROR}" if named_mirror() else "try `--source embedded`"
+
+
+def shown(url: str) -> str:
+    """Return an address without its user and password."""
+    before, colons, rest = url.rpartition("://")
+    authority, slash, path = rest.partition("/")
+    return _printable(f"{before}{colons}{authority.rpartition('@')[2]}{slash}{path}")
+
+
+def named_mirror() -> str:
+    """Return the address in AUTORESEARCH_DATA_URL; empty if there is none.
+
+    Exits with an error if it is no address of a web server.
+    """
+    given = os.environ.get(MIRROR, "").strip()
+    if not given:
+        return ""
+    try:
+        parts = urllib.parse.urlsplit(given)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port or an IPv6 address
+        valid = False
+    if not valid:
+        hint = "set it to the folder with the parquet files, such as https://HOST/FOLDER"
+        fail(f"{MIRROR} must be an http or https address, got {shown(given)!r}", hint=hint, code=2)
+    return given.rstrip("/")
 
 
 def base_of(url: str) -> str:
     """Return the folder that is downloaded from: AUTORESEARCH_DATA_URL, by default `url`."""
-    return os.environ.get("AUTORESEARCH_DATA_URL", url).rstrip("/")
+    return named_mirror() or url
+
+
+def answers(url: str, seconds: float) -> bool:
+    """Return whether a server has the file at `url` and says so within `seconds`, all redirects together."""
+    found: list[bool] = []
+
+    def ask() -> None:
+        with suppress(requests.RequestException, ValueError):
+            found.append(requests.head(url, timeout=seconds, allow_redirects=True).ok)
+
+    # A thread: neither the resolution of a name nor an answer that comes in byte by byte has a time limit of its own.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    return any(found)
 
 
 def _discard(part: Path) -> None:
@@ -266,10 +372,14 @@ def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a readable parquet file: {error}") from None
     names = file.schema_arrow.names
+    if names.count("text") > 1:
+        raise DataError(f"{path} has {names.count('text')} columns `text`", hint="rename all but one of them")
     if "text" not in names:
         message = f"{path} has no column `text`, its columns are: {', '.join(names) or 'none'}"
         raise DataError(message, hint="rename the column of texts to `text`")
     kind = file.schema_arrow.field("text").type
-    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+    values = kind.value_type if pyarrow.types.is_dictionary(kind) else kind  # a dictionary is pandas' categorical
+    are_strings = (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_string_view)
+    if not any(are(values) for are in are_strings):
         raise DataError(f"expected strings in the column `text` of {path}, got {kind}")
     return file

@@ -24,6 +24,8 @@ class Fault:
         keep: Send only this many bytes of the file, as if it ended there.
         announced: Send a Content-Length.
         ignore_range: Send the whole file despite a Range header.
+        phrase: Say this instead of the usual words for the status.
+        trickle: Send a byte at a time, one every 50 ms, until `released` is set.
         hold: Keep the connection open after the body until `released` is set.
     """
 
@@ -34,6 +36,8 @@ class Fault:
     keep: int | None = None
     announced: bool = True
     ignore_range: bool = False
+    phrase: str | None = None
+    trickle: bool = False
     hold: bool = False
 
 
@@ -102,10 +106,13 @@ def serve() -> Iterator[DataServer]:
             if status != 302:
                 asked = (self.headers.get("Range"), self.headers.get("If-Range"))
                 data.answers.append(Answer(self.command, name, *asked, status, len(sent)))
-            self.send_response(status)
+            self.send_response(status, fault.phrase)
             for key, value in headers.items():
                 self.send_header(key, value)
             self.end_headers()
+            while fault.trickle and sent and not data.released.wait(0.05):
+                self.wfile.write(sent[:1])
+                sent = sent[1:]
             self.wfile.write(sent)
             if fault.hold:
                 data.released.wait(30)

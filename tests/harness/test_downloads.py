@@ -7,9 +7,11 @@ import threading
 import time
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
-from harness import downloads
+from harness import dataset, downloads
 from harness.settings import DataError
 from tests.common.data_server import DataServer, Fault
 from tests.common.parquet import parquet, stories
@@ -172,3 +174,107 @@ def test_an_unreachable_server_is_said_in_one_sentence(tmp_path: Path) -> None:
             fetch(server, tmp_path)
     assert "run the same command again" in caught.value.hint
     assert "Max retries" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("location", "reason"),
+    [
+        ("http://[::1/x", "redirects to an invalid address"),
+        ("file:///etc/passwd", "redirects to an invalid address"),
+        (f"/{NAME}", "redirects without end"),
+    ],
+)
+def test_a_redirect_that_leads_nowhere_is_final(server: DataServer, tmp_path: Path, location: str, reason: str) -> None:
+    server.faults[NAME] = [Fault(status=302, headers=(("Location", location),))] * 100
+    with pytest.raises(DataError, match=f"cannot download {server.url}/{NAME}: the server {reason}") as caught:
+        fetch(server, tmp_path, backoff=10_000)
+    assert caught.value.hint == "check AUTORESEARCH_DATA_URL"
+
+
+@pytest.mark.parametrize("wish", ["\u00b2", "Mon, 01 Jan 0001 00:00:00 -0000", "soon"])
+def test_a_wish_to_wait_that_is_no_number_is_ignored(server: DataServer, tmp_path: Path, wish: str) -> None:
+    server.faults[NAME] = [Fault(status=429, headers=(("Retry-After", wish),))]
+    assert fetch(server, tmp_path) == server.files[NAME]
+
+
+def test_what_a_server_says_is_no_command_for_the_terminal(server: DataServer, tmp_path: Path) -> None:
+    server.faults[NAME] = [Fault(status=500, phrase="Bad\x1b[31m")]
+    with pytest.raises(DataError, match=r"answered 500 Bad\?\[31m$"):
+        fetch(server, tmp_path, attempts=1)
+
+
+def test_a_password_is_never_shown(server: DataServer, tmp_path: Path) -> None:
+    del server.files[NAME]
+    url = server.url.replace("//", "//user:secret@")
+    with pytest.raises(DataError) as caught:
+        downloads.fetch(f"{url}/{NAME}", tmp_path / NAME, ignore, threading.Event())
+    assert str(caught.value) == f"the server answered 404 Not Found for {server.url}/{NAME}"
+
+
+@pytest.mark.parametrize(
+    "address", ["foo/bar", "file:///data", "ftp://x/y", "http://host:99999/x", "http://[::1/x", "http://", "//host/x"]
+)
+def test_an_address_of_no_web_server_is_refused_at_once(
+    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AUTORESEARCH_DATA_URL", address)
+    with pytest.raises(SystemExit) as caught:
+        downloads.base_of("https://example.com")
+    assert caught.value.code == 2
+    said = f"error: AUTORESEARCH_DATA_URL must be an http or https address, got '{address}'\nhint: "
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_an_empty_address_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTORESEARCH_DATA_URL", "")
+    assert downloads.base_of("https://example.com") == "https://example.com"
+
+
+def test_a_server_that_sends_a_few_bytes_a_second_counts_as_gone(
+    server: DataServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "SLOW_SECONDS", 0.3)
+    server.faults[NAME] = [Fault(trickle=True)]
+    assert fetch(server, tmp_path) == server.files[NAME]
+    assert [answer.status for answer in server.gets(NAME)] == [200, 206]
+    server.faults["other"] = [Fault(trickle=True)] * 2
+    server.files["other"] = server.files[NAME]
+    with pytest.raises(DataError, match=r"2 attempts failed, most recently because the server sent \d bytes in 0 s"):
+        downloads.fetch(f"{server.url}/other", tmp_path / "other", ignore, threading.Event(), 2, 0.001)
+    assert (tmp_path / "other.part").stat().st_size > 5
+    server.released.set()
+
+
+def test_a_probe_ends_in_time_though_its_answer_does_not(server: DataServer) -> None:
+    ended = threading.Event()
+
+    def trickle(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            while not ended.wait(0.05):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        answering = threading.Thread(target=trickle, args=(listener,))
+        answering.start()
+        begun = time.monotonic()
+        assert not downloads.answers(f"http://127.0.0.1:{listener.getsockname()[1]}/x", 0.3)
+        assert time.monotonic() - begun < 5
+        ended.set()
+        answering.join()
+    assert downloads.answers(f"{server.url}/{NAME}", 30)
+    assert not downloads.answers(f"{server.url}/missing", 30)
+
+
+@pytest.mark.parametrize("kind", [pyarrow.dictionary(pyarrow.int32(), pyarrow.string()), pyarrow.string_view()])
+def test_texts_of_every_type_of_strings_are_read(tmp_path: Path, kind: pyarrow.DataType) -> None:
+    texts = pyarrow.array(["one", None, "two", "one"], pyarrow.string()).cast(kind)
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet")
+    assert list(dataset.read_documents(tmp_path / "a.parquet")) == ["one", "two", "one"]
+
+
+def test_two_columns_of_texts_are_refused(tmp_path: Path) -> None:
+    column = pyarrow.array(["a"])
+    pyarrow.parquet.write_table(pyarrow.table([column, column], names=["text", "text"]), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet has 2 columns `text`"):
+        downloads.open_parquet(tmp_path / "a.parquet")
