@@ -16,9 +16,8 @@ from typing import Literal
 
 import pyarrow
 import pyarrow.parquet
-import requests
 
-from harness.downloads import Report, base_of, fetch_all, open_parquet
+from harness.downloads import Report, answers, base_of, fetch_all, named_mirror, open_parquet
 from harness.settings import DataError
 
 Split = Literal["train", "val", "holdout"]
@@ -56,15 +55,12 @@ class Shard:
 
 
 def resolve(source: str) -> str:
-    """Return the source that `auto` stands for: climbmix if its host is reachable, otherwise embedded."""
+    """Return the source that `auto` stands for: climbmix if its host is reachable or a mirror named, else embedded."""
     if source != "auto":
         return source
-    url = f"{base_of(CLIMBMIX)}/{_climbmix_name(CLIMBMIX_VALIDATION)}"
-    try:
-        answered = requests.head(url, timeout=PROBE_SECONDS, allow_redirects=True).ok
-    except requests.RequestException:
-        answered = False
-    return "climbmix" if answered else "embedded"
+    if named_mirror() or answers(f"{CLIMBMIX}/{_climbmix_name(CLIMBMIX_VALIDATION)}", PROBE_SECONDS):
+        return "climbmix"
+    return "embedded"
 
 
 def identity(source: str) -> list[object]:

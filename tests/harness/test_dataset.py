@@ -48,12 +48,20 @@ def test_more_shards_than_there_are(server: DataServer, tmp_path: Path) -> None:
 
 
 def test_auto_takes_climbmix_where_its_host_answers(server: DataServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AUTORESEARCH_DATA_URL")
+    monkeypatch.setattr(dataset, "CLIMBMIX", server.url)
     assert dataset.resolve("auto") == "climbmix"
     server.files.clear()
     assert dataset.resolve("auto") == "embedded"
-    monkeypatch.setenv("AUTORESEARCH_DATA_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(dataset, "CLIMBMIX", "http://127.0.0.1:9")
     assert dataset.resolve("auto") == "embedded"
     assert dataset.resolve("climbmix") == "climbmix"
+
+
+def test_auto_takes_a_mirror_that_was_named_though_it_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTORESEARCH_DATA_URL", "http://127.0.0.1:9")
+    assert dataset.resolve("auto") == "climbmix"
+    assert dataset.resolve("embedded") == "embedded"
 
 
 def test_tinystories_is_split_as_its_authors_suggest(server: DataServer, tmp_path: Path) -> None:

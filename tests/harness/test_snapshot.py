@@ -218,17 +218,28 @@ def test_climbmix_through_the_command_line_despite_faults(shards: Path, shards_i
     assert record(tmp_path)["id"] == shards_id
 
 
+OFFLINE = {"HTTPS_PROXY": "http://127.0.0.1:9", "AUTORESEARCH_DATA_URL": ""}  # a proxy that refuses
+
+
 def test_auto_falls_back_to_the_embedded_text_and_stays_with_it(embedded: Path, tmp_path: Path) -> None:
     cache = shutil.copytree(embedded, tmp_path / "cache", ignore=shutil.ignore_patterns("current"))
-    done = run(cache, AUTORESEARCH_DATA_URL="http://127.0.0.1:9")
+    done = run(cache, **OFFLINE)
     assert (done.returncode, done.stderr) == (0, "source embedded: the host of climbmix is unreachable\n")
-    assert run(cache, AUTORESEARCH_DATA_URL="http://127.0.0.1:9").stdout.startswith("already prepared: embedded")
+    assert run(cache, **OFFLINE).stdout.startswith("already prepared: embedded")
+
+
+def test_auto_does_not_fall_back_where_a_mirror_was_named(embedded: Path, tmp_path: Path) -> None:
+    cache = shutil.copytree(embedded, tmp_path / "cache", ignore=shutil.ignore_patterns("current"))
+    done = run(cache, AUTORESEARCH_DATA_URL="https://user:secret@host:99999/x")
+    assert done.returncode == 2
+    said = "error: AUTORESEARCH_DATA_URL must be an http or https address, got 'https://host:99999/x'\nhint: "
+    assert done.stderr.startswith(said)
 
 
 def test_a_current_snapshot_of_another_schema_is_not_kept(embedded: Path, tmp_path: Path) -> None:
     cache = shutil.copytree(embedded, tmp_path / "cache")
     (current(cache) / "snapshot.json").write_text(json.dumps({**record(cache), "schema": 0}))
-    done = run(cache, AUTORESEARCH_DATA_URL="http://127.0.0.1:9")
+    done = run(cache, **OFFLINE)
     assert (done.returncode, done.stderr) == (0, "source embedded: the host of climbmix is unreachable\n")
 
 
