@@ -10,6 +10,7 @@ The implementation is in harness/, which no candidate may change either:
     scoring                  the metric, and the check that a model does not look at later tokens
     dataset, downloads       documents from each source
     snapshot, holdout        the snapshots built from them, and documents that nothing is chosen by
+    sources                  the requests and folders that each snapshot came from
     blas, workers, pages     on a Linux CPU: fast matrix products, a process for each core, memory that stays
     device                   memory and speed of the device
 
@@ -19,6 +20,7 @@ All data is stored under CACHE_DIR (docs/data.md):
     requests/<request>   the snapshot that a request resolved to, so that repeating it is instant
     snapshots/<id>/      prepared data, named by its content hash and never changed
     holdouts/<id>/       documents of a third split, which only the evaluator reads
+    sources/<id>/        the requests that led to that snapshot, and the folders of its text
     current              the id of the current snapshot
 """
 
@@ -243,7 +245,8 @@ def main() -> None:
         "--source",
         default="auto",
         help="climbmix, tinystories, embedded, or a directory of parquet files with a column `text`; "
-        "auto keeps what was prepared last, else uses climbmix if its host is reachable, otherwise embedded "
+        "auto keeps what was prepared last, also its shards and profile unless chosen, else uses climbmix if its host "
+        "is reachable, otherwise embedded "
         "(default: auto)",
     )
     parser.add_argument(

@@ -11,8 +11,8 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import rustbpe
 
-from harness import dataset, holdout
+from harness import dataset, holdout, sources
 from harness.dataset import Shard
 from harness.downloads import Report
 from harness.loader import Array, TooFewTokens, offsets_path, validation_rows
 from harness.prepared import current_folder
 from harness.settings import CACHE_DIR, PROFILES, SCHEMA, DataError, Profile
+from harness.sources import Request
 from harness.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
 
 if TYPE_CHECKING:
@@ -146,24 +147,23 @@ def prepared(key: str) -> dict[str, Any] | None:
     return _whole_record(directory)
 
 
-def _current() -> dict[str, Any] | None:
-    """Return the record of the current snapshot, None if it is missing, incomplete or of another schema."""
-    try:
-        record = _whole_record(current_folder(CACHE_DIR))
-    except FileNotFoundError:
-        return None
-    return record if record and record.get("schema") == SCHEMA else None
-
-
 def _whole_record(directory: Path) -> dict[str, Any] | None:
-    """Return the content of snapshot.json if it is one, and every file that it lists exists with its size."""
+    """Return the content of snapshot.json if it is one of this schema and every file that it lists has its size."""
+    record = _read(directory)
     try:
-        record: dict[str, Any] = json.loads((directory / "snapshot.json").read_bytes())
         whole = all((directory / name).stat().st_size == file["bytes"] for name, file in record["files"].items())
         whole = whole and all(isinstance(record[name], str) for name in ("id", "source", "profile"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return record if whole else None
+    return record if whole and record.get("schema") == SCHEMA else None
+
+
+def _read(directory: Path) -> Any:
+    """Return the content of snapshot.json; None if it is missing or damaged."""
+    try:
+        return json.loads((directory / "snapshot.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def build(source: str, num_shards: int | None, profile: str, workers: int, report: Report) -> dict[str, Any]:
@@ -318,7 +318,7 @@ def display() -> Iterator[Report]:
 
 
 def make_current(source: str, num_shards: int | None, profile: str, workers: int) -> str:
-    """Make the requested snapshot current, preparing it if needed. A request without choices keeps the current one.
+    """Make the requested snapshot current, preparing it if needed. What is not chosen stays as it was prepared last.
 
     Returns:
         A summary for the user.
@@ -326,35 +326,114 @@ def make_current(source: str, num_shards: int | None, profile: str, workers: int
     Raises:
         DataError: the source is unavailable, unreadable or too small.
     """
-    if source not in ("auto", "climbmix", "tinystories", "embedded"):
-        source = str(Path(source).expanduser().resolve())
-    asked = request_key(source, num_shards, profile)
-    record = _current() if (source, num_shards, profile) == ("auto", None, "auto") else None
-    record = record or prepared(asked)
+    request, record = _wanted(source, num_shards, profile)
     found = record is not None
     if record is None:
-        resolved = dataset.resolve(source)
-        if source == "auto":
-            reason = "its host is reachable" if resolved == "climbmix" else "the host of climbmix is unreachable"
-            say(f"source {resolved}: {reason}")
-        if profile == "auto":
-            import mlx.core as mx
-
-            # The embedded text is too short for the metric of the larger profile.
-            large = resolved != "embedded" and (mx.metal.is_available() or mx.cuda.is_available())
-            profile = "mac" if large else "cpu"
-        record = prepared(request_key(resolved, num_shards, profile))
-        if record is None:
-            with display() as report:
-                record = build(resolved, num_shards, profile, workers, report)
-        _remember(asked, record["id"])
+        if source == "auto" and request.source != "auto":
+            say(f"source {request.source}: it was prepared last")
+        request, record = _prepare(request, workers)
+    request, record = _resolved(request, record)
     name = record["id"][:12]
+    sources.add(name, request)
     with _replacing(CACHE_DIR / "current") as file:
         file.write(name.encode())
-    where = f"{name} in {CACHE_DIR / 'snapshots' / name}"
     fresh = holdout.made(record["id"]) is None
     with display() as report:
         apart = make_holdout(record, report)
+    return _summary(record, apart, found=found, fresh=fresh)
+
+
+def _wanted(source: str, num_shards: int | None, profile: str) -> tuple[Request, dict[str, Any] | None]:
+    """Return the request of the flags, and the record of its snapshot if it is prepared.
+
+    Raises:
+        DataError: the source is missing, or nothing tells what was prepared last.
+    """
+    if source not in ("auto", *sources.NAMED):
+        source = str(Path(source).expanduser().resolve())
+    last = _last() if source == "auto" else None
+    if last is None:
+        return Request(source, num_shards, profile), prepared(request_key(source, num_shards, profile))
+    before, record = last
+    request = replace(
+        before,
+        num_shards=before.num_shards if num_shards is None else num_shards,
+        profile=before.profile if profile == "auto" else profile,
+    )
+    if record and request == before:
+        return request, record
+    sources.require(request.source)
+    return request, prepared(request_key(**asdict(request)))
+
+
+def _last() -> tuple[Request, dict[str, Any] | None] | None:
+    """Return the request of the current snapshot, and its record if it is whole; None if none was prepared.
+
+    Raises:
+        DataError: the snapshot is damaged, and nothing tells its source.
+    """
+    try:
+        folder = current_folder(CACHE_DIR)
+    except FileNotFoundError:
+        return None
+    request = sources.latest(folder.name) or sources.request_in(_read(folder)) or _guessed(folder.name)
+    if request is None:
+        raise DataError(
+            f"the current snapshot {folder.name} is missing or damaged, and its source is not recorded",
+            hint="choose it again with `uv run prepare.py --source SOURCE`",
+        )
+    return request, _whole_record(folder)
+
+
+def _guessed(name: str) -> Request | None:
+    """Return the request without a folder or a number of shards that led to a snapshot; None if there was none.
+
+    Earlier versions recorded requests in the snapshot only, which may be deleted.
+    """
+    for source, profile in itertools.product(sources.NAMED, PROFILES):
+        with suppress(OSError, DataError):
+            if (CACHE_DIR / "requests" / request_key(source, None, profile)).read_bytes() == name.encode():
+                return Request(source, None, profile)
+    return None
+
+
+def _prepare(request: Request, workers: int) -> tuple[Request, dict[str, Any]]:
+    """Prepare a request after resolving it. Returns the resolved one, and the snapshot's record."""
+    source, profile = dataset.resolve(request.source), request.profile
+    if request.source == "auto":
+        reason = "its host is reachable" if source == "climbmix" else "the host of climbmix is unreachable"
+        say(f"source {source}: {reason}")
+    if profile == "auto":
+        import mlx.core as mx
+
+        # The embedded text is too short for the metric of the larger profile.
+        large = source != "embedded" and (mx.metal.is_available() or mx.cuda.is_available())
+        profile = "mac" if large else "cpu"
+    record = prepared(request_key(source, request.num_shards, profile))
+    if record is None:
+        with display() as report:
+            record = build(source, request.num_shards, profile, workers, report)
+    _remember(request_key(**asdict(request)), record["id"])
+    return replace(request, source=source, profile=profile), record
+
+
+def _resolved(request: Request, record: dict[str, Any]) -> tuple[Request, dict[str, Any]]:
+    """Return a request and the record of its snapshot, which may name another source that had the same content."""
+    source = record["source"] if request.source == "auto" else request.source
+    request = replace(request, source=source, profile=record["profile"])
+    return request, {**record, "source": source, "request": asdict(request)}
+
+
+def _summary(record: dict[str, Any], apart: dict[str, Any] | None, *, found: bool, fresh: bool) -> str:
+    """Return what to tell the user.
+
+    Args:
+        apart: the holdout; None if there is none.
+        found: whether the snapshot was prepared before.
+        fresh: whether the holdout was not.
+    """
+    name = record["id"][:12]
+    where = f"{name} in {CACHE_DIR / 'snapshots' / name}"
     said = f"{apart['EVAL_TOKENS']:,} tokens, {apart['rule']}" if apart else "none: the source is too small for one"
     if found:
         line = f"already prepared: {record['source']}, profile {record['profile']}, snapshot {where}"

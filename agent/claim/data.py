@@ -24,7 +24,7 @@ VARIABLE = "AUTORESEARCH_CACHE"
 LARGEST_RECORD = 2**20
 MOST_SHARDS = 100  # of about 100 MB, that are fetched without being asked for by the user
 WAIT_SECONDS = 1.0
-KINDS = ("shards", "building", "requests", "snapshots", "holdouts")  # folders of a cache
+KINDS = ("shards", "building", "requests", "snapshots", "holdouts", "sources")  # folders of a cache
 
 
 def provide(
@@ -61,7 +61,7 @@ def reading(wanted: Data | None) -> Iterator[None]:
     name = wanted.id[:12]
     with tempfile.TemporaryDirectory(dir=cache, prefix="claim-", ignore_cleanup_errors=True) as folder:
         own = Path(folder)
-        for kind in ("snapshots", "holdouts"):
+        for kind in ("snapshots", "holdouts", "sources"):
             _share(cache / kind / name, own / kind / name)
         write_whole(own / "current", name)
         before = os.environ.get(VARIABLE)

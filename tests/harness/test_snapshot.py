@@ -211,6 +211,9 @@ def test_climbmix_through_the_command_line_despite_faults(shards: Path, shards_i
         assert first.returncode == 0, first.stderr
         assert first.stderr.startswith("shard_0")
         assert not any(server.faults.values())
+        kept = run(tmp_path, *arguments)
+        assert (kept.stdout.startswith("already prepared: climbmix"), kept.stderr) == (True, "")
+        (tmp_path / "current").unlink()
         auto = run(tmp_path, *arguments, AUTORESEARCH_DATA_URL=server.url)
         assert auto.stderr == "source climbmix: its host is reachable\n"
     assert record(tmp_path)["source"] == "climbmix"
@@ -239,8 +242,122 @@ def test_auto_does_not_fall_back_where_a_mirror_was_named(embedded: Path, tmp_pa
 def test_a_current_snapshot_of_another_schema_is_not_kept(embedded: Path, tmp_path: Path) -> None:
     cache = shutil.copytree(embedded, tmp_path / "cache")
     (current(cache) / "snapshot.json").write_text(json.dumps({**record(cache), "schema": 0}))
+    done = run(cache, AUTORESEARCH_DATA_URL="http://127.0.0.1:9")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (0, "source embedded: it was prepared last")
+    assert not done.stdout.startswith("already")
+
+
+def damage(name: str) -> Callable[[Path], None]:
+    """Return a function that damages the current snapshot of a cache."""
+
+    def change(cache: Path) -> None:
+        if name == "deleted":
+            shutil.rmtree(current(cache))
+        elif name == "incomplete":
+            (current(cache) / "train_00000.tokens.npy").write_bytes(b"")
+        elif name == "no record":
+            (current(cache) / "snapshot.json").write_bytes(b"[]")
+        elif name == "another schema":
+            (current(cache) / "snapshot.json").write_text(json.dumps({**record(cache), "schema": 0}))
+
+    return change
+
+
+@pytest.fixture(scope="session")
+def chosen(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with a directory prepared and three of its shards: only to be read."""
+
+    def make(cache: Path) -> None:
+        assert run(cache, "--source", "embedded").returncode == 0
+        done = run(cache, "--source", str(shards), "--num-shards", "3", "--profile", "cpu")
+        assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory, "chosen", make)
+
+
+@pytest.mark.parametrize("name", ["deleted", "incomplete", "no record", "another schema"])
+def test_damaged_snapshot_is_prepared_again_from_the_source_that_was_chosen(
+    chosen: Path, shards: Path, tmp_path: Path, name: str
+) -> None:
+    cache = shutil.copytree(chosen, tmp_path / "cache")
+    wanted = record(cache)
+    damage(name)(cache)
     done = run(cache, **OFFLINE)
-    assert (done.returncode, done.stderr) == (0, "source embedded: the host of climbmix is unreachable\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"source {shards}: it was prepared last\n")
+    assert (record(cache)["id"], record(cache)["request"]) == (wanted["id"], wanted["request"])
+    assert run(cache, **OFFLINE).stdout.startswith(f"already prepared: {shards}, ")
+
+
+@pytest.mark.parametrize("name", ["deleted", "incomplete", "no record", "another schema"])
+def test_source_that_is_gone_is_replaced_by_no_other(shards: Path, tmp_path: Path, name: str) -> None:
+    folder, cache = shutil.copytree(shards, tmp_path / "data"), tmp_path / "cache"
+    assert run(cache, "--source", str(folder)).returncode == 0
+    shutil.rmtree(folder)
+    assert run(cache, **OFFLINE).stdout.startswith("already prepared")  # it is not needed
+    damage(name)(cache)
+    before = (cache / "current").read_text()
+    done = run(cache, **OFFLINE)
+    assert (done.returncode, done.stdout) == (3, "")
+    first, second = done.stderr.splitlines()
+    assert first == f"error: cannot prepare the data again: its source {folder} is not found"
+    assert second.startswith("hint: restore it")
+    assert (cache / "current").read_text() == before
+    # Another choice is still possible.
+    assert run(cache, "--source", str(shards)).returncode == 0
+
+
+def test_request_of_an_earlier_version_is_found_in_its_snapshot_or_told_missing(
+    chosen: Path, embedded: Path, shards: Path, tmp_path: Path
+) -> None:
+    cache = shutil.copytree(chosen, tmp_path / "cache")
+    shutil.rmtree(cache / "sources")
+    wanted = record(cache)["id"]
+    damage("incomplete")(cache)
+    assert run(cache, **OFFLINE).stderr.startswith(f"source {shards}: it was prepared last\n")
+    assert record(cache)["id"] == wanted
+    shutil.rmtree(cache / "sources")
+    damage("deleted")(cache)
+    done = run(cache, **OFFLINE)
+    assert done.returncode == 3
+    reason = f"the current snapshot {wanted[:12]} is missing or damaged, and its source is not recorded"
+    assert done.stderr.splitlines()[0] == f"error: {reason}"
+    # A named source is known from its request.
+    other = shutil.copytree(embedded, tmp_path / "other")
+    shutil.rmtree(other / "sources")
+    damage("deleted")(other)
+    done = run(other, AUTORESEARCH_DATA_URL="http://127.0.0.1:9/x")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (0, "source embedded: it was prepared last")
+    assert record(other)["id"] == record(embedded)["id"]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"requests": 1, "folders": []}', b"\xff", b"[" * 200_000])
+def test_damaged_list_of_sources_is_made_again(embedded: Path, tmp_path: Path, content: bytes) -> None:
+    cache = shutil.copytree(embedded, tmp_path / "cache")
+    path = cache / "sources" / current(cache).name / "sources.json"
+    before = path.read_bytes()
+    path.write_bytes(content)
+    assert run(cache, **OFFLINE).stdout.startswith("already prepared: embedded")
+    assert path.read_bytes() == before
+
+
+def test_what_is_not_chosen_stays_as_it_was_prepared_last(chosen: Path, shards: Path, tmp_path: Path) -> None:
+    cache = shutil.copytree(chosen, tmp_path / "cache")
+    wanted = record(cache)
+    assert run(cache, "--profile", "cpu", **OFFLINE).stdout.startswith(f"already prepared: {shards}, ")
+    assert run(cache, "--num-shards", "3", **OFFLINE).stdout.startswith(f"already prepared: {shards}, ")
+    assert record(cache) == wanted
+    done = run(cache, "--num-shards", "2", **OFFLINE)
+    assert done.returncode == 0, done.stderr
+    request = {"source": str(shards), "num_shards": 2, "profile": "cpu"}
+    assert record(cache)["request"] == request
+    large = run(cache, "--profile", "mac", **OFFLINE)
+    assert large.returncode == 3
+    assert f"error: {shards} is too small for the profile mac" in large.stderr
+    assert record(cache)["request"] == request
+    # Naming a source starts from its defaults.
+    assert run(cache, "--source", str(shards)).returncode == 0
+    assert record(cache)["request"]["num_shards"] is None
 
 
 def spoil(name: str) -> Callable[[Path], None]:
