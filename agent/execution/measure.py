@@ -33,6 +33,7 @@ from agent.execution.evaluation import Evaluator, Harness, losses_of
 from agent.execution.gpu_fault import described, fault_in
 from agent.execution.kill import Process
 from agent.execution.oom import ran_out
+from agent.execution.own_text import own_text
 from agent.execution.process import (
     SHORTEST_SLEEP,
     UNOBSERVED,
@@ -317,7 +318,7 @@ def room_of(
     command = protocol.execution.command
     furniture = Furniture(command=command, untracked=runner.untracked, read=cache, results=results)
     if runner.harness is not None and snapshot is not None:
-        hidden = (*_source(runner.harness), *cache_places())
+        hidden = (*own_text(runner.harness.snapshot, runner.workspace.top), *cache_places())
         furniture = replace(furniture, evaluated=True, cache=_without_texts(snapshot), hidden=hidden)
     elif not runner.harness:
         folder = cache_folder()
@@ -336,12 +337,6 @@ def _without_texts(snapshot: Path) -> dict[str, Path | bytes]:
         if (snapshot / name).exists()
     }
     return {**cache, "current": snapshot.name.encode()}
-
-
-def _source(harness: Harness) -> tuple[Path, ...]:
-    """Return the user's own folder of text if the data was prepared from one."""
-    source = harness.record.get("source")
-    return (Path(source),) if isinstance(source, str) and source.startswith("/") else ()
 
 
 def execute(

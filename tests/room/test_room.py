@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from agent.repository.workspace import Workspace
 from agent.room import room, sandbox
 from agent.room.sandbox import Sandbox, Way
 from agent.session.opening import prepared
+from harness import dataset
+from tests.common.caches import run as prepare
+from tests.common.parquet import parquet
 from tests.common.processes import start, wait_for
 from tests.common.sessions import assert_consistent, rows
 from tests.common.training import make_training, script
@@ -355,6 +360,64 @@ def test_no_way_leads_a_run_to_the_text_of_its_evaluator(
         short = dataclasses.replace(ready, training_seconds=0.2)
         found = measure(short, ready.workspace.head, tmp_path / "run.log")
     assert (tmp_path / "run.log").read_text().startswith("looked\n"), found.error
+    assert found.source == "attested", found.error
+
+
+@pytest.fixture(scope="module")
+def validation_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two files of the embedded text, for a directory of one's own."""
+    folder = tmp_path_factory.mktemp("text")
+    for index, shard in enumerate(dataset.shards("embedded", None, folder, 1, lambda *_: None)):
+        name = "z" if index == 0 else "a"
+        (folder / f"{name}.parquet").write_bytes(parquet([*islice(shard.documents(), 1500)]))
+    return folder
+
+
+SEES = """
+import pathlib
+for path in SHOWN:
+    assert pathlib.Path(path).stat().st_size, path
+for path in HIDDEN:
+    try:
+        assert not pathlib.Path(path).read_bytes(), path
+    except OSError:
+        pass
+print("looked", flush=True)
+"""
+
+
+@pytest.mark.parametrize("lies", ["links", "links of earlier", "prepared twice", "beside the workspace's files"])
+@pytest.mark.parametrize("way", WAYS)
+def test_no_run_sees_the_text_that_the_data_was_ever_prepared_from(
+    validation_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way, lies: str
+) -> None:
+    folder, cache = tmp_path / "workspace", tmp_path / "cache"
+    names = ("raw", "data") if lies != "beside the workspace's files" else (".", "data")
+    raw, data = (folder / name for name in names)
+    hidden = [f"{place}/{name}.parquet" for place in names for name in "az"]
+    make_training(folder, script("top", SEES.replace("SHOWN", "['notes.txt']").replace("HIDDEN", repr(hidden))))
+    (folder / ".gitignore").write_text("/raw/\n/data/\n*.parquet\n*.txt\n")
+    commit_all(folder, "ignore", ".gitignore")
+    (folder / "notes.txt").write_text("shown")
+    for place in (raw, data):
+        place.mkdir(exist_ok=True)
+    for path in validation_text.iterdir():
+        shutil.copy(path, raw)
+        if lies == "prepared twice":
+            shutil.copy(path, data)
+        else:
+            (data / path.name).symlink_to(Path(os.path.relpath(raw, data)) / path.name)
+    for source in (raw, data) if lies == "prepared twice" else (data,):
+        done = prepare(cache, "--source", str(source), "--profile", "cpu")
+        assert done.returncode == 0, done.stderr
+    if lies == "links of earlier":
+        shutil.rmtree(cache / "sources")
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(cache))
+    with runner(folder, way) as ready:
+        assert ready.harness is not None
+        short = dataclasses.replace(ready, training_seconds=0.2)
+        found = measure(short, ready.workspace.head, tmp_path / "run.log")
+    assert (tmp_path / "run.log").read_text().startswith("looked\n"), (tmp_path / "run.log").read_text()
     assert found.source == "attested", found.error
 
 

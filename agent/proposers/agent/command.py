@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from agent.execution.own_text import own_text_now
 from agent.execution.process import Command, Ended, Observer, run_command
 from agent.format import fenced, plain
 from agent.journal.experiment import Experiment, Proposal
@@ -165,7 +166,8 @@ class CommandProposer:
             copy = make_worktree(context, root / "copy", draft)
             make_parts(root)
             folders = tuple(own_folders(self.command))
-            own = Furniture("agent", self.command, write=folders, hidden=cache_places(), variables=QUIET)
+            hidden = (*own_text_now(copy.top), *cache_places())
+            own = Furniture("agent", self.command, write=folders, hidden=hidden, variables=QUIET)
             place = furnish(self._sandbox, root, copy.top, copy.top, copy.workspace, own)
             kept = context.folder or root
             kept.mkdir(parents=True, exist_ok=True)

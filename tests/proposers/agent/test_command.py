@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shlex
 import sys
@@ -535,10 +536,14 @@ def test_failed_copy_makes_agent_unavailable(context: Context, tmp_path: Path, m
 def test_no_link_leads_an_agent_to_the_cache(
     quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way
 ) -> None:
-    """The text on which the metric is evaluated lies there. What lies beside it is shown."""
+    """The text on which the metric is evaluated lies there, or in a folder of texts. What lies beside it is shown."""
     around, cache = tmp_path / "caches", tmp_path / "caches" / "autoresearch"
     (cache / "snapshots" / "a").mkdir(parents=True)
     (cache / "snapshots" / "a" / "val_0.npy").touch()
+    (cache / "current").write_text("a")
+    (cache / "snapshots" / "a" / "snapshot.json").write_text(json.dumps({"source": str(around / "text")}))
+    (around / "text").mkdir()
+    (around / "text" / "z.parquet").touch()
     (around / "other.txt").touch()
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(cache))
     (quick / "data").symlink_to(cache)
@@ -546,6 +551,7 @@ def test_no_link_leads_an_agent_to_the_cache(
     commit_all(quick, "links", "data", "all")
     text = "snapshots/a/val_0.npy"
     paths = ["all/other.txt", f"data/{text}", f"all/autoresearch/{text}", f"{cache}/{text}"]
+    paths += ["all/text/z.parquet", f"{around}/text/z.parquet"]
     looks = (
         "def opens(path):\n    try:\n        return not open(path).close()\n    except OSError:\n        return False\n"
         f"note('DESCRIPTION: ' + ' '.join(filter(opens, {paths!r})))\n"
