@@ -6,6 +6,7 @@ iterators over the documents, which snapshot.py turns into tokens. Only snapshot
 
 import hashlib
 import importlib.util
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,11 +44,16 @@ BATCH = 1024  # documents read from parquet at a time
 
 @dataclass(frozen=True)
 class Shard:
-    """A sequence of documents of one split. Each call of `documents()` starts from the first one."""
+    """A sequence of documents of one split. Each call of `documents()` starts from the first one.
+
+    Attributes:
+        copies: counts the documents of a training shard that are left out because validation has the same text.
+    """
 
     name: str
     split: Split
     documents: Callable[[], Iterator[str]]
+    copies: Callable[[], int] = lambda: 0
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -204,33 +210,46 @@ def _directory(folder: Path, num_shards: int) -> list[Shard]:
     for path in files:
         open_parquet(path)
     # A small file may have no other text than the holdout's.
-    files = [path for path in files if _is_empty(_held_out(path)) or not _is_empty(_not_held_out(path))]
+    files = [
+        path for path in files if _is_empty(_held_out(path)) or not _is_empty(_documents(path, "val", alone=False))
+    ]
     if not files:
         raise DataError(f"every text in {folder} belongs to the holdout", hint="pass more text")
-    if len(files) == 1:
-        return [Shard(files[0].name, split, partial(_every_nth, files[0], split)) for split in ("val", "train")]
-    *training, validation = files
+    alone = len(files) == 1
+    read = partial(_documents, alone=alone)
+    validation, training = files[-1], files if alone else files[:-1]
+    known = frozenset(map(_number, read(validation, "val")))
+    training = [path for path in training if _has_own(read(path, "train"), known)]
+    if not training:
+        raise DataError(f"every text for training in {folder} is also one for validation", hint="pass more text")
     if num_shards > len(training):
         raise _too_many(str(folder), len(training), num_shards)
-    training = training if num_shards == -1 else training[:num_shards]
-    return [
-        Shard(validation.name, "val", partial(_not_held_out, validation)),
-        *(Shard(path.name, "train", partial(_not_held_out, path)) for path in training),
-    ]
+    found = [Shard(validation.name, "val", partial(read, validation, "val"))]
+    for path in training if num_shards == -1 else training[:num_shards]:
+        documents = partial(read, path, "train")
+        found.append(Shard(path.name, "train", partial(_without, documents, known), partial(_copies, documents, known)))
+    return found
 
 
 def _too_many(source: str, available: int, num_shards: int) -> DataError:
     return DataError(f"--num-shards must be at most {available} for {source}, got {num_shards}")
 
 
-def _every_nth(path: Path, split: Split) -> Iterator[str]:
+def _documents(path: Path, split: Split, *, alone: bool) -> Iterator[str]:
+    """Yield the documents of a file that are not held out; if it has all of the text, only those of a split."""
     for index, document in enumerate(read_documents(path)):
-        if (index % DIRECTORY_VALIDATION_EVERY == 0) == (split == "val") and not is_held_out(document):
+        if alone and (index % DIRECTORY_VALIDATION_EVERY == 0) != (split == "val"):
+            continue
+        if not is_held_out(document):
             yield document
 
 
-def _not_held_out(path: Path) -> Iterator[str]:
-    return (document for document in read_documents(path) if not is_held_out(document))
+def _without(documents: Callable[[], Iterator[str]], known: frozenset[int]) -> Iterator[str]:
+    return (document for document in documents() if _number(document) not in known)
+
+
+def _copies(documents: Callable[[], Iterator[str]], known: frozenset[int]) -> int:
+    return sum(_number(document) in known for document in documents())
 
 
 def _is_empty(documents: Iterator[str]) -> bool:
@@ -241,9 +260,19 @@ def _held_out(path: Path) -> Iterator[str]:
     return filter(is_held_out, read_documents(path))
 
 
+def _has_own(documents: Iterator[str], known: frozenset[int]) -> bool:
+    """Return whether documents are not all copies. Those of an empty file are not: it is an error of its own."""
+    first = next(documents, None)
+    return first is None or any(_number(each) not in known for each in itertools.chain([first], documents))
+
+
 def is_held_out(document: str) -> bool:
-    number = int.from_bytes(hashlib.sha256(document.encode(errors="surrogatepass")).digest()[:8])
-    return number % DIRECTORY_HOLDOUT_ONE_IN == 0
+    return _number(document) % DIRECTORY_HOLDOUT_ONE_IN == 0
+
+
+def _number(document: str) -> int:
+    """Return a number that equal texts share, and practically no others."""
+    return int.from_bytes(hashlib.sha256(document.encode(errors="surrogatepass")).digest()[:8])
 
 
 def _parquet_files(folder: Path) -> list[Path]:

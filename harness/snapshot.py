@@ -25,14 +25,14 @@ from harness.dataset import Shard
 from harness.downloads import Report
 from harness.loader import Array, TooFewTokens, offsets_path, validation_rows
 from harness.prepared import current_folder
-from harness.settings import CACHE_DIR, PROFILES, SCHEMA, DataError, Profile
+from harness.settings import CACHE_DIR, PROFILES, SCHEMA, DataError
 from harness.sources import Request
 from harness.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-SPLITS = 2  # version of how sources are split, so that no preparation continues one of another version
+SPLITS = 3  # version of how sources are split, so that no preparation continues one of another version
 TOKENIZER_CHARACTERS = 1_000_000_000  # of text that the vocabulary is trained on
 TOKENIZER_DOCUMENT_CHARACTERS = 10_000  # per document, so that a few long ones do not dominate
 
@@ -200,11 +200,19 @@ def build(source: str, num_shards: int | None, profile: str, workers: int, repor
                     hint="pass more text" + ("" if profile == "cpu" else ", or `--profile cpu`"),
                 ) from None
     request = {"source": source, "num_shards": num_shards, "profile": profile}
-    return finish(building, tokenizer, request, scale)
+    return finish(building, tokenizer, request, sum(shard.copies() for shard in by_split["train"]))
 
 
-def finish(building: Path, tokenizer: Tokenizer, request: dict[str, Any], scale: Profile) -> dict[str, Any]:
-    """Write snapshot.json and move the finished snapshot to its place. Returns the record."""
+def finish(building: Path, tokenizer: Tokenizer, request: dict[str, Any], copies: int) -> dict[str, Any]:
+    """Write snapshot.json and move the finished snapshot to its place.
+
+    Args:
+        copies: documents that were left out of training, because validation has the same text.
+
+    Returns:
+        The record.
+    """
+    scale = PROFILES[request["profile"]]
     files: dict[str, dict[str, Any]] = {}
     for path in sorted([*building.glob("*.npy"), building / "tokenizer.json"]):
         with path.open("rb") as file:
@@ -221,6 +229,7 @@ def finish(building: Path, tokenizer: Tokenizer, request: dict[str, Any], scale:
         count["bytes"] += sum(
             int(tokenizer.token_bytes[tokens[begin : begin + 2**24]].sum()) for begin in range(0, len(tokens), 2**24)
         )
+    counts["train"]["copies"] = copies
     content = {
         "schema": SCHEMA,
         "profile": request["profile"],
@@ -439,11 +448,14 @@ def _summary(record: dict[str, Any], apart: dict[str, Any] | None, *, found: boo
         line = f"already prepared: {record['source']}, profile {record['profile']}, snapshot {where}"
         return f"{line}\nholdout: {said}" if fresh else line
     train, val = record["counts"]["train"], record["counts"]["val"]
+    left_out = train.get("copies", 0)
+    copies = [f"copies:      {left_out:,} left out of training, because validation has the same text"] * (left_out > 0)
     return "\n".join(
         [
             f"source:      {record['source']}",
             f"profile:     {record['profile']}",
             f"documents:   {train['documents']:,} for training, {val['documents']:,} for validation",
+            *copies,
             f"tokens:      {train['tokens']:,} for training, {val['tokens']:,} for validation",
             f"bytes/token: {train['bytes'] / train['tokens']:.2f}",
             f"holdout:     {said}",

@@ -114,6 +114,15 @@ def test_a_directory_with_one_shard_is_split_by_document(tmp_path: Path) -> None
     assert sorted([*validation.documents(), *training.documents(), *held_out]) == sorted(texts)
 
 
+def test_copies_in_a_single_file_are_in_one_split(tmp_path: Path) -> None:
+    texts = [f"row {index}" for index in range(1000) if not dataset.is_held_out(f"row {index}")][:800]
+    (tmp_path / NAME).write_bytes(parquet([*texts, *texts[::20]]))  # of the 40 at the end, two are for validation
+    validation, training = dataset.shards(str(tmp_path), None, tmp_path, 1, ignore)
+    assert not {*validation.documents()} & {*training.documents()}
+    assert {*validation.documents(), *training.documents()} == {*texts}
+    assert (training.copies(), validation.copies()) == (38, 0)
+
+
 def test_the_embedded_text_is_split_by_speech(tmp_path: Path) -> None:
     validation, training = dataset.shards("embedded", None, tmp_path, 1, ignore)
     held_out, rest = list(validation.documents()), list(training.documents())

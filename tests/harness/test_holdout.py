@@ -180,3 +180,28 @@ def test_evaluator_scores_a_stored_model(cache: Path, tokenizer: Tokenizer, mode
 def test_file_that_is_no_model_is_refused(cache: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model").write_bytes(content)
     assert score(cache, holdout_of(cache)[0], tmp_path / "model", 16)["event"] == "refused"
+
+
+def prepared_from(folder: Path, parts: list[list[str]]) -> tuple[Path, str]:
+    """Prepare a folder of these files, and return its cache and what was said."""
+    source, cache = folder / "texts", folder / "cache"
+    source.mkdir(parents=True)
+    for index, part in enumerate(parts):
+        pq.write_table(pa.table({"text": part}), source / f"{index}.parquet")
+    done = run(cache, "--source", str(source), "--profile", "cpu")
+    assert done.returncode == 0, done.stderr
+    trained = set(documents(current(cache), "train"))
+    assert trained
+    assert not trained & {*documents(current(cache), "val"), *documents(holdout_of(cache)[0], "holdout")}
+    return cache, done.stdout
+
+
+def test_copies_of_validation_documents_are_not_trained_on(texts: list[str], tmp_path: Path) -> None:
+    kept = [text for text in dict.fromkeys(texts) if not dataset.is_held_out(text)][:2000]
+    parts = [kept[:800], kept[800:1200], kept[1200:]]
+    plain, said = prepared_from(tmp_path / "plain", parts)
+    assert "copies: " not in said
+    copied, said = prepared_from(tmp_path / "copied", [[*parts[2][:100], *parts[0]], parts[2], *parts[1:]])
+    assert record(plain)["id"] == record(copied)["id"]
+    assert "copies:      100 left out of training, because validation has the same text\n" in said
+    assert record(copied)["counts"]["train"]["copies"] == 100

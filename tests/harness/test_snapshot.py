@@ -383,9 +383,12 @@ def spoil(name: str) -> Callable[[Path], None]:
             pq.write_table(pa.table({"text": pa.array([""], pa.string())}), folder / "shard_00001.parquet")
         elif name == "small validation":
             pq.write_table(pa.table({"text": ["short", "texts"] * 50}), folder / "shard_06542.parquet")
+        elif name == "same text":
+            for path in folder.iterdir():
+                path.write_bytes((folder / "shard_06542.parquet").read_bytes())
         elif name == "small text":
             for path in folder.iterdir():
-                pq.write_table(pa.table({"text": ["short"]}), path)
+                pq.write_table(pa.table({"text": [f"short {path.stem}"]}), path)
 
     return change
 
@@ -402,6 +405,7 @@ def spoil(name: str) -> Callable[[Path], None]:
         ("no documents", "shard_00001.parquet contains no text"),
         ("small validation", "the metric needs 256"),
         ("small text", "too small for a vocabulary of 1024"),
+        ("same text", "every text for training in"),
     ],
 )
 def test_what_is_wrong_with_a_directory_is_one_sentence(shards: Path, tmp_path: Path, name: str, words: str) -> None:
