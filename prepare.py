@@ -236,6 +236,8 @@ def main() -> None:
     from harness import snapshot
     from harness.settings import RESUME, DataError
 
+    if sys.stderr is None:  # closed, as by `2>&-`
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     parser = _Parser(
         description="Prepare the data and train the tokenizer. Run this once before training; prepared data is reused.",
         epilog="`uv run prepare.py --source embedded` needs no download. The data is stored in AUTORESEARCH_CACHE "
@@ -267,7 +269,11 @@ def main() -> None:
         parser.error("--num-shards must be at least 1, or -1 for all")
     if options.download_workers < 1:
         parser.error("--download-workers must be at least 1")
+    request = (options.source, options.num_shards, options.profile)
     try:
+        if (said := snapshot.answer(*request)) is not None:
+            print(said)
+            return
         CACHE_DIR.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(CACHE_DIR / "prepare.lock")
         try:
@@ -276,7 +282,7 @@ def main() -> None:
             snapshot.say(f"waiting for another prepare.py in {CACHE_DIR}")
             lock.acquire()
         with lock:
-            print(snapshot.make_current(options.source, options.num_shards, options.profile, options.download_workers))
+            print(snapshot.make_current(*request, options.download_workers))
     except DataError as error:
         settings.fail(str(error), hint=error.hint)
     except OSError as error:

@@ -101,6 +101,8 @@ def shards(source: str, num_shards: int | None, downloads: Path, workers: int, r
     if source == "tinystories":
         return _tinystories(num_shards or DEFAULT_SHARDS, downloads / source, report)
     if source == "embedded":
+        if num_shards and num_shards > 1:
+            raise _too_many(source, 1, num_shards)
         return _embedded()
     return _directory(Path(source), num_shards or -1)
 

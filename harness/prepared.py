@@ -32,7 +32,7 @@ class Snapshot:
         """Read snapshot.json in `directory`.
 
         Raises:
-            OSError, ValueError, KeyError: the file is missing or damaged.
+            OSError, ValueError, KeyError, TypeError, RecursionError: the file is missing or damaged.
         """
         record = json.loads((directory / "snapshot.json").read_bytes())
         if record["schema"] != settings.SCHEMA:
@@ -52,7 +52,7 @@ def _current(cache: Path) -> Snapshot:
         return Snapshot.load(current_folder(cache))
     except FileNotFoundError:
         settings.fail(f"no prepared data found in {cache}", hint=PREPARE)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         settings.fail(f"cannot read the prepared data in {cache}: {error!r}", hint=PREPARE)
 
 

@@ -326,6 +326,28 @@ def display() -> Iterator[Report]:
         yield report
 
 
+def answer(source: str, num_shards: int | None, profile: str) -> str | None:
+    """Return the summary of a request whose snapshot is current and complete, so that nothing is to be written.
+
+    Returns:
+        None if there may be something to do. Whether there is, `make_current` finds out, under a lock.
+    """
+    try:
+        request, record = _wanted(source, num_shards, profile)
+        current = current_folder(CACHE_DIR).name
+    except (DataError, OSError):
+        return None
+    if record is None or record["id"][:12] != current or not (apart := holdout.made(record["id"])):
+        return None
+    first = sources.request_in(record)
+    request, record = _resolved(request, record)
+    # A cache of an earlier version, which cannot be completed, is read as it is.
+    as_ever = first == request and sources.latest(current) is None and not os.access(CACHE_DIR, os.W_OK)
+    if not (as_ever or sources.is_recorded(current, request)):
+        return None
+    return _summary(record, apart, found=True, fresh=False)
+
+
 def make_current(source: str, num_shards: int | None, profile: str, workers: int) -> str:
     """Make the requested snapshot current, preparing it if needed. What is not chosen stays as it was prepared last.
 

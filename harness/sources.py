@@ -35,6 +35,11 @@ def latest(snapshot: str) -> Request | None:
     return requests[-1] if requests else None
 
 
+def is_recorded(snapshot: str, request: Request) -> bool:
+    """Return whether a request is the latest that led to a snapshot, and every folder of its text is recorded."""
+    return latest(snapshot) == request and {*_folders(request.source)} <= {*_read(snapshot)["folders"]}
+
+
 def add(snapshot: str, request: Request) -> None:
     """Record that a request led to a snapshot, and where its text is now."""
     known = _read(snapshot)

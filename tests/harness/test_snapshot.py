@@ -3,8 +3,11 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import filterfalse, islice
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from harness import dataset
 from prepare import Tokenizer
 from tests.common.caches import current, python, record, run, start
 from tests.common.data_server import Fault, serve
-from tests.common.workspaces import made_once
+from tests.common.workspaces import ROOT, made_once
 
 
 @pytest.fixture(scope="session")
@@ -444,6 +447,77 @@ def test_what_is_wrong_with_a_request_is_one_sentence(shards: Path, tmp_path: Pa
     assert blocked.returncode == 3
     assert blocked.stderr.startswith("error: ")
     assert "Not a directory" in blocked.stderr.splitlines()[0]
+
+
+@pytest.mark.parametrize("source", ["embedded", "one file"])
+def test_more_shards_than_one_are_refused_where_there_is_one(tmp_path: Path, source: str) -> None:
+    if source == "one file":
+        source = str(tmp_path / "data")
+        Path(source).mkdir()
+        pq.write_table(pa.table({"text": [f"row {index}" for index in range(100)]}), Path(source, "a.parquet"))
+    done = run(tmp_path / "cache", "--source", source, "--num-shards", "2")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == f"error: --num-shards must be at most 1 for {source}, got 2\n"
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "1", '{"schema": 1, "id": []}', '{"schema": []}', "[" * 200_000])
+def test_record_of_another_form_is_a_sentence(embedded: Path, tmp_path: Path, content: str) -> None:
+    cache = shutil.copytree(embedded, tmp_path / "cache")
+    (current(cache) / "snapshot.json").write_text(content)
+    done = python(cache, "from prepare import VOCAB_SIZE")
+    assert done.returncode == 3
+    first, second = done.stderr.splitlines()
+    assert first.startswith(f"error: cannot read the prepared data in {cache}: ")
+    assert second == "hint: run `uv run prepare.py`"
+
+
+def test_closed_standard_error_is_no_failure(shards: Path, shards_id: str, tmp_path: Path) -> None:
+    command = f"{sys.executable} prepare.py --source {shards} 2>&-"
+    env = {**os.environ, "AUTORESEARCH_CACHE": str(tmp_path)}
+    done = subprocess.run(command, shell=True, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"source:      {shards}\n")
+    assert record(tmp_path)["id"] == shards_id
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Mount a folder read-only on itself, which only root can."""
+    for arguments in (["--bind", folder, folder], ["-o", "remount,bind,ro", folder]):
+        done = subprocess.run(["mount", *map(str, arguments)], capture_output=True, check=False)
+        if done.returncode:
+            pytest.skip("nothing can be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("version", ["this", "an earlier one"])
+def test_prepared_cache_can_be_read_only(embedded: Path, tmp_path: Path, version: str) -> None:
+    cache = shutil.copytree(embedded, tmp_path / "cache")
+    if version != "this":
+        shutil.rmtree(cache / "sources")
+    (cache / "prepare.lock").unlink()
+    before = sorted(path.relative_to(cache) for path in cache.rglob("*"))
+    with read_only(cache):
+        for flags in ((), ("--source", "embedded"), ("--profile", "cpu")):
+            done = run(cache, *flags)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout.startswith("already prepared: embedded, profile cpu, snapshot ")
+        other = run(cache, "--source", "tinystories")
+        assert other.returncode == 3
+        assert other.stderr.startswith(f"error: {cache}/prepare.lock: Read-only file system\n")
+    assert sorted(path.relative_to(cache) for path in cache.rglob("*")) == before
+
+
+def test_prepared_cache_is_answered_from_while_another_is_prepared(embedded: Path, tmp_path: Path) -> None:
+    import filelock
+
+    cache = shutil.copytree(embedded, tmp_path / "cache")
+    with filelock.FileLock(cache / "prepare.lock"):
+        done = run(cache)
+    assert (done.stdout.startswith("already prepared: embedded"), done.stderr) == (True, "")
 
 
 def test_preparation_loads_prepare_once(embedded: Path) -> None:
