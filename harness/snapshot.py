@@ -23,9 +23,9 @@ import rustbpe
 from harness import dataset, holdout, sources
 from harness.dataset import Shard
 from harness.downloads import Report
-from harness.loader import Array, TooFewTokens, offsets_path, validation_rows
+from harness.loader import Array, TooFewTokens, offsets_path, shards_of, validation_rows
 from harness.prepared import current_folder
-from harness.settings import CACHE_DIR, PROFILES, SCHEMA, DataError
+from harness.settings import CACHE_DIR, PROFILES, SCHEMA, DataError, Profile
 from harness.sources import Request
 from harness.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 SPLITS = 3  # version of how sources are split, so that no preparation continues one of another version
 TOKENIZER_CHARACTERS = 1_000_000_000  # of text that the vocabulary is trained on
+LEAST_USABLE = 0.5  # fraction of the tokens in rows below which documents are called long
 TOKENIZER_DOCUMENT_CHARACTERS = 10_000  # per document, so that a few long ones do not dominate
 
 # Scripts, combining marks, joined emoji, line ends, runs of spaces and digits, bytes that training text lacks.
@@ -60,7 +61,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> dict[str, Any]:
     if len(tokens) + len(SPECIAL_TOKENS) < vocab_size:
         raise DataError(
             f"the text is too small for a vocabulary of {vocab_size} tokens: it yields {len(tokens)}",
-            hint="pass more text, or another --source",
+            hint="pass more text, or another --source; of a document, only the first "
+            f"{TOKENIZER_DOCUMENT_CHARACTERS:,} characters are read here: split long ones",
         )
     content = {
         "pattern": SPLIT_PATTERN,
@@ -197,10 +199,23 @@ def build(source: str, num_shards: int | None, profile: str, workers: int, repor
             except TooFewTokens as error:
                 raise DataError(
                     f"{source} is too small for the profile {profile}: {error}",
-                    hint="pass more text" + ("" if profile == "cpu" else ", or `--profile cpu`"),
+                    hint=_more_text(building, scale) + ("" if profile == "cpu" else ", or `--profile cpu`"),
                 ) from None
     request = {"source": source, "num_shards": num_shards, "profile": profile}
     return finish(building, tokenizer, request, sum(shard.copies() for shard in by_split["train"]))
+
+
+def _more_text(building: Path, scale: Profile) -> str:
+    share = _usable(building, "val", scale.max_seq_len)
+    if share >= LEAST_USABLE:
+        return "pass more text"
+    return f"split long documents, of which only the first {scale.max_seq_len} tokens are used, or pass more text"
+
+
+def _usable(directory: Path, split: dataset.Split, max_seq_len: int) -> float:
+    """Return the fraction of a split's tokens that rows can hold: of a document, a row takes the start alone."""
+    lengths = np.concatenate([np.diff(offsets) for _, offsets in shards_of(directory, split)])
+    return float(np.minimum(lengths, max_seq_len + 1).sum() / lengths.sum())
 
 
 def finish(building: Path, tokenizer: Tokenizer, request: dict[str, Any], copies: int) -> dict[str, Any]:
@@ -230,6 +245,7 @@ def finish(building: Path, tokenizer: Tokenizer, request: dict[str, Any], copies
             int(tokenizer.token_bytes[tokens[begin : begin + 2**24]].sum()) for begin in range(0, len(tokens), 2**24)
         )
     counts["train"]["copies"] = copies
+    usable = _usable(building, "train", scale.max_seq_len)
     content = {
         "schema": SCHEMA,
         "profile": request["profile"],
@@ -245,6 +261,7 @@ def finish(building: Path, tokenizer: Tokenizer, request: dict[str, Any], copies
         "source": request["source"],
         "request": request,
         "counts": counts,
+        "usable": usable,  # fraction of the training tokens that rows can hold
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         # Documents of the source's holdout are in no split. Earlier versions did not leave them out.
         "reserves_holdout": True,
@@ -471,6 +488,8 @@ def _summary(record: dict[str, Any], apart: dict[str, Any] | None, *, found: boo
         return f"{line}\nholdout: {said}" if fresh else line
     train, val = record["counts"]["train"], record["counts"]["val"]
     left_out = train.get("copies", 0)
+    cut = f"of a document, only the first {record['MAX_SEQ_LEN']:,} tokens are used: split long ones"
+    usable = record.get("usable", 1.0)
     copies = [f"copies:      {left_out:,} left out of training, because validation has the same text"] * (left_out > 0)
     return "\n".join(
         [
@@ -479,6 +498,7 @@ def _summary(record: dict[str, Any], apart: dict[str, Any] | None, *, found: boo
             f"documents:   {train['documents']:,} for training, {val['documents']:,} for validation",
             *copies,
             f"tokens:      {train['tokens']:,} for training, {val['tokens']:,} for validation",
+            *([f"usable:      {usable:.0%} of the training tokens, {cut}"] * (usable < LEAST_USABLE)),
             f"bytes/token: {train['bytes'] / train['tokens']:.2f}",
             f"holdout:     {said}",
             f"snapshot:    {where}",

@@ -205,3 +205,29 @@ def test_copies_of_validation_documents_are_not_trained_on(texts: list[str], tmp
     assert record(plain)["id"] == record(copied)["id"]
     assert "copies:      100 left out of training, because validation has the same text\n" in said
     assert record(copied)["counts"]["train"]["copies"] == 100
+
+
+def test_long_documents_are_named_if_most_of_their_text_is_unused(texts: list[str], tmp_path: Path) -> None:
+    long = ["\n\n".join(texts[index : index + 8]) for index in range(len(texts) - 8)]
+    cache, said = prepared_from(tmp_path / "long", [long[:600], long[600:1400]])
+    share = record(cache)["usable"]
+    assert 0.05 < share < 0.2
+    cut = "of a document, only the first 256 tokens are used: split long ones"
+    assert f"usable:      {share:.0%} of the training tokens, {cut}\n" in said
+    cache, said = prepared_from(tmp_path / "short", [texts[:600], texts[600:1600]])
+    assert record(cache)["usable"] > 0.5
+    assert "usable:" not in said
+    for name, part, words in (
+        (
+            "few",
+            [["\n\n".join(texts[:600])] * 2 + texts[:900], long[:50]],
+            "split long documents, of which only the fir",
+        ),
+        ("one", [["\n\n".join(texts)]], "only the first 10,000 characters are read here: split long ones"),
+    ):
+        (tmp_path / name).mkdir()
+        for index, each in enumerate(part):
+            pq.write_table(pa.table({"text": each}), tmp_path / name / f"{index}.parquet")
+        done = run(tmp_path / "cache", "--source", str(tmp_path / name), "--profile", "cpu")
+        assert done.returncode == 3
+        assert words in done.stderr.splitlines()[-1], done.stderr
