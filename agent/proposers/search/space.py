@@ -23,9 +23,21 @@ from agent.source.training_budget import limits_of, timed_names, why_budget
 
 RANGE = re.compile(r"(\S+?)\s*\.\.\s*(\S+)(\s+log)?")
 # A recipe that changes one of these is not better: it gets another seed, another test set, or merely other output.
+# Each row is words of a name, which underscores separate.
+SEEDS = r"[A-Z]*SEEDS? | RANDOM_?STATE | RNG"
 NEVER = re.compile(
-    r"(^|_)(SEED|RANDOM_STATE|RNG|EVAL|(TEST|VAL|VALID|VALIDATION)_(SIZE|FRACTION|RATIO)|FOLDS|N_JOBS|WORKERS|VERBOSE|LOG|PRINT|VERSION"
-    r"|PATH|DIR)(_|$)|(^|_)SPLITS?(_SIZE|_FRACTION|_RATIO)?$"  # but not SPLIT_HEADS
+    rf"""(^|_)(
+      (?: {SEEDS}
+        | EVAL[A-Z]* | TESTS? | VALID | VALIDATION | H(?:OLD|ELD)_?OUT
+        | VAL(?=_) | (?<!CLIP_)(?<!INIT_)(?<!FILL_)(?<!PAD_)(?<!MIN_)(?<!MAX_)VAL$  # in GRAD_CLIP_VAL it means value
+        | [KN]?FOLDS? | CV
+        | [A-Z]*(?:JOBS | WORKERS | THREADS) | PORT
+        | VERBOSE | LOG | PRINT | VERSION | PATH | DIR
+      )\d*(?=_|$)
+    | (?: SPLITS? | TRAIN )_(?:SIZE | FRAC | FRACTION | RATIO | PCT | PERCENT )$
+    | SPLITS?$  # but not SPLIT_HEADS
+    ) | ^(?:(?:N|NUM)_?)?(?: REPEATS? | RUNS )$""",
+    re.VERBOSE,
 )
 FRACTION = re.compile(r"RATIO|FRAC|BETA|DROPOUT|DECAY|MOMENTUM")
 LEAST_POWER = 16  # below, as in DEPTH = 4, the numbers between powers of two matter

@@ -117,6 +117,28 @@ def test_comments_that_steer_nothing_are_remarked_on(quick: Path, cli: Cli) -> N
         "N_JOBS = 4",
         "NUM_WORKERS = 2",
         "VERBOSE = 1",
+        "EVALUATION_STEPS = 50",
+        "EVALUATION_BATCHES = 8",
+        "NUM_EVALS = 8",
+        "VALIDATION_STEPS = 50",
+        "VAL_BATCHES = 16",
+        "VAL_TOKENS = 4096",
+        "MAX_VAL_BATCHES = 16",
+        "NUM_VAL = 100",
+        "TEST_FRAC = 0.2",
+        "TESTS = 3",
+        "TRAIN_FRAC = 0.8",
+        "HOLDOUT_FRAC = 0.2",
+        "HELD_OUT = 100",
+        "N_FOLD = 5",
+        "KFOLDS = 5",
+        "FOLD = 1",
+        "CV = 5",
+        "N_REPEATS = 3",
+        "NUM_RUNS = 3",
+        "NUM_THREADS = 4",
+        "NTHREADS = 4",
+        "MASTER_PORT = 29500",
     ],
 )
 def test_seeds_splits_and_output_are_not_searched_without_a_comment(line: str) -> None:
@@ -126,7 +148,25 @@ def test_seeds_splits_and_output_are_not_searched_without_a_comment(line: str) -
     assert [*space_of({"t.py": f"{line}  # search: 0..9\n"}, {}).values()] == [name]
 
 
-@pytest.mark.parametrize("line", ["SPLIT_HEADS = 3", "LATEST_SIZE = 3", "UNFOLDS = 3", "TREE_STATE = 3"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "SPLIT_HEADS = 3",
+        "LATEST_SIZE = 3",
+        "UNFOLDS = 3",
+        "TREE_STATE = 3",
+        "INTERVAL = 3",
+        "VALUE_DIM = 3",
+        "GRAD_CLIP_VAL = 1.0",
+        "CVAE_DIM = 3",
+        "SCAFFOLD = 3",
+        "LAYER_REPEATS = 3",
+        "SUPPORT = 3",
+        "LATENT_TESTED = 3",
+        "TRAIN_BATCH = 3",
+        "TRUNCATE = 3",
+    ],
+)
 def test_names_that_merely_resemble_seeds_and_splits_are_searched(line: str) -> None:
     assert len(space_of({"t.py": f"{line}\n"}, {}).dimensions) == 1
 
