@@ -19,6 +19,7 @@ from typing import Any
 from agent.journal.experiment import Value
 
 NAME = re.compile(r"[A-Z][A-Z0-9_]*")
+_COMMENT = re.compile(rb"[) \t\f]*;?[ \t\f]*(#[^\r\n]*)")  # after a literal that ends the last statement of its line
 # Limits on what a source can make the evaluator compute.
 LARGEST_POWER = 64
 LONGEST_TEXT = 1000
@@ -73,7 +74,7 @@ class Constant:
     Attributes:
         begin, end: byte offsets of the literal in the UTF-8 source.
         literal: the value as the source spells it.
-        comment: the rest of the line after the literal.
+        comment: the comment after it on its line; empty if another statement follows, which the comment is about.
     """
 
     name: str
@@ -109,9 +110,14 @@ def _constants(tree: ast.Module, source: str, known: Mapping[str, Value]) -> dic
         if NAME.fullmatch(name) and is_literal(node) and isinstance(value, int | float | bool | str):
             assert node.end_lineno is not None and node.end_col_offset is not None
             begin, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
-            rest = data[end:].split(b"\n", 1)[0].decode(errors="replace").strip()
-            found[name] = Constant(name, value, begin, end, data[begin:end].decode(), rest, node.lineno)
+            comment = _comment_after(data, end)
+            found[name] = Constant(name, value, begin, end, data[begin:end].decode(), comment, node.lineno)
     return found
+
+
+def _comment_after(data: bytes, end: int) -> str:
+    found = _COMMENT.match(data, end)
+    return found[1].decode(errors="replace").rstrip() if found else ""
 
 
 def replace(source: str, found: Mapping[str, Constant], values: Mapping[str, Value]) -> str:

@@ -73,18 +73,28 @@ def _comments_in(source: str) -> tuple[tuple[int, str, bool], ...]:
     found = []
     # If the syntax is invalid, the comments before the error still count.
     with contextlib.suppress(tokenize.TokenError, SyntaxError, RecursionError):
-        for token in tokenize.generate_tokens(io.StringIO(unmarked(source)).readline):
+        for token in tokenize.generate_tokens(io.StringIO(unmarked(source), newline=None).readline):
             if token.type == tokenize.COMMENT:
                 found.append((token.start[0], token.string, not token.line[: token.start[1]].strip()))
     return tuple(found)
 
 
 def _lines_of_literals(tree: ast.Module) -> Iterator[int]:
-    """Yield the last line of each assignment of a literal to a name in capitals, in any branch."""
+    """Yield the last line of each assignment of a literal to a name in capitals, in any branch.
+
+    If another statement follows on the line, a comment is about that one.
+    """
+    begun: dict[int, int] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt):
+            begun[node.lineno] = max(node.col_offset, begun.get(node.lineno, 0))
     for node in ast.walk(tree):
         found = target_of(node) if isinstance(node, ast.stmt) else None
-        if found is not None and NAME.fullmatch(found[0]) and is_literal(found[1]) and found[1].end_lineno is not None:
-            yield found[1].end_lineno
+        if found is None or not NAME.fullmatch(found[0]) or not is_literal(found[1]):
+            continue
+        line, column = found[1].end_lineno, found[1].end_col_offset
+        if line is not None and column is not None and begun.get(line, 0) < column:
+            yield line
 
 
 def others(source: str) -> Iterator[str]:

@@ -25,6 +25,7 @@ RANGE = re.compile(r"(\S+?)\s*\.\.\s*(\S+)(\s+log)?")
 # A recipe that changes one of these is not better: it gets another seed, another test set, or merely other output.
 # Each row is words of a name, which underscores separate.
 SEEDS = r"[A-Z]*SEEDS? | RANDOM_?STATE | RNG"
+SEED = re.compile(rf"(^|_)(?:{SEEDS})\d*$", re.VERBOSE)  # but not SEED_WORDS
 NEVER = re.compile(
     rf"""(^|_)(
       (?: {SEEDS}
@@ -227,7 +228,7 @@ def _dimension(path: str, constant: Constant, budget: str | None) -> Dimension |
         budget: why the constant is a training budget; None if it is not.
 
     Raises:
-        UsageError: the search comment is malformed, or gives a training budget a range.
+        UsageError: the search comment is malformed, or gives a training budget or a seed a range.
     """
     comment = COMMENT.search(constant.comment)
     if comment is None:
@@ -235,10 +236,12 @@ def _dimension(path: str, constant: Constant, budget: str | None) -> Dimension |
     text = comment.group(1).strip()
     if text == "off":
         return None
-    if budget is not None:
+    reason = f"longer training is not a better recipe ({budget})" if budget is not None else ""
+    if SEED.search(constant.name):
+        reason = "another seed is not a better recipe: it only has other luck"
+    if reason:
         raise UsageError(
-            f"{path}:{constant.line}: {constant.name} cannot be searched, because longer training is not a better "
-            f"recipe ({budget})",
+            f"{path}:{constant.line}: {constant.name} cannot be searched, because {reason}",
             hint="replace its comment with `# search: off`",
         )
     try:

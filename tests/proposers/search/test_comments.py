@@ -145,7 +145,39 @@ def test_seeds_splits_and_output_are_not_searched_without_a_comment(line: str) -
     name = line.partition(" ")[0]
     assert space_of({"t.py": f"{line}\n"}, {}).dimensions == ()
     assert f"{name} is excluded by its name" in str(why_nothing({"t.py": f"{line}\n"}, {}))
-    assert [*space_of({"t.py": f"{line}  # search: 0..9\n"}, {}).values()] == [name]
+    if name not in ("RANDOM_STATE", "SPLIT_RNG"):
+        assert [*space_of({"t.py": f"{line}  # search: 0..9\n"}, {}).values()] == [name]
+
+
+@pytest.mark.parametrize("name", ["SEED", "RANDOM_STATE", "SEEDS", "N_SEEDS", "MANUALSEED", "SEED2", "SPLIT_RNG"])
+def test_seed_is_never_searched(name: str) -> None:
+    assert space_of({"t.py": f"{name} = 42\n"}, {}).dimensions == ()
+    assert space_of({"t.py": f"{name} = 42  # search: off\n"}, {}).dimensions == ()
+    for form in ("1..100", "1 | 2"):
+        with pytest.raises(UsageError, match=f"t.py:1: {name} cannot be searched, because another seed"):
+            space_of({"t.py": f"{name} = 42  # search: {form}\n"}, {})
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("SEED = 42; LR = 0.03  # search: 0.01..0.1\n", {"LR": (0.01, 0.1)}),
+        ("A = 0.5; B = 2.0  # search: 1..3\n", {"A": (0.0625, 4.0), "B": (1.0, 3.0)}),
+        ("A = 0.5; B = 2.0  # search: off\n", {"A": (0.0625, 4.0)}),
+        ("A = (0.5) ;  # search: 0..1\n", {"A": (0.0, 1.0)}),
+        ("A = (  # search: 1..2\n    0.5  # search: 0..1\n)\n", {"A": (0.0, 1.0)}),
+        ("A = 0.5\rB = 2.0  # search: 1..3\r", {"A": (0.0625, 4.0), "B": (1.0, 3.0)}),
+        ("A = 0.5  # search: 0..1\r\nB = 2.0\r\n", {"A": (0.0, 1.0), "B": (0.25, 16.0)}),
+        ("A = 0.5; print(1)  # search: 0..1\n", {"A": (0.0625, 4.0)}),
+    ],
+)
+def test_comment_is_about_the_last_statement_of_its_line(source: str, found: dict[str, tuple[float, float]]) -> None:
+    assert {each.name: (each.low, each.high) for each in space_of({"t.py": source}, {}).dimensions} == found
+
+
+def test_comment_after_another_statement_is_remarked_on() -> None:
+    (remark,) = remarks_on({"t.py": "B = 2\rA = 0.5; print(1)  # search: 0..1\rC = 3  # search: 1..9\r"})
+    assert remark.startswith("t.py:2: search comment ignored: it does not follow a searchable constant")
 
 
 @pytest.mark.parametrize(
