@@ -6,11 +6,12 @@ proposers: no verdict uses it.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from agent.errors import AutoresearchError
 from agent.format import counted, named, one_line
 from agent.journal.comparable import comparable, of_one_task, same_stations
 from agent.journal.experiment import Experiment, Value
-from agent.journal.history import change_of, worked_on
+from agent.journal.history import change_of, incumbent_before, worked_on
 from agent.journal.journal import fold
 from agent.journal.proposals import save
 from agent.playbook.tried import Trial
@@ -45,6 +46,8 @@ class Earlier:
         alike: whether it was measured under the same fingerprint. Otherwise on another machine, or with another budget.
         playbook: the title of the entry of the playbook that it tried; empty for none.
         commit: its full hash; empty in copies of an earlier version.
+        same_code: whether the incumbent that it changed is the program that this session began with, apart from the
+            values of constants. True in copies of an earlier version, and unknown unless `alike`.
     """
 
     tag: str
@@ -58,6 +61,7 @@ class Earlier:
     alike: bool
     playbook: str = ""
     commit: str = ""
+    same_code: bool = True
 
     @property
     def is_forecast(self) -> bool:
@@ -79,14 +83,22 @@ class Knowledge:
         return [{"tag": tag, "experiments": len([*those]), "alike": alike} for (tag, alike), those in groups]
 
 
-def gather(journal: Path, session: Mapping[str, Any], first: str | None) -> Knowledge:
+def gather(
+    journal: Path,
+    session: Mapping[str, Any],
+    first: str | None,
+    is_same_code: Callable[[str], bool] = lambda _: True,
+) -> Knowledge:
     """Return what a new session can learn from the other sessions of its workspace.
 
     Args:
         journal: the journal of the new session.
         session: its fingerprint, metric, direction and flags, as in the `session` event.
         first: the session that it starts from, which is read first; None if there is none.
+        is_same_code: whether a commit has the program that the new session begins with, apart from the values of
+            constants.
     """
+    asked = functools.cache(is_same_code)
     found: list[Earlier] = []
     skipped: list[str] = []
     for path in _latest(journal, first)[:MOST_SESSIONS]:
@@ -95,7 +107,7 @@ def gather(journal: Path, session: Mapping[str, Any], first: str | None) -> Know
         try:
             if path.stat().st_size > LARGEST_JOURNAL:
                 raise AutoresearchError("its journal is too large")
-            those = _of_session(path, session)
+            those = _of_session(path, session, asked)
         except (AutoresearchError, OSError) as error:
             skipped.append(one_line(f"learned nothing from session {path.parent.name}: {error}"))
             continue
@@ -113,6 +125,9 @@ def write(journal: Path, experiments: Sequence[Earlier]) -> None:
     for row, name in itertools.product(rows, ("playbook", "commit")):
         if not row[name]:
             del row[name]  # unknown to earlier versions
+    for row in rows:
+        if row["same_code"]:
+            del row["same_code"]
     save(journal.with_name(FILE), {"experiments": rows})
 
 
@@ -135,11 +150,14 @@ def read(journal: Path) -> tuple[Earlier, ...]:
 
 
 def trials_elsewhere(experiments: Sequence[Earlier]) -> list[Trial]:
-    """Return what other sessions have tried under the same conditions: elsewhere it may come out otherwise."""
+    """Return what other sessions have tried under the same conditions: elsewhere it may come out otherwise.
+
+    So may a crash, once the code has changed.
+    """
     found: list[Trial] = []
     best: dict[str, Mapping[str, Value]] = {}
     for each in sorted(experiments, key=lambda each: (each.tag, each.number)):
-        if each.alike and each.number > 0:
+        if each.alike and each.number > 0 and (each.same_code or each.status != "crash"):
             before = best.get(each.tag, {})
             about = (each.tag, each.number, each.status, each.change, each.playbook)
             found.append(Trial(*about, before, each.parameters, each.commit))
@@ -172,7 +190,7 @@ def _latest(journal: Path, first: str | None) -> list[Path]:
     )
 
 
-def _of_session(path: Path, session: Mapping[str, Any]) -> list[Earlier]:
+def _of_session(path: Path, session: Mapping[str, Any], is_same_code: Callable[[str], bool]) -> list[Earlier]:
     """Return the experiments of a session; none if its data, harness or metric differ."""
     state = fold(path)
     if state.session is None:
@@ -183,7 +201,12 @@ def _of_session(path: Path, session: Mapping[str, Any]) -> list[Earlier]:
         return []
     alike = comparable(before, now) and same_stations(state.flags, session["flags"])
     history = state.experiments
-    found = (_earlier(path.parent.name, history, each, alike=alike) for each in history if not each.ended_by_fault)
+    found = []
+    for each in history:
+        if not each.ended_by_fault:
+            changed = incumbent_before(history, each.number) or each
+            same = not alike or is_same_code(changed.commit)
+            found.append(replace(_earlier(path.parent.name, history, each, alike=alike), same_code=same))
     return [each for each in found if _is_sound(each)]
 
 
@@ -220,6 +243,7 @@ def _is_sound(each: Earlier) -> bool:
         all(isinstance(text, str) and len(text) <= LONGEST_DESCRIPTION for text in texts)
         and isinstance(each.number, int)
         and isinstance(each.alike, bool)
+        and isinstance(each.same_code, bool)
         and all(value is None or _is_number(value) for value in (each.metric, each.change))
         and isinstance(each.parameters, dict)
         and len(each.parameters) <= MOST_PARAMETERS

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from agent.decision.decide import Comparison, DecisionConfig, judge, require_limits, why_unlike
 from agent.decision.limits import Limits, goes_on, left_of, reached
 from agent.decision.sequential_test import Step
+from agent.errors import AutoresearchError
 from agent.execution.fingerprint import fingerprint
 from agent.execution.measure import Runner
 from agent.format import one_line
@@ -26,7 +27,7 @@ from agent.proposers.ahead import AheadProposer
 from agent.proposers.base import Context, Exhausted, Flying, Proposer, as_repaired
 from agent.proposers.earlier import Earlier
 from agent.proposers.edit import proposal_of
-from agent.proposers.search.space import tunable_parameters
+from agent.proposers.search.space import is_same_code, tunable_parameters
 from agent.pruning.screens import Screens
 from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
@@ -169,7 +170,7 @@ class Session:
         metric = self.runner.protocol.metric
         about = {"fingerprint": self._fingerprint, "metric": metric.name, "direction": metric.direction}
         about["flags"] = dict(self._config.flags)
-        known = earlier.gather(self.journal.path, about, first) if self._config.learn else earlier.Knowledge()
+        known = self._learned(about) if self._config.learn else earlier.Knowledge()
         for text in known.skipped:
             self.journal.show("note", text=text)
         if known.experiments:
@@ -184,6 +185,20 @@ class Session:
             "from": first,
             "learned": known.sources,
         }
+
+    def _learned(self, about: Mapping[str, Any]) -> earlier.Knowledge:
+        """Return what other sessions teach a new one."""
+        first, start = self._config.start or (None, None)
+        workspace, constants = self.runner.workspace, self._constants()
+        files = workspace.files(start or workspace.head)
+
+        def is_same(commit: str) -> bool:
+            try:
+                return is_same_code(files, workspace.files(commit), constants)
+            except AutoresearchError:  # its commit is gone, or one of its search comments is refused
+                return False
+
+        return earlier.gather(self.journal.path, about, first, is_same)
 
     def baseline(self) -> Experiment:
         """Return the incumbent. A new session first measures the baseline, or reuses one that is still valid."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,36 @@ def test_copy_tells_which_findings_of_a_session_were_tried(tmp_path: Path) -> No
     path.with_name(earlier.FILE).write_text(json.dumps(copy))
     assert [each.digest for each in earlier.read(path)] == [each.digest for each in found]
     assert tried(entry, earlier.trials_elsewhere(earlier.read(path))) == []
+
+
+def test_copy_knows_which_experiments_changed_other_code(tmp_path: Path) -> None:
+    add(tmp_path, "old", 40)
+    asked: list[str] = []
+
+    def is_same(commit: str) -> bool:
+        asked.append(commit)
+        return commit != first.commit
+
+    first = gather(tmp_path).experiments[0]
+    path = journal_path(tmp_path, "new")
+    found = earlier.gather(path, NOW, None, is_same).experiments
+    keeps = [each.number for each in found if each.status == "keep"]
+    assert [each.number for each in found if not each.same_code] == [*range(keeps[1] + 1)]
+    assert len(asked) == len(set(asked)) <= len(keeps)  # git takes a while
+    earlier.write(path, found)
+    assert earlier.read(path) == found
+    # Under other conditions nothing depends on it.
+    assert all(e.same_code for e in earlier.gather(path, {**NOW, "flags": {"stations": 3}}, None, is_same).experiments)
+
+
+def test_crash_of_other_code_has_tried_nothing_of_the_playbook(tmp_path: Path) -> None:
+    add(tmp_path, "old", 40)
+    found = gather(tmp_path).experiments
+    crashes = {each.number for each in found if each.status == "crash"}
+    assert crashes
+    after = [replace(each, same_code=False) for each in found]
+    known, left = ({each.number for each in earlier.trials_elsewhere(those)} for those in (found, after))
+    assert known - left == crashes
 
 
 def test_damaged_and_hostile_sessions_are_skipped(tmp_path: Path) -> None:

@@ -92,6 +92,27 @@ def test_briefing_of_an_agent_knows_what_was_tried_elsewhere(night: Path) -> Non
     assert "An old idea" not in briefing(night, "u")
 
 
+def test_gain_of_a_hand_edit_does_not_hide_what_an_earlier_session_found(night: Path) -> None:
+    text = (night / "train.py").read_text()
+    (night / "train.py").write_text(text.replace("loss = 1.0", "loss = 0.1"))
+    git(night, "commit", "--quiet", "-am", "better code")
+    run(night, "u", "--max-experiments", "3")
+    first = state(night, "u").experiments[1]
+    assert first.reasoning == f"#{best(night, 't').number} of session t, its best"
+    assert (first.parameters, first.verdict.status) == (best(night, "t").parameters, "keep")
+    assert not any(each.same_code for each in earlier.read(journal_path(night, "u")))
+    git(night, "checkout", "--quiet", "main")
+    # Other comments, ranges and values make no other code.
+    (night / "train.py").write_text(
+        text.replace("RATE = 0.1  # search: 0.001..10 log", "RATE = 0.2  # search: 0.01..1")
+    )
+    git(night, "commit", "--quiet", "-am", "another start")
+    run(night, "v", "--max-experiments", "0")
+    known = earlier.read(journal_path(night, "v"))
+    assert {each.tag for each in known if each.same_code} == {"t"}
+    assert all(each.same_code == (each.tag == "t") for each in known)
+
+
 def test_earlier_best_is_proposed_once(night: Path) -> None:
     run(night, "u", "--max-experiments", "6")
     values = [each.parameters for each in state(night, "u").experiments]

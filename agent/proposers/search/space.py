@@ -19,6 +19,7 @@ from agent.errors import UsageError
 from agent.journal.experiment import Value
 from agent.proposers.search.comments import COMMENT, FORM, misplaced, others, require_plain
 from agent.source.constants import Constant, constants, refuses, replace
+from agent.source.equivalence import fingerprint_of
 from agent.source.training_budget import limits_of, timed_names, why_budget
 
 RANGE = re.compile(r"(\S+?)\s*\.\.\s*(\S+)(\s+log)?")
@@ -159,6 +160,16 @@ def space_of(files: Mapping[str, str], known: Mapping[str, Value]) -> Space:
         return Space(files, known, tuple(dimensions))
     keyed = [Dimension(**{**vars(d), "key": f"{d.path}:{d.name}"}) for d in dimensions]
     return Space(files, known, tuple(keyed))
+
+
+def is_same_code(one: Mapping[str, str], other: Mapping[str, str], known: Mapping[str, Value]) -> bool:
+    """Return whether two sets of files are the same program, apart from the values of what is searched in both."""
+    first, second = (
+        {path: {d.name for d in space_of(files, known).dimensions if d.path == path} for path in files}
+        for files in (one, other)
+    )
+    both = {path: names & second[path] for path, names in first.items() if path in second}
+    return fingerprint_of(one, both) == fingerprint_of(other, both)
 
 
 def tunable_parameters(files: Mapping[str, str], known: Mapping[str, Value]) -> dict[str, Value]:

@@ -23,15 +23,16 @@ def untried(space: Space, context: Context, earlier: Sequence[Earlier], rng: ran
     """Return changes of one constant each, to where no experiment of this session or of an earlier one has been.
 
     A number has two directions from the incumbent's value. For a choice each of its values is one. What failed counts,
-    whatever the cause, so that nothing is forced twice, except on another machine or with another budget. Left out is
-    what the asserts refuse, and constants that only split a step into micro-steps, which barely change the result.
+    whatever the cause, so that nothing is forced twice, except on another machine or with another budget. What a
+    session of other code has measured does not count: the change of code may have moved the optimum. Left out is what
+    the asserts refuse, and constants that only split a step into micro-steps, which barely change the result.
 
     Args:
         earlier: experiments of other sessions that the model knows.
     """
     known = [each.parameters for each in context.history]
     known += [each.parameters for each in context.flight]
-    known += [each.parameters for each in earlier if each.alike or each.metric is not None]
+    known += [each.parameters for each in earlier if each.alike or (each.metric is not None and each.same_code)]
     found = []
     for dimension in space.dimensions:
         if re.search(LAST, dimension.name):

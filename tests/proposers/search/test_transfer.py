@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from agent.journal.experiment import Experiment, Proposal, Run, Value, Verdict, digest
-from agent.proposers.base import Context
+from agent.proposers.base import Context, Exhausted
 from agent.proposers.earlier import Earlier
 from agent.proposers.model.prompt import briefing
 from agent.proposers.search.search import SearchProposer
@@ -59,6 +59,50 @@ def test_same_conditions_need_no_common_candidate() -> None:
 def test_other_conditions_without_common_candidate_teach_only_failures() -> None:
     there = [replace(each, alike=False) for each in (theirs(1, 0.5, DEPTH=5), theirs(2, None, "crash", DEPTH=9))]
     assert [each.number for each in on_this_scale(there, [BASELINE])] == [2]
+
+
+def of_old_code(*those: Earlier) -> list[Earlier]:
+    """Return the experiments as those of a session whose code was another: no candidate has the same files."""
+    return [replace(each, same_code=False, digest=f"{each.number:064x}") for each in those]
+
+
+def test_session_of_other_code_is_shifted_by_what_has_the_same_constants() -> None:
+    there = of_old_code(THEIR_BASELINE, theirs(1, 2.5, DEPTH=5), theirs(2, None, "crash", DEPTH=6))
+    found = on_this_scale(there, [BASELINE])
+    assert [(each.number, each.metric, each.alike) for each in found] == [(0, 1.0, False), (1, 0.5, False)]
+    # Of changes of code, which leave the constants alone, a person goes on with the last one that was kept.
+    kept, lost = theirs(3, 2.0), theirs(4, 9.0, "discard")
+    assert [each.metric for each in on_this_scale(of_old_code(*there, kept, lost), [BASELINE])] == [2.0, 1.5, 1.0, 8.0]
+    assert on_this_scale(of_old_code(theirs(1, 2.5, DEPTH=5)), [BASELINE]) == []
+
+
+def test_session_that_shares_its_last_code_is_on_the_same_scale() -> None:
+    old, new = of_old_code(theirs(1, 3.0, DEPTH=5))[0], theirs(2, 1.1, DEPTH=6)
+    assert [each.metric for each in on_this_scale([old, new], [BASELINE])] == [3.0, 1.1]
+
+
+def test_best_of_a_session_of_other_code_is_proposed_only_if_it_was_better_than_its_own_baseline() -> None:
+    """Once a person has improved the code by 2, everything that was measured before is worse than the new baseline."""
+    better, worse = theirs(1, 2.9, DEPTH=7), theirs(1, 3.1, DEPTH=7)
+    assert ask(*of_old_code(THEIR_BASELINE, better)).parameters == {"RATE": 0.1, "DEPTH": 7}
+    assert "its best" not in ask(*of_old_code(THEIR_BASELINE, worse)).reasoning
+
+
+def test_crash_is_forgotten_once_the_code_has_changed() -> None:
+    files = {"train.py": "DEPTH = 4  # search: 4..5\n"}
+    base = Experiment(
+        0, "baseline", "baseline", "0", digest(files), {"DEPTH": 4}, (Run(1.0, 1.0),), Verdict("keep", "baseline")
+    )
+    there = Earlier("mar5", 0, "keep", 1.0, None, {"DEPTH": 4}, digest(files), "baseline", alike=True)
+    crash = replace(there, number=1, status="crash", metric=None, parameters={"DEPTH": 5}, digest="e" * 64)
+
+    def proposed(*earlier: Earlier) -> Proposal:
+        return SearchProposer().ask(Context(1, 0, files, base, (base,), "minimize", {}, earlier=earlier))
+
+    with pytest.raises(Exhausted):
+        proposed(there, crash)
+    for sessions in ([there, replace(crash, same_code=False)], of_old_code(there, crash)):
+        assert proposed(*sessions).parameters == {"DEPTH": 5}
 
 
 def test_best_of_another_session_is_proposed_first() -> None:

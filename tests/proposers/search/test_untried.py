@@ -108,6 +108,12 @@ def test_failure_of_an_earlier_session_counts_under_the_same_conditions(alike: b
     assert left(context(earlier=earlier)) == (ALL - {("DEPTH", "up")} if counts else ALL)
 
 
+def test_directions_that_only_other_code_has_taken_are_untried() -> None:
+    there = Earlier("mar5", 3, "discard", 1.2, 0.1, {**START, "DEPTH": 5}, "d", "", alike=False, same_code=False)
+    assert left(context(earlier=(there,))) == ALL
+    assert left(context(earlier=(replace(there, same_code=True),))) == ALL - {("DEPTH", "up")}
+
+
 def test_long_choice_is_not_tried_in_full() -> None:
     names = [f"P{number}" for number in range(20)]
     source = f'KIND = "P0"  # search: {" | ".join(repr(name) for name in names)}\n'.replace("'", '"')
