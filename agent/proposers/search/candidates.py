@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent.journal.experiment import Value
@@ -23,6 +23,8 @@ SPREADS = (0.03, 0.08, 0.2, 0.3)
 SMALLEST_SPREAD = 0.03
 # Integers change by at least this fraction: the effect of a smaller change is lost in the noise.
 SMALLEST_SHARE = 0.02
+# A space of at most this many candidates is searched to its end.
+MOST_LISTED = 10_000
 # Distance between two choices, as a fraction of a numeric range.
 CHOICE_DISTANCE = 0.6
 # Stands for zero on a log scale, if the range of a constant includes zero.
@@ -44,6 +46,54 @@ def draw_candidates(space: Space, rng: random.Random, count: int, reach: float =
         values = {dimension.key: _moved(dimension, rng, spread) for dimension in chosen}
         found[tuple(sorted(values.items()))] = values
     return list(found.values())
+
+
+def remaining(space: Space, rng: random.Random, count: int) -> Iterator[dict[str, Value]]:
+    """Yield candidates from the whole space, whatever their distance: each once in random order if it is small.
+
+    Args:
+        count: how many to draw from a larger space.
+    """
+    sizes = [_size(dimension) for dimension in space.dimensions]
+    total = math.prod(sizes)
+    if total > MOST_LISTED:
+        for _ in range(count):
+            yield {d.key: _anywhere(d, rng) for d in space.dimensions}
+        return
+    for number in rng.sample(range(int(total)), int(total)):
+        rest, values = number, dict[str, Value]()
+        for dimension, size in zip(space.dimensions, sizes, strict=True):
+            rest, index = divmod(rest, int(size))
+            values[dimension.key] = _numbered(dimension, index)
+        yield values
+
+
+def _size(dimension: Dimension) -> float:
+    """Return how many values a constant may take; infinite for a float, unless its range is a single value."""
+    if dimension.kind == "choice":
+        return len(dimension.choices)
+    if dimension.kind == "power":
+        return int(math.log2(dimension.high)) - math.ceil(math.log2(max(dimension.low, 1))) + 1
+    if dimension.kind == "int":
+        return int(dimension.high) - int(dimension.low) + 1
+    return 1 if dimension.low == dimension.high else math.inf
+
+
+def _numbered(dimension: Dimension, index: int) -> Value:
+    """Return the value of a constant at a place in the order of all its values."""
+    if dimension.kind == "choice":
+        return dimension.choices[index]
+    if dimension.kind == "power":
+        return int(2 ** (math.ceil(math.log2(max(dimension.low, 1))) + index))
+    return int(dimension.low) + index if dimension.kind == "int" else dimension.value
+
+
+def _anywhere(dimension: Dimension, rng: random.Random) -> Value:
+    """Return any value of a constant, uniform on the scale on which it is searched."""
+    if dimension.kind == "choice":
+        return rng.choice(dimension.choices)
+    drawn = rng.uniform(scaled(dimension, dimension.low), scaled(dimension, dimension.high))
+    return dimension.rounded(unscaled(dimension, drawn))
 
 
 def groups(space: Space) -> Indices:

@@ -21,7 +21,7 @@ from agent.proposers.search import near_misses, parallel, transfer, turns
 from agent.proposers.search.alignment import aligned, completed, renamed
 from agent.proposers.search.candidates import draw_candidates, groups, point, points
 from agent.proposers.search.space import NAME_CONSTANTS, Space, space_of, why_nothing
-from agent.proposers.search.steps import ATTEMPTS, steps
+from agent.proposers.search.steps import steps
 from agent.proposers.search.threads import one_thread
 from agent.proposers.search.training_set import FEWEST, measured, targets, value_of
 from agent.proposers.search.untried import untried
@@ -87,10 +87,7 @@ class SearchProposer:
                 continue
             if texts and digest({**context.files, **texts}) not in seen and not space.refuses(values):
                 return Proposal(texts, _describe(space, values), why, whole, playbook=turns.title_of(why))
-        raise Exhausted(
-            f"the search found no new candidate in {2 * ATTEMPTS} draws; widen the ranges, or start another session "
-            "with --tag"
-        )
+        raise Exhausted("the search found no new candidate; widen the ranges, or start another session with --tag")
 
 
 def _aligned(space: Space, context: Context) -> Context:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from agent.journal.experiment import Experiment, Value
 from agent.proposers.base import Context
-from agent.proposers.search.candidates import draw_candidates, is_root, scaled, unscaled
+from agent.proposers.search.candidates import draw_candidates, is_root, remaining, scaled, unscaled
 from agent.proposers.search.space import Dimension, Space
 from agent.proposers.search.training_set import value_of
 
@@ -47,7 +47,7 @@ class Move:
 
 
 def steps(space: Space, context: Context, rng: random.Random) -> Iterator[tuple[dict[str, Value], str]]:
-    """Yield steps by rules of thumb, then random draws, with a reason.
+    """Yield steps by rules of thumb, then random draws, then any candidates, with a reason.
 
     The preferences weaken with each attempt, so that an almost exhausted space still yields new candidates.
     """
@@ -59,6 +59,8 @@ def steps(space: Space, context: Context, rng: random.Random) -> Iterator[tuple[
         yield _local(space, lessons, rng, attempt / ATTEMPTS)
     for values in draw_candidates(space, rng, ATTEMPTS):
         yield values, "random draw, because the usual steps are used up"
+    for values in remaining(space, rng, ATTEMPTS):
+        yield values, "any candidate of the space, because near ones are used up"
 
 
 def _local(

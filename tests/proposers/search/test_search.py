@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import pickle
@@ -20,7 +21,7 @@ from agent.journal.experiment import Direction, Experiment, Proposal, Run, Value
 from agent.journal.state import gain
 from agent.proposers.base import Context, Exhausted
 from agent.proposers.search.alignment import aligned
-from agent.proposers.search.candidates import draw_candidates, point
+from agent.proposers.search.candidates import draw_candidates, point, remaining
 from agent.proposers.search.gaussian_process import fit, improvement
 from agent.proposers.search.search import SearchProposer
 from agent.proposers.search.space import space_of, tunable_parameters
@@ -136,6 +137,51 @@ def test_every_session_improves_a_lot_and_beats_chance(sessions: list[list[Exper
     chance = [best(session(RandomProposer(), 60, seed)) for seed in SEEDS]
     assert max(ours) < 1 + 0.35 * (start - 1)
     assert sum(ours) / len(ours) < sum(chance) / len(chance)
+
+
+def candidates_of(source: str) -> list[Mapping[str, Value]]:
+    """Return what the search proposes until it is exhausted, if nothing is better than the baseline."""
+    files = {"train.py": source}
+    start = tunable_parameters(files, {})
+    history = [
+        Experiment(0, "baseline", "", "c", digest(files), start, (Run(1.0, 1.0),), Verdict("keep", "baseline")),
+    ]
+    found: list[Mapping[str, Value]] = []
+    with contextlib.suppress(Exhausted):
+        while True:
+            number = len(history)
+            asked = SearchProposer().ask(Context(number, 0, files, history[0], tuple(history), "minimize", {}))
+            found.append(asked.parameters)
+            texts, verdict = digest({**files, **asked.files}), Verdict("discard", "")
+            history.append(Experiment(number, "search", "", "c", texts, asked.parameters, (Run(2.0, 1.0),), verdict))
+    return found
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("FLAG = True\nN = 1  # search: 1..3\n", 2 * 3),
+        ("X = 5  # search: 1..40\n", 40),
+        ("A = True\nB = True\nC = True\nD = True\nE = True\n", 2**5),
+        ("N = 16  # search: 4..64 log\nM = -3  # search: -4..2\nassert N * M < 64\n", 5 * 7 - 3),
+        ('MODE = "a"  # search: "a" | "b" | "c" | "d"\nF = False\n', 4 * 2),
+    ],
+)
+def test_small_space_is_searched_to_its_end(source: str, count: int) -> None:
+    found = candidates_of(source)
+    assert len({tuple(each.values()) for each in found}) == len(found) == count - 1
+
+
+@pytest.mark.quick
+def test_large_space_is_drawn_from_anywhere() -> None:
+    space = space_of({"train.py": SOURCE}, KNOWN)
+    drawn = [*remaining(space, random.Random(0), 300)]
+    assert len(drawn) == 300
+    for dimension in space.dimensions:
+        values = {each[dimension.key] for each in drawn}
+        assert all(dimension.fits(value) for value in values)
+        assert len(values) == 3 if dimension.kind == "choice" else len(values) > 5
 
 
 def test_short_sessions_improve_as_well() -> None:
