@@ -262,9 +262,9 @@ class Workspace:
             files: path -> new text; None removes a file.
 
         Raises:
-            Violation: a file may not change.
+            Violation: a file may not change, or cannot be written in the encoding that it declares.
         """
-        if refusal := self.refusal(parent, [*files]):
+        if refusal := self.refusal(parent, [*files]) or _unwritable(files):
             raise Violation(f"the proposal {refusal}")
         contents = {path: None if text is None else encoded(path, text) for path, text in files.items()}
         return self._commit_on(parent, contents, message)
@@ -276,10 +276,10 @@ class Workspace:
             playbook: the new content of the playbook; None if it does not change.
 
         Raises:
-            PreconditionError: a file may not change there, or git does not know the user's name.
+            PreconditionError: a file may not change there or cannot be written, or git does not know the user's name.
         """
         # Earlier versions measured and kept modules that would be refused now.
-        if refusal := self.refusal(parent, [*files], shadows=False):
+        if refusal := self.refusal(parent, [*files], shadows=False) or _unwritable(files):
             raise PreconditionError(f"the commit {refusal}")
         if not self.git.knows_user:
             git = git_here(self.top)
@@ -425,6 +425,17 @@ def nothing_may_change(protocol: Protocol) -> str:
         f"no tracked file matches allowedGlobs ({globs}), not counting links, binary files, "
         "files that match forbiddenGlobs, and files that the harness imports"
     )
+
+
+def _unwritable(files: Mapping[str, str | None]) -> str | None:
+    """Return a clause about a text with a character that the encoding of its file lacks, or None."""
+    for path, text in files.items():
+        try:
+            encoded(path, text or "")
+        except UnicodeEncodeError as error:
+            lacking = ascii(error.object[error.start])
+            return f"changes {path} with {lacking}, which its encoding {error.encoding} lacks"
+    return None
 
 
 def _read(path: Path) -> str:

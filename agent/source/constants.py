@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.journal.experiment import Value
+from agent.source.encoding import HEADER, encoding_of
 
 NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _COMMENT = re.compile(rb"[) \t\f]*;?[ \t\f]*(#[^\r\n]*)")  # after a literal that ends the last statement of its line
@@ -74,6 +75,7 @@ class Constant:
     Attributes:
         begin, end: byte offsets of the literal in the UTF-8 source.
         literal: the value as the source spells it.
+        encoding: of the file, as it declares.
         comment: the comment after it on its line; empty if another statement follows, which the comment is about.
     """
 
@@ -84,6 +86,7 @@ class Constant:
     literal: str
     comment: str
     line: int
+    encoding: str = "utf-8"
 
 
 def constants(source: str, known: Mapping[str, Value]) -> dict[str, Constant]:
@@ -105,13 +108,15 @@ def constants(source: str, known: Mapping[str, Value]) -> dict[str, Constant]:
 def _constants(tree: ast.Module, source: str, known: Mapping[str, Value]) -> dict[str, Constant]:
     data = source.encode()
     starts = _line_starts(data)
+    encoding = encoding_of("a.py", data) if b"coding" in data[:HEADER] else "utf-8"  # seldom, because it takes a while
     found: dict[str, Constant] = {}
     for name, node, value in _assignments(tree, known, {}):
         if NAME.fullmatch(name) and is_literal(node) and isinstance(value, int | float | bool | str):
             assert node.end_lineno is not None and node.end_col_offset is not None
             begin, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
             comment = _comment_after(data, end)
-            found[name] = Constant(name, value, begin, end, data[begin:end].decode(), comment, node.lineno)
+            spelled = data[begin:end].decode()
+            found[name] = Constant(name, value, begin, end, spelled, comment, node.lineno, encoding)
     return found
 
 
@@ -130,7 +135,7 @@ def replace(source: str, found: Mapping[str, Constant], values: Mapping[str, Val
     for name in sorted(values, key=lambda name: found[name].begin, reverse=True):
         constant = found[name]
         if values[name] != constant.value or type(values[name]) is not type(constant.value):
-            data = data[: constant.begin] + literal(values[name], constant.literal).encode() + data[constant.end :]
+            data = data[: constant.begin] + literal(values[name], constant).encode() + data[constant.end :]
     return data.decode()
 
 
@@ -192,11 +197,17 @@ def _spans(body: Sequence[ast.stmt], line: int) -> bool:
     return bool(body) and body[0].lineno <= line <= (body[-1].end_lineno or line)
 
 
-def literal(value: Value, like: str) -> str:
-    """Spell `value` in the style of `like`: a power of two as a power, a string in the same quotes."""
+def literal(value: Value, instead: Constant) -> str:
+    """Spell a new value of a constant in its style: a power of two as a power, a string in the same quotes.
+
+    Characters that the encoding of the file lacks are escaped.
+    """
+    like = instead.literal
     power = re.fullmatch(r"2\s*\*\*\s*\d+", like)
     if power and isinstance(value, int) and value > 0 and value & (value - 1) == 0:
         return f"2**{value.bit_length() - 1}"
+    if isinstance(value, str) and not _has(instead.encoding, value):
+        return ascii(value)
     if (
         isinstance(value, str)
         and like.startswith('"')
@@ -206,6 +217,14 @@ def literal(value: Value, like: str) -> str:
     ):
         return f'"{value}"'
     return repr(value)
+
+
+def _has(encoding: str, text: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def refuses(source: str, known: Mapping[str, Value], values: Mapping[str, Value]) -> str | None:

@@ -58,7 +58,7 @@ def _spelled(constant: Constant, values: Mapping[str, Value]) -> str:
     value = values.get(constant.name, constant.value)
     if value == constant.value and type(value) is type(constant.value):
         return constant.literal
-    return literal(value, constant.literal)
+    return literal(value, constant)
 
 
 def _with_literals(text: str, known: Mapping[str, Value], literals: Mapping[str, str]) -> str:

@@ -462,6 +462,16 @@ def test_candidate_takes_no_file_away_for_a_name_that_it_needs(quick: Path, file
     assert workspace.resolve("refs/t/1") is None
 
 
+def test_text_that_its_encoding_lacks_is_refused(quick: Path) -> None:
+    workspace = Workspace(quick, load_protocol(quick))
+    texts = {"train.py": "# coding: latin-1\nprint('\u2014')\n"}
+    said = r"changes train.py with '\\u2014', which its encoding latin-1 lacks"
+    with pytest.raises(Violation, match=said):
+        workspace.commit_loose(workspace.head, texts, "")
+    with pytest.raises(PreconditionError, match=said):
+        workspace.commit_files(workspace.head, texts, "")
+
+
 def test_new_file_in_a_submodule_is_refused(quick: Path, tmp_path: Path) -> None:
     rules = quick_protocol()
     rules["mutableSurface"]["allowedGlobs"] = ["train.py", "**/*.py"]

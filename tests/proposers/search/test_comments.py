@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from agent.proposers.base import Context
 from agent.proposers.search.candidates import draw_candidates
 from agent.proposers.search.search import SearchProposer
 from agent.proposers.search.space import remarks_on, space_of, tunable_parameters, why_nothing
-from agent.source.constants import constants
+from agent.source.constants import constants, literal
 from agent.source.encoding import decoded, encoded
 from tests.common.model_server import model_server
 from tests.common.proposals import NOTES, edit
@@ -340,6 +341,20 @@ def test_a_session_on_a_latin_1_recipe_keeps_every_other_byte(quick: Path, cli: 
     assert done.returncode == 0, done.stderr
     assert_consistent_bytes(quick)
     assert "keep" in [row["status"] for row in rows(quick)[1:]]
+
+
+def test_choice_that_the_encoding_lacks_is_escaped(quick: Path, cli: Cli) -> None:
+    choices = 'MODE = "a"  # search: "a" | "\\u2014" | "\xe9"\n'
+    source = f"# -*- coding: latin-1 -*-\n{choices}print(f'val_bpb: {{1 - (MODE == chr(8212)) / 9:f}}')\n"
+    (quick / "train.py").write_bytes(source.encode("latin-1"))
+    commit_all(quick, "latin")
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "5", "--verdict", "greedy")
+    assert done.returncode == 0, done.stderr
+    assert (quick / "train.py").read_bytes() == source.replace('"a"', "'\\u2014'", 1).encode("latin-1")
+    assert [row["status"] for row in rows(quick)].count("keep") == 2
+    found = constants(source, {})["MODE"]
+    assert [literal(value, found) for value in ("\xe9", "\u2014")] == ['"\xe9"', "'\\u2014'"]
+    assert [literal(value, replace(found, encoding="utf-8")) for value in ("\u2014",)] == ['"\u2014"']
 
 
 def assert_consistent_bytes(folder: Path) -> None:
