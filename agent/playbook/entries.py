@@ -35,7 +35,7 @@ FIELDS = ("what", "turns", "where", "effect", "source")
 _HEADING = re.compile(r"(#{1,6})[ \t]+(.*)")
 _FIELD = re.compile(rf"[ \t]*(?:[-*+][ \t]+)?[*_`]{{0,3}}({'|'.join(FIELDS)})[*_`]{{0,3}}[ \t]*:[*_`]{{0,3}}(.*)", re.I)
 _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})(.*)")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}")
+_NAME = re.compile(r"(?:[\w./+-]{1,200}:)?[A-Za-z_][A-Za-z0-9_]{0,79}")  # with its path if several files have it
 # The effect counts only at the beginning of its line, so that no interval or temperature is taken for one.
 _NUMBER = r"[+\-\u2212]?\d{1,4}(?:[.,]\d{1,6})?"
 _PERCENT = re.compile(
@@ -51,6 +51,7 @@ class Turn:
     """A move of one constant.
 
     Attributes:
+        name: NAME, or path:NAME for that of one file.
         direction: +1 for up, -1 for down, 0 for a value.
         value: the new value; None for a direction.
     """

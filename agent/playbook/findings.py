@@ -28,6 +28,7 @@ from agent.playbook.entries import (
     text_of,
     turns_of,
 )
+from agent.playbook.tried import is_named
 from agent.report.gain import outcome, shows_gain, verdict_of
 from agent.report.stations import machine_of
 from agent.system.names import PLAYBOOK
@@ -181,6 +182,8 @@ def _turns(state: State, keep: Experiment) -> str:
     if state.incumbent is None or state.incumbent.parameters.get(key) != value:
         return ""  # a later change went further
     name = key.rpartition(":")[2]
+    if sum(is_named(each, name) for each in keep.parameters) > 1:
+        name = key
     turn = f'{name} "{value}"' if isinstance(value, str) else f"{name} {value}"
     # A text may hold what separates turns, or a quote.
     return turn if turns_of(turn) == (Turn(name, 0, value),) else ""

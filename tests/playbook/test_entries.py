@@ -99,6 +99,16 @@ def test_turns_are_names_with_a_direction_or_a_value(text: str, turns: tuple[Tur
     assert turns_of(text) == turns
 
 
+TURN_OF_A_FILE = Turn("src/my-model.py:DEPTH", 0, 6)
+
+
+def test_turn_may_name_the_file_of_its_constant() -> None:
+    assert turns_of("src/my-model.py:DEPTH 6, train.py:RATE up") == (TURN_OF_A_FILE, Turn("train.py:RATE", 1))
+    assert turns_of(str(TURN_OF_A_FILE)) == (TURN_OF_A_FILE,)
+    for text in (":DEPTH 6", "a b.py:DEPTH 6", "train.py: 6", "train.py:6 7"):
+        assert turns_of(text) is None
+
+
 @pytest.mark.parametrize(
     ("effect", "gain"),
     [

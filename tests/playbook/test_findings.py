@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from agent.errors import AutoresearchError
@@ -9,6 +11,7 @@ from agent.journal.experiment import Experiment, Run, Value, Verdict
 from agent.journal.state import State
 from agent.playbook.entries import LONGEST_TITLE, Turn, parse
 from agent.playbook.findings import Finding, added, findings
+from agent.playbook.tried import trials_of, tried
 
 pytestmark = pytest.mark.quick
 
@@ -91,6 +94,24 @@ def test_value_is_turned_to_by_the_next_session(value: Value) -> None:
     whole, _ = added(b"# Playbook\n", found(value=value))
     (entry,) = parse(whole.decode()).entries
     assert entry.turns == (Turn("RATE", 0, value),)
+
+
+@pytest.mark.parametrize(
+    ("others", "name"), [(("a.py:DEPTH",), "RATE"), (("a.py:RATE",), "m/b.py:RATE"), (("a b.py:RATE",), "m/b.py:RATE")]
+)
+def test_turn_names_the_file_if_several_have_the_constant(others: tuple[str, ...], name: str) -> None:
+    kept = Verdict("keep", "x")
+    before: dict[str, Value] = {"m/b.py:RATE": 1, **dict.fromkeys(others, 7)}
+    baseline = Experiment(0, "baseline", "baseline", BASE, "d", before, (Run(2.0, 1.0),), kept)
+    keep = Experiment(1, "search", "an idea", BEST, "f", {**before, "m/b.py:RATE": 2}, (Run(1.9, 1.0),), kept)
+    session = {"tag": "t", "metric": "val_bpb", "direction": "minimize", "fingerprint": {}}
+    state = State(session, experiments=(baseline, keep), confirmations={f"{BASE} {BEST}": CONFIRMATION})
+    (entry,) = parse(added(b"# Playbook\n", findings(state))[0].decode()).entries
+    assert entry.turns == (Turn(name, 0, 2),)
+    trials = trials_of(state.experiments)
+    assert [each.number for each in tried(replace(entry, source=""), trials)] == [1]
+    elsewhere = replace(entry, source="", turns=(Turn(f"{others[0]}", 0, 2),))
+    assert tried(elsewhere, trials) == []
 
 
 @pytest.mark.parametrize(("proposer", "turns"), [("search", (Turn("RATE", 0, 2),)), ("llm", ())])

@@ -185,7 +185,7 @@ def _until_it_fails(candidates: Iterator[tuple[dict[str, Value], str]]) -> Itera
 def _describe(space: Space, values: Mapping[str, Value]) -> str:
     """Describe the changes, at most three of them: `MATRIX_LR 0.04 -> 0.028`."""
     changes = [
-        f"{d.name} {_show(d.value)} -> {_show(values[d.key])}"
+        f"{space.label(d)} {_show(d.value)} -> {_show(values[d.key])}"
         for d in space.dimensions
         if d.key in values and values[d.key] != d.value
     ]

@@ -116,6 +116,11 @@ class Space:
         """Return the values in the source, by key."""
         return {dimension.key: dimension.value for dimension in self.dimensions}
 
+    def label(self, dimension: Dimension) -> str:
+        """Return the name of a constant as rows show it: with its path only if several files have one of that name."""
+        alike = sum(each.name == dimension.name for each in self.dimensions)
+        return dimension.key if alike > 1 else dimension.name
+
     def apply(self, values: Mapping[str, Value]) -> dict[str, str]:
         """Return the new text of every file that `values` changes."""
         texts = {}

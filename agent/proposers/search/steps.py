@@ -79,7 +79,8 @@ def _local(
         move = rng.choices(list(lessons), [weight + loose for weight in lessons.values()])[0]
         dimension = next(d for d in space.dimensions if d.key == move.key)
         values[move.key] = moved(dimension, move.direction, rng)
-        reasons.append(f"{dimension.name} (kept before)" if lessons[move] >= KEPT else dimension.name)
+        label = space.label(dimension)
+        reasons.append(f"{label} (kept before)" if lessons[move] >= KEPT else label)
         if re.search(PRIORITIES[0], dimension.name):
             values = allowed(space, values, rng)
     return values, f"step from the incumbent: {', '.join(reasons)}"

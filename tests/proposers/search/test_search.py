@@ -19,6 +19,7 @@ import pytest
 
 from agent.journal.experiment import Direction, Experiment, Proposal, Run, Value, Verdict, digest
 from agent.journal.state import gain
+from agent.playbook.entries import parse
 from agent.proposers.base import Context, Exhausted
 from agent.proposers.search.alignment import aligned
 from agent.proposers.search.candidates import draw_candidates, point, remaining
@@ -182,6 +183,22 @@ def test_large_space_is_drawn_from_anywhere() -> None:
         values = {each[dimension.key] for each in drawn}
         assert all(dimension.fits(value) for value in values)
         assert len(values) == 3 if dimension.kind == "choice" else len(values) > 5
+
+
+@pytest.mark.quick
+def test_rows_name_the_file_of_a_constant_only_if_another_has_one_of_the_same_name() -> None:
+    files = {"train.py": "RATE = 0.1\nDEPTH = 4\n", "model.py": "RATE = 0.2\n"}
+    start = tunable_parameters(files, {})
+    base = Experiment(0, "baseline", "", "c", digest(files), start, (Run(1.0, 1.0),), Verdict("keep", "baseline"))
+    asked = [
+        SearchProposer().ask(Context(1, seed, files, base, (base,), "minimize", {}, playbook=entries))
+        for seed in range(20)
+        for entries in ((), parse("## Slow\n- what: x\n- turns: model.py:RATE 0.4\n").entries)
+    ]
+    said = {each.description.partition(" ")[0] for each in asked}
+    assert "DEPTH" in said
+    assert said <= {"DEPTH", "train.py:RATE", "model.py:RATE"}
+    assert {each.description for each in asked[1::2]} == {"model.py:RATE 0.2 -> 0.4"}
 
 
 def test_short_sessions_improve_as_well() -> None:
