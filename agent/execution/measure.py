@@ -33,7 +33,6 @@ from agent.execution.evaluation import Evaluator, Harness, losses_of
 from agent.execution.gpu_fault import described, fault_in
 from agent.execution.kill import Process
 from agent.execution.oom import ran_out
-from agent.execution.own_text import own_text
 from agent.execution.process import (
     SHORTEST_SLEEP,
     UNOBSERVED,
@@ -51,6 +50,7 @@ from agent.protocol.models import Metric, Protocol
 from agent.repository.ready import require_submodules
 from agent.repository.workspace import Workspace
 from agent.room import room
+from agent.room.own_text import own_text
 from agent.room.room import NO_FILES, Furniture, Room, UntrackedFiles
 from agent.room.sandbox import UNCONFINED, Sandbox
 from agent.system.invocation import here

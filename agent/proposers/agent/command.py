@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from agent.execution.own_text import own_text_now
 from agent.execution.process import Command, Ended, Observer, run_command
 from agent.format import fenced, plain
 from agent.journal.experiment import Experiment, Proposal
@@ -25,6 +24,7 @@ from agent.proposers.base import Context, NoProposal, Unavailable
 from agent.proposers.ideas import cited
 from agent.proposers.search.space import tunable_parameters
 from agent.proposers.validate import Seen, why_invalid
+from agent.room.own_text import own_text_now
 from agent.room.room import Furniture, furnish, make_parts
 from agent.room.sandbox import UNCONFINED, Sandbox, temporary_folder
 from agent.system.files import last_lines, read_end, write_whole
