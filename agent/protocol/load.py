@@ -14,12 +14,12 @@ from agent.errors import NoMetric, UsageError
 from agent.format import plain
 from agent.protocol.extract import extract
 from agent.protocol.models import Protocol
-from agent.system.files import read_bounded, reason
+from agent.system.files import open_plain, read_bounded, reason
 from agent.system.invocation import typed
 from agent.system.names import PROTOCOL, STATE, linked_part
 from agent.system.patterns import short
 
-LARGEST_FILE = 2**20
+LARGEST_FILE, LARGEST_RECORD = 2**20, 2**22  # bytes; the second as in `agent.journal.paths`
 EXAMPLE_SECONDS = 2.0  # time limit for matching an example, which is short
 MOST_FAULTS, LONGEST_WHERE = 10, 200
 ANOTHER_PATH = "remove it, or name another path"
@@ -95,11 +95,9 @@ def _require_inside(protocol: Protocol, workspace: Path, path: Path) -> None:
         if (workspace / place).exists() and not (workspace / place).is_file():
             raise UsageError(f"{path}: {field}: {short(place)} is not a regular file", hint=ANOTHER_PATH)
     artifact = protocol.provenance.baseline_artifact_path
-    if PurePosixPath(artifact).parts[0] != STATE and _is_foreign(workspace / artifact):
-        raise UsageError(
-            f"{path}: provenance.baselineArtifactPath: {short(artifact)} exists and is not a baseline's log",
-            hint="name another path",
-        )
+    foreign = None if PurePosixPath(artifact).parts[0] == STATE else _foreign(workspace, artifact)
+    if foreign:
+        raise UsageError(f"{path}: provenance.baselineArtifactPath: {foreign}", hint=ANOTHER_PATH)
     try:
         inside = (workspace / protocol.execution.cwd).resolve().is_relative_to(workspace.resolve())
     except (OSError, RuntimeError):  # a loop of links
@@ -108,9 +106,39 @@ def _require_inside(protocol: Protocol, workspace: Path, path: Path) -> None:
         raise UsageError(f"{path}: execution.cwd: {short(protocol.execution.cwd)} is outside of the workspace")
 
 
-def _is_foreign(log: Path) -> bool:
-    """Return whether the file exists and no baseline wrote it: a baseline leaves baseline.json next to its log."""
-    return log.exists() and not log.with_name("baseline.json").is_file()
+def _foreign(workspace: Path, artifact: str) -> str | None:
+    """Return which file a baseline would overwrite that no baseline wrote; None if there is none.
+
+    A baseline leaves a record next to its log. One of an earlier version left none if it was killed or failed: then a
+    journal names the log.
+    """
+    log = workspace / artifact
+    record = log.with_name("baseline.json")
+    if record.exists():
+        name = PurePosixPath(artifact).with_name(record.name).as_posix()
+        return None if _is_record(record) else f"{short(name)} next to the log exists and is not a baseline's record"
+    if not log.exists():
+        return None
+    named = f'"log": {json.dumps(str(workspace.resolve() / artifact), ensure_ascii=False)}'.encode(errors="replace")
+    if any(named in _start_of(journal) for journal in (workspace / STATE).glob("sessions/*/journal.jsonl")):
+        return None
+    return f"{short(artifact)} exists and is not a baseline's log"
+
+
+def _is_record(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(read_bounded(path, LARGEST_RECORD))["runs"], list)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _start_of(journal: Path) -> bytes:
+    """Return the events up to the first run; empty if they cannot be read."""
+    try:
+        with open_plain(journal) as file:
+            return file.read(LARGEST_FILE)
+    except OSError:
+        return b""
 
 
 def fault_of(error: ValidationError) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from agent.errors import AutoresearchError
@@ -18,6 +18,7 @@ from agent.journal.paths import BASELINE, LARGEST_BASELINE
 from agent.room.room import stamp_of
 from agent.system.files import read_bounded, write_whole
 from agent.system.invocation import here
+from agent.system.names import STATE
 
 
 def propose_baseline(journal: Journal, files: Mapping[str, str], parameters: Mapping[str, Value], **more: Any) -> None:
@@ -56,23 +57,41 @@ def measure_baseline(
         AutoresearchError: the run has no metric for another reason.
     """
     log = log_path(runner, len(before) + 1)
-    if not before:
-        record_path(runner).unlink(missing_ok=True)
     commit = commit or runner.workspace.head
+    if not before:
+        _forget(runner, fingerprint, commit)
     run = measure(runner, commit, log, observer)
     if run.fault:
         return run
     if run.error:
         raise AutoresearchError(f"the baseline failed: {run.error}", hint=f"see the log {here(log)}")
+    _save(runner, fingerprint, commit, [*before, run])
+    return run
+
+
+def _forget(runner: Runner, fingerprint: Mapping[str, Any], commit: str) -> None:
+    """Delete the record of the baseline before its log is overwritten.
+
+    Outside of the state folder, the record also tells that the log is no file of the user (`agent.protocol.load`). It
+    must do so even if the run is killed or fails, so it stays there, without runs.
+    """
+    record = record_path(runner)
+    if PurePosixPath(runner.protocol.provenance.baseline_artifact_path).parts[0] == STATE:
+        record.unlink(missing_ok=True)
+        return
+    record.parent.mkdir(parents=True, exist_ok=True)
+    _save(runner, fingerprint, commit, [])
+
+
+def _save(runner: Runner, fingerprint: Mapping[str, Any], commit: str, runs: Sequence[Run]) -> None:
     record = {
         "fingerprint": fingerprint,
         "digest": digest(runner.workspace.files(commit)),
         "commit": commit,
         "untracked": stamp_of(runner.untracked, runner.workspace.top),
-        "runs": [dataclasses.asdict(each) for each in (*before, run)],
+        "runs": [dataclasses.asdict(each) for each in runs],
     }
     write_whole(record_path(runner), json.dumps(record, indent=2) + "\n")
-    return run
 
 
 def valid_baseline(runner: Runner, fingerprint: dict[str, Any], commit: str) -> list[Run]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from agent.errors import PreconditionError
 from agent.journal.paths import journal_path
+from tests.common.processes import start, wait_for
 from tests.common.workspaces import Cli, commit_all, git, quick_protocol, set_protocol
 
 
@@ -78,3 +80,40 @@ def test_an_environment_outside_of_the_workspace_is_set_up_and_seen(quick: Path,
     (quick / ".autoresearch/create/setup").unlink(missing_ok=True)
     done = program(quick, *flags, UV_PROJECT_ENVIRONMENT=str(place))
     assert not (place / "pyvenv.cfg").exists()
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_baseline_that_was_killed_or_failed_does_not_lock_the_workspace(
+    quick: Path, cli: Cli, *, earlier: bool
+) -> None:
+    """Its log lies outside of the state folder, where a file of the user could lie."""
+    set_protocol(quick, provenance={**quick_protocol()["provenance"], "baselineArtifactPath": "b.log"})
+    works = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(f"import time\ntime.sleep(1)\n{works}")
+    commit_all(quick, "slow")
+    loop = start(quick, "--max-experiments", "1")
+    wait_for(quick, "started", 0)
+    loop.kill()
+    loop.communicate(timeout=60)
+    forget(quick, earlier=earlier)
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    assert done.returncode == 0, done.stderr
+
+    git(quick, "checkout", "--quiet", "main")
+    (quick / "train.py").write_text(f"raise SystemExit(1)\n{works}")
+    commit_all(quick, "fails")
+    assert "the baseline failed" in cli(quick, "run", "--tag", "failed", "--max-experiments", "1").stderr
+    forget(quick, earlier=earlier)
+    git(quick, "checkout", "--quiet", "main")
+    (quick / "train.py").write_text(works)
+    commit_all(quick, "fixed")
+    done = cli(quick, "run", "--tag", "fixed", "--max-experiments", "1")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((quick / "baseline.json").read_text())["runs"]
+
+
+def forget(folder: Path, *, earlier: bool) -> None:
+    """Leave the log as a version before did: without a record."""
+    assert (folder / "b.log").exists()
+    if earlier:
+        (folder / "baseline.json").unlink(missing_ok=True)

@@ -92,6 +92,17 @@ def test_baseline_log_is_no_file_of_the_person(tmp_path: Path) -> None:
         load_protocol(tmp_path)
 
 
+def test_record_of_the_baseline_is_no_file_of_the_person(tmp_path: Path) -> None:
+    protocol_with(tmp_path, "provenance.baselineArtifactPath", "logs/b.log")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/baseline.json").write_text('{"mine": 1}')
+    with pytest.raises(UsageError, match=r"'logs/baseline\.json' next to the log exists"):
+        load_protocol(tmp_path)
+    (tmp_path / "logs/baseline.json").write_text('{"runs": []}')
+    (tmp_path / "logs/b.log").write_text("ours")
+    load_protocol(tmp_path)
+
+
 def test_no_component_of_a_written_path_is_a_link(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
