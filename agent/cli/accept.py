@@ -22,6 +22,7 @@ from agent.repository.workspace import Workspace
 from agent.session import recovery
 from agent.session.context import known_constants
 from agent.session.opening import require_startable
+from agent.source.seed import moved_seeds
 from agent.system.invocation import git_here, here
 
 MOST_LEFT = 100
@@ -111,11 +112,18 @@ class Desk:
         """Describe an edit.
 
         Raises:
+            PreconditionError: it changes the seed and something else.
             UsageError: a search comment in it is malformed.
         """
         workspace, state, known = self.workspace, self.journal.state, self.workspace.files(head)
         constants = known_constants(workspace.protocol)
-        tunable_parameters({**known, **found.files}, constants)
+        whole = {**known, **found.files}
+        tunable_parameters(whole, constants)
+        if moved := moved_seeds(known, whole, constants):
+            raise PreconditionError(
+                f"the edit of {named([*moved])} changes the seed along with the rest, and luck is no gain",
+                hint="put the seed back, then run the same command again",
+            )
         said = plain(why or "") or (
             workspace.subject(commits[-1]) if commits else summary_of_change(known, found.files, constants)
         )

@@ -28,6 +28,7 @@ from agent.journal.experiment import Experiment, Verdict, succeeded
 from agent.journal.flight import BASELINE, Candidate, Flight, Lease
 from agent.journal.state import State
 from agent.proposers.base import Exhausted
+from agent.proposers.luck import with_own_seed
 from agent.session.session import Session
 from agent.station.orders import Answer
 from agent.system.files import write_whole
@@ -295,7 +296,9 @@ class Fleet:
         if ahead.wants(context):
             ahead.begin(self._verdicts.context(session.context(number, incumbent, ahead=True)))
         proposal = ahead.at_once(context)
-        return None if proposal is None else candidates.launch(session, proposal, incumbent)
+        if proposal is None:
+            return None
+        return candidates.launch(session, with_own_seed(proposal, context), incumbent)
 
     def lease(self, name: str, commit: str, **about: Any) -> None:
         """Journal a run, then ask the station for it.

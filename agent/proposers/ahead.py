@@ -24,6 +24,7 @@ from agent.journal.experiment import Experiment, Proposal
 from agent.journal.journal import Journal
 from agent.proposers.base import Context, Exhausted, as_repaired
 from agent.proposers.hybrid import TICK_SECONDS, HybridProposer
+from agent.proposers.luck import with_own_seed
 from agent.proposers.search.space import tunable_parameters
 from agent.proposers.validate import Seen
 from agent.source.merging import carried_over
@@ -217,14 +218,15 @@ class AheadProposer:
             Outdated: it does not apply to it, is nothing new any more, or its author could not fix it.
             UsageError: a search comment of it is malformed.
         """
-        files, description, more = proposal.files, proposal.description, ""
+        files, more = proposal.files, ""
         if said["base"] != context.incumbent.commit:
             base = next((each for each in context.history if each.commit == said["base"]), None)
             if base is None:
                 raise Outdated(f"the commit {said['base'][:12]} that it changes is not one of the session")
             files = _rebased(files, base, context)
             more = f" (made on #{base.number}, merged onto #{context.incumbent.number})"
-        whole = {**context.files, **files}
+        proposal = with_own_seed(replace(proposal, files=files), context)
+        description, whole = proposal.description, {**context.files, **proposal.files}
         if same := self._seen.earlier(whole, context):
             raise Outdated(f"it is the same program as {same}")
         if fixes and (fault := context.workspace.check(whole)):

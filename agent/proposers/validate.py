@@ -9,6 +9,7 @@ from agent.journal.experiment import digest
 from agent.proposers.base import Context
 from agent.proposers.search.space import tunable_parameters
 from agent.source.equivalence import fingerprint_of
+from agent.source.seed import moved_seeds
 
 
 class Seen:
@@ -43,6 +44,7 @@ def why_invalid(files: Mapping[str, str], context: Context, seen: Seen) -> str |
     Args:
         files: all mutable files of the candidate.
     """
+    files = {**files, **moved_seeds(context.files, files, context.constants)}
     earlier = seen.earlier(files, context)
     if earlier:
         return f"apart from comments and layout, it is the same program as {earlier}: propose something new"

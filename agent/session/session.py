@@ -27,6 +27,7 @@ from agent.proposers.ahead import AheadProposer
 from agent.proposers.base import Context, Exhausted, Flying, Proposer, as_repaired
 from agent.proposers.earlier import Earlier
 from agent.proposers.edit import proposal_of
+from agent.proposers.luck import with_own_seed
 from agent.proposers.search.space import is_same_code, tunable_parameters
 from agent.pruning.screens import Screens
 from agent.repository.checkout import Checkout
@@ -273,7 +274,7 @@ class Session:
         Raises:
             Exhausted: the proposer has no new proposal, or the session must end.
         """
-        proposal = self._proposer.ask(context)
+        proposal = with_own_seed(self._proposer.ask(context), context)
         return dataclasses.replace(proposal, proposer=proposal.proposer or self._proposer.name)
 
     def commit(self, proposal: Proposal) -> None:
@@ -384,6 +385,7 @@ class Session:
         context = self.context(pending.number, self._incumbent, files)
         repaired = self._proposer.repair(context, tail, pending.repairs + 1)
         if repaired is not None:
+            repaired = with_own_seed(repaired, context, self.runs.files(self._incumbent.commit))
             self._replace("repaired", dataclasses.replace(repaired, description=as_repaired(pending.description)))
         return repaired is not None
 

@@ -1,15 +1,21 @@
-"""The seed of a recipe: the constant SEED or RANDOM_STATE of its Python files."""
+"""The seed of a recipe: the constant SEED or RANDOM_STATE of its Python files.
+
+A candidate keeps more than that: constants whose names end so, and numbers that are passed as seeds.
+"""
 
 from __future__ import annotations
 
 import ast
+import itertools
+import re
 from collections.abc import Iterator, Mapping
 
 from agent.journal.experiment import Value
 from agent.source.constants import Constant, constants, parse, replace
-from agent.source.simplicity import SEEDING
+from agent.source.simplicity import SEEDING, repeats
 
 NAMES = ("SEED", "RANDOM_STATE")  # the second as in scikit-learn
+ENDS = re.compile(rf"(^|_)({'|'.join(NAMES)})$")
 PASSED_AS = frozenset({"seed", "random_state"})
 
 
@@ -33,6 +39,35 @@ def with_seed(files: Mapping[str, str], known: Mapping[str, Value], seed: int) -
     """Return the files that change if their seeds are set to `seed`: path -> new text."""
     found = {path: replace(files[path], each, dict.fromkeys(each, seed)) for path, each in _seeds(files, known).items()}
     return {path: text for path, text in found.items() if text != files[path]}
+
+
+def with_seeds_of(base: Mapping[str, str], files: Mapping[str, str], known: Mapping[str, Value]) -> dict[str, str]:
+    """Return the files that change if they get the seeds of `base`: path -> new text.
+
+    A seed that `base` lacks keeps its value, and so do numbers that are passed as seeds if a file has more or fewer.
+
+    Args:
+        base, files: path -> text of the mutable files.
+        known: values of the names that the harness defines.
+    """
+    own = {path: _ending(text, known) for path, text in base.items() if path.endswith(".py")}
+    anywhere = {name: constant.value for each in own.values() for name, constant in each.items()}
+    changed = {}
+    for path, text in files.items():
+        if not path.endswith(".py") or text == base.get(path):
+            continue
+        found, here = _ending(text, known), own.get(path, {})
+        values = {name: here[name].value if name in here else anywhere.get(name, found[name].value) for name in found}
+        after = _with_numbers_of(base.get(path, ""), replace(text, found, values))
+        if after != text:
+            changed[path] = after
+    return changed
+
+
+def moved_seeds(base: Mapping[str, str], files: Mapping[str, str], known: Mapping[str, Value]) -> dict[str, str]:
+    """Return what `with_seeds_of` does for a candidate, but nothing if it changes nothing else: it is a repeat."""
+    found = with_seeds_of(base, files, known)
+    return {} if not found or repeats(files, base) else found
 
 
 def seed_names(files: Mapping[str, str], known: Mapping[str, Value]) -> set[str]:
@@ -62,6 +97,36 @@ def _seeds(files: Mapping[str, str], known: Mapping[str, Value]) -> dict[str, di
     """Return the constants of NAMES that hold an integer, by file and name."""
     every = {path: constants(text, known) for path, text in files.items() if path.endswith(".py")}
     return {path: {name: each[name] for name in NAMES if _is_seed(each.get(name))} for path, each in every.items()}
+
+
+def _ending(text: str, known: Mapping[str, Value]) -> dict[str, Constant]:
+    """Return the constants that hold an integer and whose names end in one of NAMES."""
+    return {name: each for name, each in constants(text, known).items() if ENDS.search(name) and _is_seed(each)}
+
+
+def _with_numbers_of(base: str, text: str) -> str:
+    """Return the text with the numbers that `base` passes as seeds; unchanged if it passes more or fewer."""
+    theirs, ours = (_numbers(each) for each in (base, text))
+    if len(theirs) != len(ours):
+        return text
+    data = text.encode()
+    lines = [0, *itertools.accumulate(map(len, data.splitlines(keepends=True)))]
+    for before, after in sorted(zip(theirs, ours, strict=True), key=lambda pair: _place(pair[1]), reverse=True):
+        if before.value != after.value:
+            begin = lines[after.lineno - 1] + after.col_offset
+            end = lines[(after.end_lineno or 0) - 1] + (after.end_col_offset or 0)
+            data = data[:begin] + str(before.value).encode() + data[end:]
+    return data.decode()
+
+
+def _numbers(text: str) -> list[ast.Constant]:
+    """Return the integers that are passed as seeds, in order."""
+    passed = [each for each in _passed({".py": text}) if isinstance(each, ast.Constant)]
+    return sorted((each for each in passed if type(each.value) is int), key=_place)
+
+
+def _place(node: ast.Constant) -> tuple[int, int]:
+    return node.lineno, node.col_offset
 
 
 def _is_seed(constant: Constant | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.source.seed import literal_seeds, read_seeds, seed_of, with_seed
+from agent.source.seed import literal_seeds, read_seeds, seed_of, with_seed, with_seeds_of
 from tests.common.workspaces import ROOT
 
 TEXT = """import mlx.core as mx
@@ -84,3 +84,27 @@ def test_seeds_that_do_not_read_the_constant_are_counted(text: str, count: int) 
 
 def test_seeds_that_read_the_constant_are_counted() -> None:
     assert read_seeds({"train.py": "random.seed(SEED + 1)\nload(seed=SEED)\nload(seed=3)\nload()\n"}) == 2
+
+
+@pytest.mark.parametrize(
+    ("base", "text", "expected"),
+    [
+        ("N = 1\n", "N = 2\nSEED = 5\n", None),  # neither has one that could be put back
+        ("SEED = 1\n", "N = 2\n", None),
+        ("SEED = 1\n", "SEED = 1\nN = 2\n", None),
+        ("SEED = 1\nRANDOM_STATE = 2\n", "SEED = 3\nRANDOM_STATE = 4\nN = 2\n", "SEED = 1\nRANDOM_STATE = 2\nN = 2\n"),
+        ("DATA_SEED = 1\n", "DATA_SEED = 3  # größer\n", "DATA_SEED = 1  # größer\n"),
+        ("SEED_TOKENS = 1\n", "SEED_TOKENS = 3\n", None),  # a length
+        ("SEED = True\n", "SEED = False\n", None),
+        ("f(seed=1)\nd.seed(2)\n", "ä = f(seed=30); d.seed(40)\n", "ä = f(seed=1); d.seed(2)\n"),
+        ("f(seed=1)\n", "f(seed=2)\nd.seed(3)\n", None),  # which one is which is unknown
+    ],
+)
+def test_seeds_of_another_version_are_put_back(base: str, text: str, expected: str | None) -> None:
+    found = with_seeds_of({"a.py": base, "notes.md": "SEED = 1"}, {"a.py": text, "notes.md": "SEED = 2"}, {})
+    assert found == ({} if expected is None else {"a.py": expected})
+
+
+def test_seed_that_moved_to_another_file_keeps_its_value() -> None:
+    before = {"a.py": "SEED = 1\n", "b.py": ""}
+    assert with_seeds_of(before, {"a.py": "", "b.py": "SEED = 5\n"}, {}) == {"b.py": "SEED = 1\n"}

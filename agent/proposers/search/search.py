@@ -25,6 +25,7 @@ from agent.proposers.search.steps import steps
 from agent.proposers.search.threads import one_thread
 from agent.proposers.search.training_set import FEWEST, measured, targets, value_of
 from agent.proposers.search.untried import untried
+from agent.source.seed import moved_seeds
 
 if TYPE_CHECKING:
     from agent.proposers.search.gaussian_process import GaussianProcess
@@ -66,7 +67,7 @@ class SearchProposer:
     def _ask(self, context: Context) -> Proposal:
         seen = {each.digest for each in context.history} | {each.digest for each in context.flight}
         for proposal in near_misses.proposals(context):
-            if digest({**context.files, **proposal.files}) not in seen:
+            if _measured_as(proposal.files, context) not in seen:
                 return proposal
         space = space_of(context.files, context.constants)
         if (nothing := why_nothing(context.files, context.constants)) is not None:
@@ -85,9 +86,14 @@ class SearchProposer:
             texts, whole = space.apply(values), {**space.values(), **values}
             if tuple(whole[dimension.key] for dimension in space.dimensions) in failed:
                 continue
-            if texts and digest({**context.files, **texts}) not in seen and not space.refuses(values):
+            if texts and _measured_as(texts, context) not in seen and not space.refuses(values):
                 return Proposal(texts, _describe(space, values), why, whole, playbook=turns.title_of(why))
         raise Exhausted("the search found no new candidate; widen the ranges, or start another session with --tag")
+
+
+def _measured_as(texts: Mapping[str, str], context: Context) -> str:
+    whole = {**context.files, **texts}
+    return digest({**whole, **moved_seeds(context.files, whole, context.constants)})
 
 
 def _aligned(space: Space, context: Context) -> Context:
