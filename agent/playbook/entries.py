@@ -37,11 +37,29 @@ _FIELD = re.compile(rf"[ \t]*(?:[-*+][ \t]+)?[*_`]{{0,3}}({'|'.join(FIELDS)})[*_
 _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})(.*)")
 _NAME = re.compile(r"(?:[\w./+-]{1,200}:)?[A-Za-z_][A-Za-z0-9_]{0,79}")  # with its path if several files have it
 # The effect counts only at the beginning of its line, so that no interval or temperature is taken for one.
-_NUMBER = r"[+\-\u2212]?\d{1,4}(?:[.,]\d{1,6})?"
+# With commas between thousands, or one as a decimal point.
+_NUMBER = r"[+\-\u2212]?(?:[1-9]\d{0,2}(?:,\d{3}){1,3}(?:\.\d{1,6})?|\d{1,9}(?:[.,]\d{1,6})?)"
 _PERCENT = re.compile(
-    rf"(?:about |roughly |up to |~)?({_NUMBER})(?: ?(?:-|\u2013|to) ?{_NUMBER})? ?% ?(\w* ?\w*)", re.IGNORECASE
+    rf"(?:(?:about|roughly|up to|less than|under|more than|over|at least|at most) |[~<>\u2248\u2264\u2265] ?)?"
+    rf"({_NUMBER})(?: ?(?:-|\u2013|to) ?{_NUMBER})? ?%([^,;.:()]*)",
+    re.IGNORECASE,
 )
-_TIME = {"time", "faster", "steps", "sooner"}
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+(\.|$)")
+_TIME = {
+    "time",
+    "faster",
+    "quicker",
+    "steps",
+    "sooner",
+    "speed",
+    "speedup",
+    "wall",
+    "wallclock",
+    "walltime",
+    "throughput",
+}
+# Under which conditions, or when: no longer of what it is a percentage.
+_CONDITION = re.compile(r"\b(?:after|at|by|for|in|on|when|with)\b", re.IGNORECASE)
 # Less time to the same loss is worth about this fraction of it as less loss after the same time.
 WORTH_OF_TIME = 0.1
 
@@ -92,8 +110,10 @@ class Entry:
         found = _PERCENT.match(self.effect)
         if found is None:
             return None
-        value = float(found[1].replace("\u2212", "-").replace(",", "."))
-        return value * (WORTH_OF_TIME if _TIME & {*found[2].lower().split()} else 1.0)
+        number = found[1].replace("\u2212", "-")
+        value = float(number.replace(",", "" if _THOUSANDS.match(number.lstrip("+-")) else "."))
+        of = _CONDITION.split(found[2], maxsplit=1)[0].lower()
+        return value * (WORTH_OF_TIME if _TIME & {*re.findall(r"\w+", of)} else 1.0)
 
     @property
     def key(self) -> str:
