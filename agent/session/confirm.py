@@ -33,7 +33,7 @@ from agent.session.compare import compare as compare_here
 from agent.session.compare import noise_here
 from agent.session.context import known_constants
 from agent.session.workbench import Workbench
-from agent.source.seed import NAMES, hides_seed, seed_of
+from agent.source.seed import hides_seed, seed_of, why_no_seed
 from agent.system.invocation import typed
 
 # (bench, commits, runs per commit, folder of the logs, seeds of the runs) -> label -> runs that count
@@ -208,7 +208,7 @@ def plan_seeds(
     own = {label: seed_of(*_sources(runner, commit)) for label, commit in commits.items()}
     for label, seed in own.items():
         if seed is None:
-            return (), f"{side(state, label, commits[label])} has no constant {' or '.join(NAMES)}"
+            return (), f"{side(state, label, commits[label])} {why_no_seed(*_sources(runner, commits[label]))}"
     used = [run.seed for each in earlier for runs in each.runs.values() for run in runs]
     most = max([0, *(seed for seed in (*own.values(), *used) if seed is not None and seed <= LARGEST_SEED)])
     return tuple(most + 1 + index % wanted for index in range(pairs.count)), None

@@ -35,6 +35,15 @@ def seed_of(files: Mapping[str, str], known: Mapping[str, Value]) -> int | None:
     return next((value for name, value in found if ("read", name) in uses and isinstance(value, int)), None)
 
 
+def why_no_seed(files: Mapping[str, str], known: Mapping[str, Value]) -> str:
+    """Return why `seed_of` found none, as a clause without its subject."""
+    names = [*dict.fromkeys(name for each in _seeds(files, known).values() for name in each)]
+    if not names:
+        return f"has no constant {' or '.join(NAMES)}"
+    own = [name for tree in _trees(files) for use, name in _uses(tree) if use == "own"]
+    return f"has a function with its own {own[0]}" if own else f"reads its constant {' and '.join(names)} nowhere"
+
+
 def with_seed(files: Mapping[str, str], known: Mapping[str, Value], seed: int) -> dict[str, str]:
     """Return the files that change if their seeds are set to `seed`: path -> new text."""
     found = {path: replace(files[path], each, dict.fromkeys(each, seed)) for path, each in _seeds(files, known).items()}

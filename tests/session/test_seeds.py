@@ -273,3 +273,11 @@ def test_runs_that_varied_one_of_two_seeds_do_not_count_with_later_ones(seeded: 
         assert again["runs"] == {"a": 3, "b": 3}
         assert len(events(seeded, "compared")) == len([e for e in lines[begun:count] if e["event"] == "compared"]) + 6
     assert confirmed(seeded, cli)["runs"] == {"a": 6, "b": 6}
+
+
+def test_seed_that_nothing_reads_is_named(quick: Path, cli: Cli) -> None:
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace("RATE = 0.1", "SEED = 1  # search: off\nRATE = 0.1"))
+    commit_all(quick, "a seed that nothing reads")
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    assert "seed not varied: baseline reads its constant SEED nowhere" in cli(quick, "confirm").stdout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.source.seed import literal_seeds, read_seeds, seed_of, with_seed, with_seeds_of
+from agent.source.seed import literal_seeds, read_seeds, seed_of, why_no_seed, with_seed, with_seeds_of
 from tests.common.workspaces import ROOT
 
 TEXT = """import mlx.core as mx
@@ -108,3 +108,18 @@ def test_seeds_of_another_version_are_put_back(base: str, text: str, expected: s
 def test_seed_that_moved_to_another_file_keeps_its_value() -> None:
     before = {"a.py": "SEED = 1\n", "b.py": ""}
     assert with_seeds_of(before, {"a.py": "", "b.py": "SEED = 5\n"}, {}) == {"b.py": "SEED = 1\n"}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("N = 1\n", "has no constant SEED or RANDOM_STATE"),
+        ('SEED = "a"\nprint(SEED)\n', "has no constant SEED or RANDOM_STATE"),
+        ("SEED = 1\n", "reads its constant SEED nowhere"),
+        ("SEED = 1\nRANDOM_STATE = 2\n", "reads its constant SEED and RANDOM_STATE nowhere"),
+        ("SEED = 1\nprint(SEED)\ndef f(SEED): pass\n", "has a function with its own SEED"),
+    ],
+)
+def test_recipe_says_why_its_seed_cannot_be_set(text: str, why: str) -> None:
+    assert seed_of({"a.py": text}, {}) is None
+    assert why_no_seed({"a.py": text}, {}) == why
