@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Choice:
         keeps: the kept experiments that they come from.
         without: numbers of the keeps that the smaller recipe leaves out.
         never_judged: those of `without` that changed only constants that the rung set.
+        partly: number of a keep -> the constants that it changed and that are not adopted.
         commit: the commit that was measured with exactly these files; None if none was.
         confirmation: the held-out runs of that commit against the baseline; None if there are none.
         rung: where these were made; None for the session's own conditions.
@@ -41,6 +42,7 @@ class Choice:
     confirmation: Mapping[str, Any] | None
     rung: Mapping[str, Any] | None = None
     never_judged: Collection[int] = ()
+    partly: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
     @property
     def confirmed(self) -> bool:
@@ -74,7 +76,8 @@ def choose(
         commit, without = smaller["commit"], list(smaller["without"])
         left = [each for each in keeps if each.number not in without]
         files = workspace.files(commit)
-        return Choice(files, left, without, commit, _confirmation(state, commit, files))
+        partly = _partly(workspace, state, files, known)
+        return Choice(files, left, without, commit, _confirmation(state, commit, files), partly=partly)
     chosen = _keeps_named(keeps, which, tag) if which and [*which] != ["best"] else keeps
     if chosen == keeps:
         files = workspace.files(best.commit)
@@ -133,8 +136,9 @@ def promoted(workspace: Workspace, state: State, known: Mapping[str, Value]) -> 
     keeps = [e for e in state.keeps if e.number not in without]
     files = workspace.files(commit)
     adopted = _as_before(files, workspace.files(baseline.commit), rung["values"], known)
+    partly = _partly(workspace, state, adopted, known)
     if adopted == files:
-        return Choice(files, keeps, without, commit, confirmation, rung, set_there)
+        return Choice(files, keeps, without, commit, confirmation, rung, set_there, partly)
     for path, text in adopted.items():
         if path.endswith(".py") and (why := refuses(text, known, {})) is not None:
             names = ", ".join(rung["values"])
@@ -142,7 +146,20 @@ def promoted(workspace: Workspace, state: State, known: Mapping[str, Value]) -> 
                 f"an assert refuses what transfers without {names}, which the promotion set: {why}",
                 hint=f"adopt the best without --promoted, or promote it without --set {names}",
             )
-    return Choice(adopted, keeps, without, None, confirmation, rung, set_there)
+    return Choice(adopted, keeps, without, None, confirmation, rung, set_there, partly)
+
+
+def _partly(
+    workspace: Workspace, state: State, adopted: Mapping[str, str], known: Mapping[str, Value]
+) -> dict[int, Sequence[str]]:
+    """Return which constants of each keep are not adopted, by its number: they are as in the baseline again."""
+    kept = [(each.number, workspace.files(each.commit)) for each in state.experiments if each.kept]
+    baseline, best = kept[0][1], kept[-1][1]
+    gone = {*changed_values(baseline, best, known)} - {*changed_values(baseline, adopted, known)}
+    pairs = itertools.pairwise(kept)
+    moved = {number: changed_values(before, after, known) for (_, before), (number, after) in pairs}
+    found = {number: [name for path, name in places if (path, name) in gone] for number, places in moved.items()}
+    return {number: names for number, names in found.items() if names}
 
 
 def _as_before(

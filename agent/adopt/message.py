@@ -60,7 +60,10 @@ def _left_out(choice: Choice) -> list[str]:
 def _line(state: State, choice: Choice, index: int) -> str:
     keep = choice.keeps[index]
     found = outcome(state, keep)
-    by = f" ({brief(found.gain)} {found.word})" if found.gain is not None else ""
+    said = [f"{brief(found.gain)} {found.word}"] if found.gain is not None else []
+    if names := choice.partly.get(keep.number):
+        said.append(f"adopted without its {' and '.join(names)}")
+    by = f" ({'; '.join(said)})" if said else ""
     return f"- #{keep.number} {keep.description}{by}"
 
 

@@ -109,7 +109,7 @@ def judge(bench: Workbench, measured: Measured, a: str, b: str, own: float | Non
     says, why = verdict_at(found, own)
     return {
         **described(bench, commits, sample),
-        "seeds": list(measured.seeds),
+        "seeds": [*dict.fromkeys(run.seed for run in sample.runs["a"] if run.seed is not None)],
         "one_seed": measured.one_seed,
         **found,
         "verdict": says,

@@ -517,3 +517,19 @@ def test_gain_of_what_was_undone_is_no_measure_of_the_rest(quick: Path, cli: Cli
         # A keep that stays and changed the rate as well gained both together.
         both = replace(units[1], keeps=(*units[1].keeps, *units[3].keeps))
         assert gain_of_rest(bench, units[:1], [units[0], both, units[2]]) is None
+
+
+def test_message_names_all_seeds_that_count_and_what_of_a_change_is_left_out(quick: Path, cli: Cli) -> None:
+    (quick / "train.py").write_text(RECIPE)
+    commit_all(quick, "recipe")
+    keep_in_turn(quick, cli, "s/^RATE = 0.1/RATE = 0.3/; s/^WIDTH = 64/WIDTH = 256/", "s/^DECAY = 0.5/DECAY = 0.9/")
+    for _ in range(2):
+        found = promoted(quick, cli, "--training-seconds", "900", "--runs", "2")
+    assert (found["rest"]["offered"], found["rest"]["without"]) == (True, [])
+    runs = [run["seed"] for run in events(quick, "compared") if run["label"] == "rest"]
+    assert len({*runs}) == 4
+    message, text = adopted(quick, cli)
+    assert "WIDTH = 64" in text
+    assert f"Seeds: {', '.join(map(str, dict.fromkeys(runs)))}\n" in message
+    assert "adopted without its WIDTH)" in message
+    assert message.count("adopted without") == 1
