@@ -44,6 +44,8 @@ CACHES = [
     "Library/Caches/uv",
     "Library/Caches/pip",
 ]
+# A first `uv sync`, or the download of data, may take long. A station, which nobody watches, ends a command after this.
+STATION_SECONDS = 1800.0
 # Settings of package managers, such as indexes and mirrors.
 SETTINGS = [".config/uv", ".config/pip", ".pip", ".config/yarn", ".cargo/config.toml", ".config/go"]
 
@@ -86,6 +88,11 @@ def is_due(protocol: Protocol, state_folder: Path) -> bool:
     commands, stamp = lines(protocol), _stamp(state_folder)
     prepared = protocol.meta.archetype != "ml_train" or snapshot_folder(protocol) is not None
     return bool(commands) and not (prepared and stamp.exists() and stamp.read_text() == _mark(commands))
+
+
+def most_seconds(protocol: Protocol) -> float:
+    """Return how long the setup commands may take on a station."""
+    return STATION_SECONDS * len(lines(protocol))
 
 
 def drop_stamp(state_folder: Path) -> None:

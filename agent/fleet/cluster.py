@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from agent.errors import PreconditionError
 from agent.fleet.quiet import silence
@@ -22,6 +22,7 @@ from agent.format import one_line
 from agent.station import control
 from agent.station.orders import LARGEST_NUMBER, Answer, Invalid, Order
 from agent.station.records import folder_name
+from agent.station.state import Stage
 from agent.station.work import measure_order
 from agent.system.invocation import typed, version
 
@@ -213,6 +214,11 @@ class Cluster:
     def collect(self, session: str, leases: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return what stations keep of these runs, by station: `finished`, lease -> Answer, and `running`, leases."""
         return {name: _kept(data, name) for name, data in self._call(control.collect, session, [*leases]).items()}
+
+    def stage(self, session: str, lease: str, station: str) -> Stage | None:
+        """Return how far a station is with a run; None if it does not answer."""
+        said = self._call(control.stage, session, lease, only=station).get(station)
+        return next((each for each in get_args(Stage) if each == said), None)
 
     def cancel(self, session: str, lease: str, station: str) -> None:
         """End a run. Its answer says that it was cancelled."""

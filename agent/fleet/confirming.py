@@ -27,7 +27,7 @@ def pairs_for(fleet: Fleet) -> Pairs:
     ends = {each.commit for each in (state.baseline, state.incumbent) if each is not None}
     every = [each for each in (state.comparison, *reversed(state.parked)) if each is not None and each.rung is None]
     begun = next((each for each in every if {*each.commits.values()} == ends), None)
-    return Pairs(begun.count if begun else max(RUNS, min(MOST_PAIRS, len(fleet.health.able()))))
+    return Pairs(begun.count if begun else max(RUNS, min(MOST_PAIRS, len(fleet.able()))))
 
 
 def on_stations(fleet: Fleet) -> Compare:
@@ -50,6 +50,7 @@ def on_stations(fleet: Fleet) -> Compare:
                     label, seed = turn
                     fleet.lease(name, commits[label], label=label, seed=seed)
             fleet.receive()
+        fleet.end_runs("its comparison is complete")  # such as on a station that has not begun it
         comparison = _without_failure(fleet)
         return {label: in_pairs(comparison, label) for label in comparison.commits}
 
@@ -62,7 +63,7 @@ def _turn(fleet: Fleet, comparison: PendingComparison, name: str) -> tuple[str, 
     for lease in fleet.session.state.flight.leases.values():
         if lease.label is not None:
             begun.setdefault((lease.station, lease.seed), Counter())[lease.label] += 1
-    labels, able = [*comparison.commits], {*fleet.health.able()}
+    labels, able = [*comparison.commits], {*fleet.able()}
     for (station, seed), done in begun.items():
         if (
             station == name
@@ -70,7 +71,7 @@ def _turn(fleet: Fleet, comparison: PendingComparison, name: str) -> tuple[str, 
             and len({*_of(done, labels)}) > 1
         ):
             return missing, seed
-    # A pair whose station is gone or unable is begun anew elsewhere.
+    # A pair whose station is gone, unable or slow to begin is begun anew elsewhere.
     alive = {place: done for place, done in begun.items() if place[0] in able or len({*_of(done, labels)}) == 1}
     pairs = sum(max(_of(done, labels)) for done in alive.values())
     if pairs >= comparison.count:

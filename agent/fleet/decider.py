@@ -1,7 +1,8 @@
 """The steps of a session with stations. Stations measure at the same time; everything else happens here, in one thread.
 
-A station never waits for another. Each answer may complete a verdict, and each verdict becomes a row at once, so rows
-are in order of verdict. Every step is journaled before it takes effect, as in a session of one machine.
+A station never waits for another, and the end of a session for none that does not begin its run. Each answer may
+complete a verdict, and each verdict becomes a row at once, so rows are in order of verdict. Every step is journaled
+before it takes effect, as in a session of one machine.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from agent.fleet.cluster import BROKEN, Cluster, Loss, StationInfo
 from agent.fleet.facts import changed_facts, facts_of
 from agent.fleet.health import ABSENT_SECONDS, Health
 from agent.fleet.ordering import Orders
+from agent.fleet.patience import Patience
 from agent.fleet.verdicts import Verdicts
 from agent.format import counted
 from agent.journal.experiment import Experiment, Verdict, succeeded
@@ -31,12 +33,15 @@ from agent.proposers.base import Exhausted
 from agent.proposers.luck import with_own_seed
 from agent.session.session import Session
 from agent.station.orders import Answer
+from agent.station.state import Stage
 from agent.system.files import write_whole
 
 TICK_SECONDS = 0.2
 POLL_SECONDS, LOSS_PAUSE = 1.0, 3.0
 MOST_FAULTS = 2  # faults of GPUs that end runs of a candidate before they are its own
 MOST_UNHEARD = 10  # times that a station which is there says nothing of a run, before that is lost
+NOT_BEGUN = "it has not begun its run"
+LATE = "its station did not answer in time"
 DAMAGED = "its clone of the repository is damaged"
 MOST_LOST = 10  # stations that died or left during runs of one candidate, after which it is given up
 
@@ -54,7 +59,8 @@ class Fleet:
         self.session, self._connect, self._orders = session, connect, orders
         self._cluster = connect()
         self.health = Health(session, self._say_once)
-        self._verdicts = Verdicts(session, self.health.able)
+        self._patience = Patience(session, self._stage, prepares=orders.prepares)
+        self._verdicts = Verdicts(session, self.able, self._patience.slow)
         self._began = self._polled = time.monotonic()
         self._adopted: set[str] = set()  # leases of an earlier start, of which no answer comes by itself
         self._unheard = Counter[str]()  # how often their stations were asked and said nothing
@@ -101,15 +107,19 @@ class Fleet:
         """Return whether the session ends now, and journal the reason.
 
         Once there is a reason, nothing new is proposed, and the candidates in flight get their verdicts, after a merge
-        too. Without a station they wait for the next start.
+        too; before the baseline is recorded, it is. Without a station they wait for the next start, and so they do with
+        one that does not begin its run: only a run that has begun has a hard limit.
         """
         self.session.interrupts.raise_if_immediate()
-        if self._state.experiments or self.health.is_alone:
-            self._stopping = self._stopping or self.session.reason_to_stop()
+        self._stopping = self._stopping or self.session.reason_to_stop()
+        for lease in self._patience.slow() if self._stopping else ():
+            self._withdraw(lease, NOT_BEGUN)
+            self.health.give_up(lease.station, NOT_BEGUN)
+            self._say_once(f"{lease.station} takes no part any more: {NOT_BEGUN}, and the session is to end")
         reason, left = self._stopping or self._why_nothing_comes(), len(self._flight.candidates)
         if reason is None:
             self.health.require_fit()
-        if reason is None or (left and not self.health.is_alone):
+        if reason is None or ((left or not self._state.experiments) and not self.health.is_alone):
             return False
         for lease in self._flight.leases.values():
             if lease.label is None or not self.session.owes_confirmation():  # else it goes on with them
@@ -147,6 +157,7 @@ class Fleet:
         if time.monotonic() - self._polled >= POLL_SECONDS:
             self._polled = time.monotonic()
             self.meet()
+            self._lose_late()
 
     def decide(self) -> bool:
         """Record the baseline, or one candidate whose verdict is ready. Return whether there was one."""
@@ -209,6 +220,7 @@ class Fleet:
         self._cluster.close()
         self._cluster, self._began = cluster, time.monotonic()
         self._adopted = {*self._flight.leases}
+        self._patience.restart()
         self._told.clear()
         self.session.journal.show("note", text="connected to the scheduler again")
         return True
@@ -231,6 +243,25 @@ class Fleet:
             elif lease.lease not in kept["running"]:
                 self._lose(lease, "the session was interrupted before it was measured")
 
+    def able(self) -> list[str]:
+        """Return the stations that can measure now, without those that are slow to begin, unless all are."""
+        able, slow = self.health.able(), self._slow()
+        return [name for name in able if name not in slow] or able
+
+    def _slow(self) -> set[str]:
+        return {lease.station for lease in self._patience.slow()}
+
+    def _stage(self, lease: Lease) -> Stage | None:
+        return self._cluster.stage(self._orders.session, lease.lease, lease.station)
+
+    def _lose_late(self) -> None:
+        """Give up the runs of stations that are connected and hang."""
+        self._patience.look()
+        for lease in self._patience.late() if self._cluster.connected else ():
+            self._cluster.cancel(self._orders.session, lease.lease, lease.station)
+            self._lose(lease, LATE)
+            self.health.failed(lease.station, LATE)
+
     def _say_once(self, text: str) -> None:
         if text not in self._told:
             self._told.add(text)
@@ -245,7 +276,8 @@ class Fleet:
 
     def _next(self, name: str) -> tuple[Task, int] | None:
         """Return what a station runs next, and the base that it is about; None for nothing."""
-        state, here = self._state, self.health.fit()
+        state, slow = self._state, self._slow()
+        here = [each for each in self.health.fit() if each not in slow]
         if not state.experiments:
             return Task("incumbent"), BASELINE
         incumbent = self._incumbent.number

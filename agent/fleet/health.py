@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -112,6 +113,12 @@ class Health:
         count, faults = known.count + (not fault), known.faults + fault
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(count + faults - 1, 30))
         self._failing[name] = Failing(count, faults, time.monotonic() + pause, reason)
+
+    def give_up(self, name: str, reason: str) -> None:
+        """Ask nothing of a station any more that would keep the session from ending."""
+        self._failing[name] = Failing(MOST_FAILURES, until=math.inf, reason=reason)
+        if not self.able():
+            self._able_at = -math.inf
 
     def pause(self, name: str, seconds: float) -> None:
         """Leave a station alone for a moment, which is no failure of it."""

@@ -46,11 +46,12 @@ class Orders:
 
     Attributes:
         session: identifies the session on stations.
+        prepares: whether stations run the setup commands.
     """
 
     def __init__(self, session: Session, sandbox: Mode = "auto", *, setup: bool = True) -> None:
         self._session, self.session = session, ""
-        self._sandbox, self._setup = sandbox, setup
+        self._sandbox, self.prepares = sandbox, setup
         self._repository = ""
         self._holds: dict[str, set[str]] = {}
 
@@ -110,7 +111,7 @@ class Orders:
             snapshot=snapshot(runner.protocol).get("id"),
             training_seconds=runner.training_seconds,
             sandbox=self._sandbox,
-            setup=self._setup,
+            setup=self.prepares,
             untraced=runner.harness.untraced if runner.harness else False,
             holdout=holdout,
             holdout_command=state.flags.get("holdout") if holdout else None,

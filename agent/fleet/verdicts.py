@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from agent.decision.estimate import split
 from agent.decision.levels import Records, aligned, records_of
@@ -12,7 +12,7 @@ from agent.decision.pooling import value_on_reference
 from agent.decision.stations import Trial, Wants, judge_across
 from agent.fleet.assign import InFlight, Task, View
 from agent.journal.experiment import Experiment, Run, Verdict, by_station, succeeded
-from agent.journal.flight import MOST_FAILED, Candidate
+from agent.journal.flight import MOST_FAILED, Candidate, Lease
 from agent.journal.state import State
 from agent.proposers.base import Context, Flying
 from agent.session.context import known_constants
@@ -28,10 +28,13 @@ class Verdicts:
 
     Args:
         able: returns the stations that can measure now.
+        slow: returns the runs that are not waited for.
     """
 
-    def __init__(self, session: Session, able: Callable[[], Sequence[str]]) -> None:
-        self._session, self._able = session, able
+    def __init__(
+        self, session: Session, able: Callable[[], Sequence[str]], slow: Callable[[], Collection[Lease]] = tuple
+    ) -> None:
+        self._session, self._able, self._slow = session, able, slow
         self._runs: object = None
         self._known: dict[int, Verdict | Wants] = {}
 
@@ -165,7 +168,8 @@ class Verdicts:
         return Task("incumbent") if lease.of == base else Task("candidate")
 
     def _flight(self, candidate: Candidate) -> InFlight:
-        leases = self._state.flight.leases.values()
+        slow = self._slow()
+        leases = [each for each in self._state.flight.leases.values() if each not in slow]
         running = tuple(each.station for each in leases if each.candidate == candidate.number)
         found = self._judged(candidate)
         return InFlight(candidate.number, len(candidate.runs), running, found if isinstance(found, Wants) else None)

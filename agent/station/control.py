@@ -19,7 +19,7 @@ from agent.errors import AutoresearchError
 from agent.execution import fingerprint
 from agent.station import records
 from agent.station.orders import Answer, name
-from agent.station.state import Station, station
+from agent.station.state import Stage, Station, station
 from agent.system.invocation import version
 from agent.system.shielded import run_shielded
 
@@ -57,6 +57,15 @@ def collect(session: str, leases: Sequence[str], dask_worker: Any = None) -> dic
             answers.append(answer)
     running = [active.lease] if active is not None and active.session == session else []
     return {"finished": {each.lease: each.to_dict() for each in answers}, "running": running}
+
+
+def stage(session: str, lease: str, dask_worker: Any = None) -> Stage:
+    """Return how far this station is with a run."""
+    here = _here(dask_worker)
+    active, measuring = here.active, here.measuring
+    if active is not None and (active.session, active.lease) != (session, lease):
+        return "queued"
+    return "measuring" if active is not None and measuring else "preparing"
 
 
 def cancel(session: str, lease: str, dask_worker: Any = None) -> None:

@@ -7,12 +7,15 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from agent.errors import AutoresearchError, Interrupted
 
 POLL_SECONDS = 0.2
 CANCELLED = "the run was cancelled"
 LEAVING = "the station is leaving"
+# How far a station is with a run: it waits for another one, it is being prepared, or its command has begun.
+Stage = Literal["queued", "preparing", "measuring"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Station:
         leaving: whether new orders are refused.
         ending: whether the current run is ended, too.
         say: shows a line to the person at the station.
+        measuring: whether the command of the current run has begun.
         cancelled: session and lease of orders that shall not run, or end, oldest first.
     """
 
@@ -39,6 +43,7 @@ class Station:
     ending: bool = False
     say: Callable[[str], None] = lambda _: None
     active: Active | None = None
+    measuring: bool = False
     cancelled: dict[tuple[str, str], None] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -60,7 +65,7 @@ class Station:
                 self.active = Active(session, lease)
                 yield
         finally:
-            self.active = None
+            self.active, self.measuring = None, False
             self.cancelled.pop((session, lease), None)
             self._lock.release()
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from agent.errors import AutoresearchError, PreconditionError, fault, in_one_line
-from agent.execution import fingerprint, holdout
+from agent.execution import fingerprint, holdout, setup
 from agent.execution.allowance import References
 from agent.execution.measure import Edited, Runner, measure
 from agent.execution.process import Observer
@@ -88,17 +89,30 @@ def _measured(here: Station, order: Order, place: Path, watch: Callable[[float],
             setup=order.setup,
             commit=order.base,
             untraced=order.untraced,
-            tick=lambda: watch(0.0),
+            tick=_limited(setup.most_seconds(opened.protocol), lambda: watch(0.0)),
         ) as ready,
     ):
         _require_snapshot(here, order, ready)
         runner = replace(ready, keeps_models=order.holdout, holdout_command=order.holdout_command)
         earlier = (_at_home(here, order, runs) for runs in (order.own, order.baseline, order.other))
         references = References(*earlier, side=order.side)
+        here.measuring = True
         run = measure(runner, Edited(order.commit, order.files), log, Observer(tick=watch), references)
         if order.holdout:
             run = holdout.scored(runner, run, log, lambda: watch(run.seconds))
     return replace(run, station=here.name, log="", error=run.error and run.error[:LONGEST_TEXT])
+
+
+def _limited(seconds: float, tick: Callable[[], None]) -> Callable[[], None]:
+    """Return a `tick` of the setup commands that ends them after so many seconds."""
+    ends = time.monotonic() + seconds
+
+    def limited() -> None:
+        tick()
+        if time.monotonic() > ends:
+            raise AutoresearchError(f"the setup commands took more than {duration(seconds)}")
+
+    return limited
 
 
 def _require_snapshot(here: Station, order: Order, runner: Runner) -> None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from agent.errors import Interrupted
+from agent.execution import setup
 from agent.execution.measure import Runner
 from agent.journal.experiment import Run
 from agent.journal.paths import stations_folder
@@ -224,6 +225,29 @@ def test_setup_that_hangs_ends_when_its_run_is_cancelled(quick: Path, tmp_path: 
     answer = Answer.from_dict(measure_order(order(quick).to_dict(), "a", cancel_it))
     assert (answer.run, bool(answer.failed)) == (None, True)
     assert not [each for each in psutil.process_iter(["cmdline"]) if "6543" in (each.info["cmdline"] or ())]
+
+
+def test_setup_that_hangs_ends_after_a_limit(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup, "STATION_SECONDS", 0.5)
+    set_protocol(quick, environment={**quick_protocol()["environment"], "setupCommands": ["sleep 6544", "true"]})
+    assert measured(order(quick)).failed == "the setup commands took more than 1.0s"
+    assert not [each for each in psutil.process_iter(["cmdline"]) if "6544" in (each.info["cmdline"] or ())]
+
+
+def test_stage_of_a_run_says_whether_its_command_has_begun(quick: Path, tmp_path: Path) -> None:
+    line = f"until [ -e {tmp_path}/cache/seen ]; do sleep 0.05; done"
+    set_protocol(quick, environment={**quick_protocol()["environment"], "setupCommands": [line]})
+    set_train(quick, QUICK.replace("loss =", "import time\ntime.sleep(0.5)\nloss ="))
+    said = []
+
+    def look(_: float) -> None:
+        said.append((control.stage("s1", "r1", "a"), control.stage("s1", "r2", "a"), control.stage("s2", "r1", "a")))
+        (tmp_path / "cache").mkdir(exist_ok=True)
+        (tmp_path / "cache" / "seen").touch()
+
+    assert Answer.from_dict(measure_order(order(quick).to_dict(), "a", look)).run is not None
+    assert list(dict.fromkeys(said)) == [("preparing", "queued", "queued"), ("measuring", "queued", "queued")]
+    assert control.stage("s1", "r1", "a") == "preparing"
 
 
 def test_setup_that_fails_is_the_stations_failure(quick: Path) -> None:
