@@ -60,6 +60,8 @@ class Orders:
         about, workspace = self._session.state.session, self._session.runner.workspace
         assert about is not None
         named = {name: about.get(name) for name in ("tag", "base", "pid", "fingerprint")}
+        if "id" in about:  # sessions of a version before have none, and stations may hold answers for them
+            named["id"] = about["id"]
         digest = hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()
         self.session = f"{about['tag'][:40]}-{digest[:16]}"
         self._repository = root_of(workspace, about["base"])

@@ -2,10 +2,10 @@
 
 In the order in which they occur in an experiment:
 
-    session    {tag, branch, base, metric, direction, fingerprint, seed, proposer, pid, flags, left, from, learned}
-               once, first; flags: the flags that the session keeps; left: the branch that was checked out before;
-               from: the session that it started from; learned: the sessions that it learns from, with their numbers of
-               experiments, and whether their fingerprint is the same (`agent.proposers.earlier`)
+    session    {tag, branch, base, metric, direction, fingerprint, seed, proposer, pid, id, flags, left, from, learned}
+               once, first; id: random; flags: the flags that the session keeps; left: the branch that was checked out
+               before; from: the session that it started from; learned: the sessions that it learns from, with their
+               numbers of experiments, and whether their fingerprint is the same (`agent.proposers.earlier`)
     resumed    {pid, flags}                              on each later start
     calling    {number, model, input_tokens, output_tokens, dollars}   a call to a model begins: the most it can cost
     called     {number, model, input_tokens, output_tokens, dollars}   the actual cost, even if the call failed
@@ -262,7 +262,7 @@ FIELDS: dict[str, dict[str, Check]] = {
     "session": {
         "tag": _text, "branch": _text, "base": _commit, "metric": _text, "direction": _one_of("minimize", "maximize"),
         "fingerprint": _map(lambda value: value is None or _scalar(value)), "seed": _number, "proposer": _text,
-        "pid": _count, "flags": _map(_scalar), "from": _maybe(_text), "learned": _list(_whole(_LEARNED)),
+        "pid": _count, "id": _text, "flags": _map(_scalar), "from": _maybe(_text), "learned": _list(_whole(_LEARNED)),
     },
     "resumed": {"pid": _count, "flags": _map(_scalar)},
     "calling": {"number": _count, "model": _text},

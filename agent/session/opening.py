@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -238,7 +239,8 @@ def create_session(
     # Check once more: setup commands, the user or a loop in a linked worktree may have changed something.
     head = _require_clear(workspace, about["branch"], about["tag"], start, switch=switch)
     base = start or head
-    journal.append("session", **about, base=base, left=checkout.branch, pid=os.getpid())
+    own = {"pid": os.getpid(), "id": uuid.uuid4().hex}  # in a container, each loop has the same process ID
+    journal.append("session", **about, base=base, left=checkout.branch, **own)
     checkout.start_branch(about["branch"], base, switch=switch)
 
 

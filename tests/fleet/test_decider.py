@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -458,6 +459,40 @@ def test_orders_name_the_program_that_a_run_is_compared_with(quick: Path) -> Non
             commit = commits[0] if about.get("label") == "a" else commits[1]
             sent = orders.order(Lease("9", "studio", commit, "9.log", 10.0, **cast(dict[str, Any], about)))
             assert (about, sent.side) == (about, side)
+
+
+def test_new_session_takes_no_answers_of_a_deleted_one_with_its_process_id(quick: Path, cli: Cli) -> None:
+    """Like in a container, in which each loop has the same process ID: the stations keep answers of the first one."""
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace("loss =", "import random\nloss = random.random() +", 1))
+    commit_all(quick, "another number each time")
+    found = []
+    for _ in range(2):
+        done = cli(quick, "run", "--tag", "t", *FLAGS[2:], "--stations", "1", "--max-experiments", "0")
+        assert done.returncode == 0, done.stderr
+        found.append(events(quick, "returned")[0]["metric"])
+        first = events(quick, "session")[0]
+        git(quick, "checkout", "-q", "main")
+        assert cli(quick, "sessions", "--delete", "t", "--yes").returncode == 0
+    assert found[0] != found[1]
+    assert first["pid"] == os.getpid()
+
+
+def test_sessions_of_an_earlier_version_keep_their_name_on_stations(quick: Path) -> None:
+    """Else the answers that stations hold for one that goes on would be measured again."""
+    made = StationsBuilder("studio", base=git(quick, "rev-parse", "HEAD"))
+    made.write.save(journal_path(quick, "t"))
+    with open_runner(quick, "t", None, "off") as runner, closing(Journal(journal_path(quick, "t"))) as journal:
+        proposer = choose_proposer(ProposerConfig(), journal, runner.workspace, runner.sandbox)
+        session = Session(runner, journal, proposer, session_config(RunConfig("t"), runner.protocol))
+        orders = Orders(session)
+        orders.begin()
+        about = session.state.session
+        assert about is not None
+        assert "id" not in about
+        named = {name: about.get(name) for name in ("tag", "base", "pid", "fingerprint")}
+        digest = hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()
+        assert orders.session == f"t-{digest[:16]}"
 
 
 def test_failed_run_of_the_incumbent_replaces_no_earlier_ones() -> None:
