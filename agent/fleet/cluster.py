@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import queue
-import socket
 import time
 import uuid
 from collections import Counter
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from agent.errors import PreconditionError
+from agent.fleet.meeting import require_agreement
 from agent.fleet.quiet import silence
 from agent.fleet.security import endpoint, security
 from agent.format import one_line
@@ -123,8 +123,10 @@ class Cluster:
         silence(log)
         from distributed import Client
 
+        hint = f"start one there with `{typed('station --start-scheduler')}`, and compare the address"
         try:
-            _require_listener(where.address)  # Dask tries a closed port for as long as its time limit
+            require_agreement(where)  # Dask tries a closed port for as long as its time limit
+            hint = "compare the address, and the versions of autoresearch and Dask on both machines"
             client = Client(
                 where.address,
                 security=security(where.tls),
@@ -134,9 +136,7 @@ class Cluster:
             )
         except (OSError, TimeoutError, ValueError, RuntimeError) as error:
             raise PreconditionError(
-                f"cannot connect to the scheduler at {where.address}: {_said(error)}",
-                hint=f"start one there with `{typed('station --start-scheduler')}`, and compare address and "
-                "certificates",
+                f"cannot connect to the scheduler at {where.address}: {_said(error)}", hint=hint
             ) from None
         return Cluster(client)
 
@@ -336,12 +336,6 @@ def fault_of_name(name: str) -> str:
     """Return why a station cannot have a name, which tables and messages show; empty if it can."""
     usable = 0 < len(name) <= LONGEST_NAME and name == one_line(name)
     return "" if usable else f"has a name that is not one line of 1 to {LONGEST_NAME} characters"
-
-
-def _require_listener(address: str) -> None:
-    """Raise OSError if nothing listens there."""
-    host, _, port = address.partition("//")[2].rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def _info(name: str, address: str, said: Any) -> StationInfo:

@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from distributed import Worker
 from agent.errors import PreconditionError
 from agent.fleet import scheduler
 from agent.fleet.cluster import RESOURCE
+from agent.fleet.meeting import require_agreement
 from agent.fleet.scheduler import PAGES, SETTINGS
 from agent.fleet.security import Endpoint, security
 from agent.format import one_line
@@ -29,7 +31,9 @@ DELIVERY_SECONDS = 15.0  # to hand over the answer of the last run
 LAST_WORDS_SECONDS = 3.0  # the same, for a run that was ended
 ENDING_SECONDS = 15.0  # to kill a run
 TAKEN = "name taken"  # Dask's own words
-NO_ANSWER = "it does not answer: it is not running, or it requires a certificate"
+# A scheduler lists a station that lost its power for five minutes (`distributed.scheduler.worker-ttl`).
+TAKEN_SECONDS = 360.0
+NO_ANSWER = "it does not answer"
 
 
 class Leaving:
@@ -66,6 +70,46 @@ class Leaving:
         self.event.set()
 
 
+class Waiting:
+    """Why a station is not connected, which it says once. What waiting does not change ends it before it has been."""
+
+    def __init__(self, where: Endpoint, name: str, say: Callable[[str], None]) -> None:
+        self._where, self._name, self._say = where, name, say
+        self._told: set[str] = set()
+        self._was_connected = False
+        self._taken: float | None = None  # when its name was taken first, by the monotonic clock
+
+    def succeeded(self) -> None:
+        self._was_connected, self._taken = True, None
+        self._told.clear()
+
+    def failed(self, error: Exception) -> None:
+        """Say why. Raises PreconditionError if that will not change."""
+        said = one_line(str(error.__cause__ or error))[:200] or NO_ANSWER
+        if TAKEN in said:
+            self._require_patience()
+            self._say_once(f"the scheduler still lists a station with the name {self._name}; waiting for it to go")
+            return
+        if isinstance(error, PreconditionError) and not self._was_connected:
+            raise error
+        self._say_once(f"waiting for the scheduler at {self._where.address}", f": {said}")
+
+    def _require_patience(self) -> None:
+        now = time.monotonic()
+        self._taken = self._taken or now
+        if not self._was_connected and now - self._taken > TAKEN_SECONDS:
+            raise PreconditionError(
+                f"the scheduler has a station with the name {self._name} already",
+                hint="stop that one, or choose another name with `--name`. If this machine was restarted, keep "
+                "the name and try again later: under another one, its earlier runs are not compared",
+            )
+
+    def _say_once(self, text: str, reason: str = "") -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._say(text + reason)
+
+
 def own_name() -> str:
     """Return the name of this machine, and of the GPU that this process may use if it is told one."""
     host = platform.node().split(".")[0] or "station"
@@ -97,39 +141,31 @@ async def work(where: Endpoint, name: str, say: Callable[[str], None], ready: Ca
         The exit code.
 
     Raises:
-        PreconditionError: another station has this name.
+        PreconditionError: another station has this name, or the scheduler's certificate is not of this authority.
     """
     here = station(name)
     here.say = say
     leaving = Leaving(here)
     leaving.install()
-    first = waited = True
+    waiting = Waiting(where, name, say)
     with dask.config.set(SETTINGS), tempfile.TemporaryDirectory(prefix="autoresearch-station-") as scratch:
         while not leaving.event.is_set():
             worker = _worker(where, name, scratch)
             try:
+                await _until(leaving.event, asyncio.to_thread(require_agreement, where))
                 await _until(leaving.event, worker.start())
             except Exception as error:
-                said = one_line(str(error.__cause__ or error))[:200] or NO_ANSWER
-                if TAKEN in said and first:
-                    raise PreconditionError(
-                        f"the scheduler has a station with the name {name} already", hint="choose another with `--name`"
-                    ) from None
-                if waited:
-                    say(f"waiting for the scheduler at {where.address}: {said}")
-                waited = False
-                await _close(worker)
-                await _until(leaving.event, asyncio.sleep(PAUSE_SECONDS))
-                continue
-            if not leaving.event.is_set():
-                say(f"station {name} is ready at {where.address}")
-                ready()
-                first, waited = False, True
-                await _until(leaving.event, worker.finished())
+                waiting.failed(error)
+            else:
                 if not leaving.event.is_set():
-                    say("the scheduler is gone; a run in progress goes on, and its answer is kept")
-            if leaving.event.is_set():
-                await _finish(here, worker)
+                    say(f"station {name} is ready at {where.address}")
+                    ready()
+                    waiting.succeeded()
+                    await _until(leaving.event, worker.finished())
+                    if not leaving.event.is_set():
+                        say("the scheduler is gone; a run in progress goes on, and its answer is kept")
+                if leaving.event.is_set():
+                    await _finish(here, worker)
             await _close(worker)
             await _until(leaving.event, asyncio.sleep(PAUSE_SECONDS))
         await _finish(here, None)
