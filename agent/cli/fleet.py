@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from agent.cli.afterwards import confirm_gain
 from agent.errors import Interrupted, PreconditionError
+from agent.execution.measure import Runner
 from agent.journal.state import State
 from agent.loop import run_fleet, run_session
-from agent.repository.workspace import Workspace
 from agent.room.sandbox import Mode
 from agent.session.session import Session
 from agent.session.signals import IMMEDIATE
@@ -80,13 +80,12 @@ def where(stations: StationsConfig | None) -> list[str]:
 
 
 @contextlib.contextmanager
-def joined(
-    stations: StationsConfig | None, workspace: Workspace, base: str, say: Callable[[str], None]
-) -> Iterator[Callable[[], Cluster] | None]:
+def joined(stations: StationsConfig | None, runner: Runner, base: str) -> Iterator[Callable[[], Cluster] | None]:
     """Start the stations of this machine if it has any, and yield what connects to the scheduler; None without them.
 
     Args:
-        base: the commit at which the session starts.
+        runner: of the session.
+        base: the commit at which it starts.
 
     Raises:
         PreconditionError: stations cannot measure this workspace.
@@ -98,17 +97,19 @@ def joined(
     from agent.fleet.cluster import Cluster
     from agent.fleet.local import local_stations, sharing
     from agent.fleet.ordering import require_no_submodules
+    from agent.fleet.security import OPEN
 
-    require_no_submodules(workspace, base)
-
+    require_no_submodules(runner.workspace, base)
     address, tls, insecure = stations.scheduler, stations.tls, stations.insecure
     with contextlib.ExitStack() as stack:
         if address is None:
             assert stations.count is not None
             if warning := sharing(stations.count):
-                say(warning)
-            fleet = stack.enter_context(local_stations(stations.count, workspace.folder))
+                runner.say(warning)
+            fleet = stack.enter_context(local_stations(stations.count, runner.workspace.folder))
             address, tls = fleet.address, fleet.tls
+        elif tls is None and runner.sandbox.way is not None and runner.sandbox.network:
+            runner.say(OPEN)
         yield lambda: Cluster.connect(address, tls, insecure=insecure)
 
 

@@ -130,7 +130,8 @@ class ConnectionFlags:
         bool,
         typer.Option(
             "--insecure",
-            help="Allow a connection without certificates, on a network that you trust.",
+            help="Allow a connection without certificates, on a network that you trust, to candidates with network "
+            "access as well.",
             rich_help_panel=SESSION,
         ),
     ] = False

@@ -302,7 +302,8 @@ class MeasureFlags:
         bool,
         typer.Option(
             "--insecure",
-            help="Connect to a scheduler on another machine without TLS: whoever reaches it can run code as you.",
+            help="Connect to a scheduler on another machine without TLS: whoever reaches it can run code as you, "
+            "also candidates with network access.",
             rich_help_panel=STATIONS,
         ),
     ] = False

@@ -19,6 +19,11 @@ from agent.system.invocation import here, typed
 if TYPE_CHECKING:
     from distributed.security import Security
 
+# Also on loopback, which a run with network access reaches.
+OPEN = (
+    "the scheduler has no certificates, so candidates whose runs have network access can connect to it and run code as "
+    "you outside of their rooms; `--tls DIR` prevents that"
+)
 CA, CERTIFICATE, KEY = "ca.pem", "certificate.pem", "key.pem"
 DAYS = 3650  # a fleet whose certificates expire at night is worth less than one whose certificates are replaced by hand
 VALID_BEFORE = datetime.timedelta(days=1)  # clocks differ

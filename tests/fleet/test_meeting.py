@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +16,10 @@ import pytest
 from agent.errors import PreconditionError
 from agent.fleet.cluster import Cluster
 from agent.fleet.local import Child, LocalFleet, local_stations
-from agent.fleet.security import make_certificates
+from agent.fleet.security import OPEN, make_certificates
+from agent.room import sandbox
 from tests.common.stations import WAIT_SECONDS, started, until
-from tests.common.workspaces import ROOT
+from tests.common.workspaces import ROOT, Cli, git, quick_protocol, set_protocol
 
 SCHEDULER = """
 import asyncio
@@ -124,3 +126,39 @@ def test_taken_name_ends_a_station_in_the_end_and_ctrl_c_at_once(fleet: LocalFle
     with started("-m", "agent", *more, ready="still lists", log=log) as waits:
         waits.send_signal(2)
         assert waits.wait(10) == 130
+
+
+@pytest.mark.skipif(sandbox.available(False) is None, reason="no sandbox closes the network here")
+def test_candidates_that_reach_an_open_scheduler_are_noted(
+    quick: Path, cli: Cli, plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    limits = ("--max-experiments", "0", "--no-keep-awake", "--fresh")
+    with started("-m", "agent", "station", plain, "--name", "w", ready="is ready", log=tmp_path / "log"):
+        assert OPEN in (tmp_path / "log").read_text()
+        for tag, policy in (("a", "offline"), ("b", "full")):
+            environment = quick_protocol()["environment"]
+            environment["constraints"]["networkPolicy"] = policy
+            git(quick, "checkout", "-q", "main")
+            set_protocol(quick, environment=environment)
+            done = cli(quick, "run", "--tag", tag, "--scheduler", plain, *limits)
+            assert done.returncode == 0, done.stderr
+            assert (OPEN in done.stderr) == (policy == "full"), done.stderr
+
+
+@pytest.mark.skipif(sandbox.available(True) is None, reason="no sandbox works here")
+def test_candidates_that_cannot_reach_a_scheduler_are_not_noted(
+    quick: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scheduler of `--stations` has certificates, which no run sees."""
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    environment = quick_protocol()["environment"]
+    environment["constraints"]["networkPolicy"] = "full"
+    look = "import glob\nassert not glob.glob('/tmp/autoresearch-*/tls') + glob.glob(TMP)\nloss ="
+    text = (quick / "train.py").read_text()
+    look = look.replace("TMP", repr(f"{tempfile.gettempdir()}/autoresearch-*/tls"))
+    (quick / "train.py").write_text(text.replace("loss =", look, 1))
+    set_protocol(quick, environment=environment)
+    done = cli(quick, "run", "--tag", "t", "--stations", "1", "--max-experiments", "0", "--no-keep-awake", "--fresh")
+    assert done.returncode == 0, done.stderr
+    assert OPEN not in done.stderr
