@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from agent.errors import PreconditionError
-from agent.fleet.meeting import require_agreement
 from agent.fleet.quiet import silence
-from agent.fleet.security import endpoint, security
+from agent.fleet.security import endpoint, require_agreement, security
 from agent.format import one_line
 from agent.station import control
 from agent.station.orders import LARGEST_NUMBER, Answer, Invalid, Order

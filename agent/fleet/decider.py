@@ -21,9 +21,8 @@ from agent.fleet import candidates
 from agent.fleet.assign import Task, next_task
 from agent.fleet.cluster import BROKEN, Cluster, Loss, StationInfo
 from agent.fleet.facts import changed_facts, facts_of
-from agent.fleet.health import ABSENT_SECONDS, Health
+from agent.fleet.health import ABSENT_SECONDS, Health, Patience
 from agent.fleet.ordering import Orders
-from agent.fleet.patience import Patience
 from agent.fleet.verdicts import Verdicts
 from agent.format import counted
 from agent.journal.experiment import Experiment, Verdict, succeeded

@@ -18,9 +18,8 @@ from distributed import Worker
 from agent.errors import PreconditionError
 from agent.fleet import scheduler
 from agent.fleet.cluster import RESOURCE
-from agent.fleet.meeting import require_agreement
 from agent.fleet.scheduler import PAGES, SETTINGS
-from agent.fleet.security import Endpoint, security
+from agent.fleet.security import Endpoint, require_agreement, security
 from agent.format import one_line
 from agent.station.state import POLL_SECONDS, Station, station
 from agent.system.hosts import is_loopback

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.execution import setup
-from agent.fleet import patience
+from agent.fleet import health
 from agent.fleet.local import LocalFleet, local_stations
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path
@@ -24,13 +24,13 @@ FLAGS = ("--no-keep-awake", "--sandbox", "off", "--fresh")
 # The first station passes, and the second one hangs; it ends with the test.
 ONE_HANGS = "mkdir $AUTORESEARCH_CACHE/first || sleep 6001"
 # A decider whose patience is short.
-PROGRAM = "import agent.fleet.patience as patience\npatience.SLOW_SECONDS = 1.0\nfrom agent.cli import start\nstart()"
+PROGRAM = "import agent.fleet.health as health\nhealth.SLOW_SECONDS = 1.0\nfrom agent.cli import start\nstart()"
 
 
 @pytest.fixture(autouse=True)
 def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalFleet]:
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(patience, "SLOW_SECONDS", 1.0)
+    monkeypatch.setattr(health, "SLOW_SECONDS", 1.0)
     with local_stations(2, tmp_path) as found:
         yield found
 
@@ -115,8 +115,8 @@ def test_run_of_a_station_that_never_answers_is_lost(
     quick: Path, cli: Cli, fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as in a setup command that outlives the station's own limit, which this process does not share."""
-    monkeypatch.setattr(patience, "SENDING_SECONDS", 1.0)
-    monkeypatch.setattr(patience, "MOST_LIMITS", 0)
+    monkeypatch.setattr(health, "SENDING_SECONDS", 1.0)
+    monkeypatch.setattr(health, "MOST_LIMITS", 0)
     monkeypatch.setattr(setup, "STATION_SECONDS", 1.0)
     text = (quick / "train.py").read_text()
     (quick / "train.py").write_text(text.replace("loss =", "import time\ntime.sleep(0.5)\nloss =", 1))
