@@ -107,11 +107,9 @@ def gather(
         try:
             if path.stat().st_size > LARGEST_JOURNAL:
                 raise AutoresearchError("its journal is too large")
-            those = _of_session(path, session, asked)
+            found += _of_session(path, session, asked, MOST - len(found))
         except (AutoresearchError, OSError) as error:
             skipped.append(one_line(f"learned nothing from session {path.parent.name}: {error}"))
-            continue
-        found += _best_and_latest(those, MOST - len(found))
     return Knowledge(tuple(found), tuple(skipped[:MOST_NOTES]))
 
 
@@ -190,8 +188,10 @@ def _latest(journal: Path, first: str | None) -> list[Path]:
     )
 
 
-def _of_session(path: Path, session: Mapping[str, Any], is_same_code: Callable[[str], bool]) -> list[Earlier]:
-    """Return the experiments of a session; none if its data, harness or metric differ."""
+def _of_session(
+    path: Path, session: Mapping[str, Any], is_same_code: Callable[[str], bool], most: int
+) -> list[Earlier]:
+    """Return at most `most` experiments of a session; none if its data, harness or metric differ."""
     state = fold(path)
     if state.session is None:
         return []
@@ -201,13 +201,14 @@ def _of_session(path: Path, session: Mapping[str, Any], is_same_code: Callable[[
         return []
     alike = comparable(before, now) and same_stations(state.flags, session["flags"])
     history = state.experiments
-    found = []
-    for each in history:
-        if not each.ended_by_fault:
-            changed = incumbent_before(history, each.number) or each
-            same = not alike or is_same_code(changed.commit)
-            found.append(replace(_earlier(path.parent.name, history, each, alike=alike), same_code=same))
-    return [each for each in found if _is_sound(each)]
+    found = (_earlier(path.parent.name, history, each, alike=alike) for each in history if not each.ended_by_fault)
+    chosen = _best_and_latest([each for each in found if _is_sound(each)], most)
+    if not alike:
+        return chosen
+    # Only of those chosen: of each incumbent, git is asked for the files.
+    changed = [incumbent_before(history, each.number) for each in chosen]
+    commits = [before.commit if before else each.commit for before, each in zip(changed, chosen, strict=True)]
+    return [replace(each, same_code=is_same_code(commit)) for each, commit in zip(chosen, commits, strict=True)]
 
 
 def _earlier(tag: str, history: Sequence[Experiment], experiment: Experiment, *, alike: bool) -> Earlier:

@@ -24,7 +24,7 @@ SMALLEST_SPREAD = 0.03
 # Integers change by at least this fraction: the effect of a smaller change is lost in the noise.
 SMALLEST_SHARE = 0.02
 # A space of at most this many candidates is searched to its end.
-MOST_LISTED = 10_000
+MOST_LISTED = 2000
 # Distance between two choices, as a fraction of a numeric range.
 CHOICE_DISTANCE = 0.6
 # Stands for zero on a log scale, if the range of a constant includes zero.
@@ -55,7 +55,9 @@ def remaining(space: Space, rng: random.Random, count: int) -> Iterator[dict[str
         count: how many to draw from a larger space.
     """
     sizes = [_size(dimension) for dimension in space.dimensions]
-    total = math.prod(sizes)
+    total = 1.0
+    for size in sizes:
+        total *= min(size, 2 * MOST_LISTED)  # the product of large integers is too large for a float
     if total > MOST_LISTED:
         for _ in range(count):
             yield {d.key: _anywhere(d, rng) for d in space.dimensions}

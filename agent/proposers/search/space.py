@@ -26,19 +26,24 @@ RANGE = re.compile(r"(\S+?)\s*\.\.\s*(\S+)(\s+log)?")
 # A recipe that changes one of these is not better: it gets another seed, another test set, or merely other output.
 # Each row is words of a name, which underscores separate.
 SEEDS = r"[A-Z]*SEEDS? | RANDOM_?STATE | RNG"
-SEED = re.compile(rf"(^|_)(?:{SEEDS})\d*$", re.VERBOSE)  # but not SEED_WORDS
+# What a comment cannot make a constant to search either. The number of seeds is none, nor is SEED_WORDS.
+SEED = re.compile(r"^(?!(?:N|NUM)_)(?:.*_)?(?:[A-Z]*SEED|RANDOM_?STATE|RNG)\d*$")
+SIZES = (
+    r"(?: SIZE | FRAC | FRACTION | RATIO | PCT | PERCENT | N | NUM | COUNT | BATCH | BATCHES | STEPS? | ITERS? | TOKENS"
+    r" | SAMPLES | EXAMPLES | ROWS | DOCS | EPISODES | EVERY | INTERVAL | FREQ | SPLIT | START | END )"
+)
 NEVER = re.compile(
     rf"""(^|_)(
       (?: {SEEDS}
-        | EVAL[A-Z]* | TESTS? | VALID | VALIDATION | H(?:OLD|ELD)_?OUT
-        | VAL(?=_) | (?<!CLIP_)(?<!INIT_)(?<!FILL_)(?<!PAD_)(?<!MIN_)(?<!MAX_)VAL$  # in GRAD_CLIP_VAL it means value
-        | [KN]?FOLDS? | CV
-        | [A-Z]*(?:JOBS | WORKERS | THREADS) | PORT
+        | EVAL[A-Z]* | H(?:OLD|ELD)_?OUT | [KN]?FOLDS?
+        | [A-Z]*(?:JOBS | WORKERS | THREADS)
         | VERBOSE | LOG | PRINT | VERSION | PATH | DIR
       )\d*(?=_|$)
+    | (?: TESTS? | VAL | VALID | VALIDATION | CV ) (?:_[A-Z]+)* _{SIZES}$  # but not VAL_LOSS_WEIGHT
     | (?: SPLITS? | TRAIN )_(?:SIZE | FRAC | FRACTION | RATIO | PCT | PERCENT )$
     | SPLITS?$  # but not SPLIT_HEADS
-    ) | ^(?:(?:N|NUM)_?)?(?: REPEATS? | RUNS )$""",
+    | PORT$
+    ) | ^(?:(?:N|NUM)_)?(?: TESTS? | VAL | VALID | VALIDATION | CV | RUNS )$ | ^(?:N|NUM)_REPEATS?$""",
     re.VERBOSE,
 )
 FRACTION = re.compile(r"RATIO|FRAC|BETA|DROPOUT|DECAY|MOMENTUM")
@@ -169,6 +174,8 @@ def space_of(files: Mapping[str, str], known: Mapping[str, Value]) -> Space:
 
 def is_same_code(one: Mapping[str, str], other: Mapping[str, str], known: Mapping[str, Value]) -> bool:
     """Return whether two sets of files are the same program, apart from the values of what is searched in both."""
+    if one == other:
+        return True
     first, second = (
         {path: {d.name for d in space_of(files, known).dimensions if d.path == path} for path in files}
         for files in (one, other)
@@ -202,18 +209,24 @@ def why_nothing(files: Mapping[str, str], known: Mapping[str, Value]) -> str | N
 
 def remarks_on(files: Mapping[str, str]) -> list[str]:
     """Return a sentence for each search comment that has no effect."""
-    return [remark for path, text in files.items() for remark in misplaced(path, text)]
+    found = [remark for path, text in files.items() for remark in misplaced(path, text)]
+    for path, each in _constants(files, {}):
+        comment = COMMENT.search(each.comment)
+        if comment and comment[1].strip() != "off" and SEED.search(each.name):
+            found.append(f"{path}:{each.line}: {each.name} is not searched: another seed only has other luck")
+    return found
 
 
 def _why_left_out(constant: Constant, budget: str | None) -> str:
     if budget is not None:
         return f"is excluded ({budget})"
     if COMMENT.search(constant.comment):
-        return "is excluded by its search comment"
+        return "is a seed" if SEED.search(constant.name) else "is excluded by its search comment"
     if isinstance(constant.value, str):
         return "is a string without a search comment that lists choices"
     if NEVER.search(constant.name):
-        return "is excluded by its name"
+        comment = "" if SEED.search(constant.name) else ", without a comment such as `# search: 1..8`"
+        return f"is excluded by its name{comment}"
     return "is negative, 0 or too large for a default range, and has no search comment"
 
 
@@ -244,20 +257,18 @@ def _dimension(path: str, constant: Constant, budget: str | None) -> Dimension |
         budget: why the constant is a training budget; None if it is not.
 
     Raises:
-        UsageError: the search comment is malformed, or gives a training budget or a seed a range.
+        UsageError: the search comment is malformed, or gives a training budget a range.
     """
     comment = COMMENT.search(constant.comment)
     if comment is None:
         return None if budget or NEVER.search(constant.name) else _inferred(path, constant)
     text = comment.group(1).strip()
-    if text == "off":
+    if text == "off" or SEED.search(constant.name):  # whatever its range: another seed only has other luck
         return None
-    reason = f"longer training is not a better recipe ({budget})" if budget is not None else ""
-    if SEED.search(constant.name):
-        reason = "another seed is not a better recipe: it only has other luck"
-    if reason:
+    if budget is not None:
         raise UsageError(
-            f"{path}:{constant.line}: {constant.name} cannot be searched, because {reason}",
+            f"{path}:{constant.line}: {constant.name} cannot be searched, because longer training is not a better "
+            f"recipe ({budget})",
             hint="replace its comment with `# search: off`",
         )
     try:

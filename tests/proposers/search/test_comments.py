@@ -150,13 +150,30 @@ def test_seeds_splits_and_output_are_not_searched_without_a_comment(line: str) -
         assert [*space_of({"t.py": f"{line}  # search: 0..9\n"}, {}).values()] == [name]
 
 
-@pytest.mark.parametrize("name", ["SEED", "RANDOM_STATE", "SEEDS", "N_SEEDS", "MANUALSEED", "SEED2", "SPLIT_RNG"])
+@pytest.mark.parametrize("name", ["SEED", "RANDOM_STATE", "DATA_SEED", "MANUALSEED", "SEED2", "SPLIT_RNG"])
 def test_seed_is_never_searched(name: str) -> None:
     assert space_of({"t.py": f"{name} = 42\n"}, {}).dimensions == ()
     assert space_of({"t.py": f"{name} = 42  # search: off\n"}, {}).dimensions == ()
+    assert remarks_on({"t.py": f"{name} = 42  # search: off\n"}) == []
     for form in ("1..100", "1 | 2"):
-        with pytest.raises(UsageError, match=f"t.py:1: {name} cannot be searched, because another seed"):
-            space_of({"t.py": f"{name} = 42  # search: {form}\n"}, {})
+        files = {"t.py": f"{name} = 42  # search: {form}\n"}
+        assert space_of(files, {}).dimensions == ()
+        assert remarks_on(files) == [f"t.py:1: {name} is not searched: another seed only has other luck"]
+        assert why_nothing(files, {}) == f"nothing to search: {name} is a seed"
+
+
+@pytest.mark.parametrize("name", ["SEEDS", "N_SEEDS", "NUM_SEED"])
+def test_number_of_seeds_is_searched_with_a_comment_only(name: str) -> None:
+    assert space_of({"t.py": f"{name} = 3\n"}, {}).dimensions == ()
+    assert [*space_of({"t.py": f"{name} = 3  # search: 1..6\n"}, {}).values()] == [name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    "VAL_WEIGHT VAL_LOSS_WEIGHT CV_WEIGHT TEST_TEMP TEST_TIME_TEMPERATURE PORT_WIDTH MASK_VAL LR_VAL REPEATS".split(),
+)
+def test_weight_or_temperature_is_searched_whatever_it_is_of(name: str) -> None:
+    assert [*space_of({"t.py": f"{name} = 0.5\n"}, {}).values()] == [name]
 
 
 @pytest.mark.parametrize(

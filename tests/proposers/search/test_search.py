@@ -485,3 +485,11 @@ def test_one_failure_does_not_bury_the_smaller_batch() -> None:
             failed, again = failed + 1, again + any(number > 3 for number in smaller)
     assert failed > 35
     assert again > 0.25 * failed
+
+
+def test_what_remains_of_a_huge_space_is_drawn() -> None:
+    source = "".join(f"N{n} = 600\n" for n in range(110)) + "A = 5  # search: 1..1e300\nB = 0.5\n"
+    space = space_of({"t.py": source}, {})
+    found = [*remaining(space, random.Random(0), 3)]
+    assert len(found) == 3
+    assert all(set(values) == {d.key for d in space.dimensions} for values in found)
