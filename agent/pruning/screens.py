@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agent.decision.estimate import estimate
+from agent.decision.longer_training import why_ladder_ends
 from agent.decision.noise import noise_of, pooled
 from agent.decision.sequential_test import keeps_failing
 from agent.execution.allowance import NO_REFERENCES, References
@@ -148,7 +149,10 @@ class Screens:
     def _stands(self, incumbent: Experiment) -> bool:
         """Screen the incumbent until it has enough screens. Return whether it has any that can be compared with."""
         while True:
-            runs = self._of(incumbent.number)
+            runs, experiments = self._of(incumbent.number), self._journal.state.experiments
+            if why := why_ladder_ends(experiments, self._rung, self._runs.runner.training_seconds):
+                self._say(f"--ladder has ended: {why}. The recipe must obey AUTORESEARCH_TRAINING_SECONDS")
+                return False
             if keeps_failing(runs):
                 self._say(f"#{incumbent.number} keeps failing when trained for {self._rung:g} s: no more screens of it")
                 return False

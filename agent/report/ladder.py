@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from agent.decision.longer_training import why_ladder_ends
 from agent.format import counted, duration
 from agent.journal.experiment import Experiment
 from agent.journal.state import State
@@ -43,7 +44,9 @@ def ladder_of(state: State) -> dict[str, Any] | None:
     }
     # A resumed session may have another `--ladder`.
     rungs = list(dict.fromkeys(screen.rung for screen in out or own or every))
-    return {**found, "line": _line(found, rungs)}
+    own_budget = (state.session or {}).get("fingerprint", {}).get("training_seconds")
+    why = why_ladder_ends(experiments, every[-1].rung, own_budget)
+    return {**found, "line": _line(found, rungs) + (f"; ended: {why}" if why else "")}
 
 
 def _by_edit(experiments: tuple[Experiment, ...]) -> dict[str, dict[str, int]]:

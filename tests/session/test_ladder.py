@@ -191,3 +191,24 @@ def test_a_loop_killed_around_a_screen_goes_on_without_losing_or_doubling_it(noi
     experiments = state_of(noisy).experiments
     assert [each.rung for each in experiments] == [None, None, 60, 60]
     assert [len(each.screens) for each in experiments] == [0, 1, 1, 1]
+
+
+def test_a_recipe_that_ignores_the_shorter_budget_ends_the_ladder(noisy: Path, cli: Cli) -> None:
+    train = noisy / "train.py"
+    train.write_text(TRAIN.replace('print("num_steps:', 'print("training_seconds: 300.1")\n    print("num_steps:'))
+    commit_all(noisy, "a budget of its own")
+    why = "a screen trains for 300.1 s with a budget of 60 s, a full run 300.1 s"
+    said = run(cli, noisy, ("RATE=40", "RATE=3.0", "RATE=60"), *LADDER)
+    assert said.count(f"--ladder has ended: {why}") == 1
+    assert len(events(noisy, "screened")) == 1
+    assert not any(each.screens for each in state_of(noisy).experiments)
+    assert [each.verdict.status for each in state_of(noisy).experiments[1:]] == ["discard", "keep", "discard"]
+    line = cli(noisy, "status").stdout
+    assert "0 of 0 screened candidates discarded at 60 s" in line
+    assert f"ended: {why}" in line
+    # Decided again from the journal; another rung has a screen of its own.
+    again = run(cli, noisy, ("RATE=40", "RATE=3.0", "RATE=60", "RATE=70"))
+    assert again.count(f"--ladder has ended: {why}") == 1
+    assert len(events(noisy, "screened")) == 1
+    run(cli, noisy, ("RATE=40", "RATE=3.0", "RATE=60", "RATE=70", "RATE=80"), "--ladder", "100,300")
+    assert [each["rung"] for each in events(noisy, "screened")] == [60, 100]
