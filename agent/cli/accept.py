@@ -22,7 +22,7 @@ from agent.repository.workspace import Workspace
 from agent.session import recovery
 from agent.session.context import known_constants
 from agent.session.opening import require_startable
-from agent.source.seed import moved_seeds
+from agent.source.seed import differing_seeds, moved_seeds
 from agent.system.invocation import git_here, here
 
 MOST_LEFT = 100
@@ -121,7 +121,8 @@ class Desk:
         tunable_parameters(whole, constants)
         if moved := moved_seeds(known, whole, constants):
             raise PreconditionError(
-                f"the edit of {named([*moved])} changes the seed along with the rest, and luck is no gain",
+                f"the edit of {named([*moved])} changes the seed along with the rest, and luck is no gain: "
+                f"{named(differing_seeds(whole, moved, constants))}",
                 hint="put the seed back, then run the same command again",
             )
         said = plain(why or "") or (

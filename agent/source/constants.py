@@ -107,7 +107,7 @@ def constants(source: str, known: Mapping[str, Value]) -> dict[str, Constant]:
 
 def _constants(tree: ast.Module, source: str, known: Mapping[str, Value]) -> dict[str, Constant]:
     data = source.encode()
-    starts = _line_starts(data)
+    starts = line_starts(data)
     encoding = encoding_of("a.py", data) if b"coding" in data[:HEADER] else "utf-8"  # seldom, because it takes a while
     found: dict[str, Constant] = {}
     for name, node, value in _assignments(tree, known, {}):
@@ -280,8 +280,9 @@ _small = functools.lru_cache(maxsize=MOST_TREES)(parse)
 _large = functools.lru_cache(maxsize=1)(parse)
 
 
-def _line_starts(data: bytes) -> list[int]:
-    # ast ends lines as Python does (\n, \r\n, \r), and counts columns in bytes and without a byte order mark.
+def line_starts(data: bytes) -> list[int]:
+    """Return the offset from which `ast` counts the columns of each line."""
+    # It ends lines as Python does (\n, \r\n, \r), and counts in bytes and without a byte order mark.
     starts = [3 if data.startswith(b"\xef\xbb\xbf") else 0]
     return starts + [match.end() for match in re.finditer(rb"\r\n|\n|\r", data)]
 

@@ -6,17 +6,35 @@ A candidate keeps more than that: constants whose names end so, and numbers that
 from __future__ import annotations
 
 import ast
-import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from agent.journal.experiment import Value
-from agent.source.constants import Constant, constants, parse, replace
+from agent.source.constants import Constant, constants, line_starts, parse, replace
 from agent.source.simplicity import SEEDING, repeats
 
 NAMES = ("SEED", "RANDOM_STATE")  # the second as in scikit-learn
 ENDS = re.compile(rf"(^|_)({'|'.join(NAMES)})$")
 PASSED_AS = frozenset({"seed", "random_state"})
+
+
+@dataclass(frozen=True)
+class _Number:
+    """An integer that is passed as a seed.
+
+    Attributes:
+        place: what it is assigned to, the function, and the keyword; each may be empty.
+        begin, end: byte offsets in the UTF-8 source.
+    """
+
+    place: tuple[str, str, str]
+    value: int
+    begin: int
+    end: int
+    literal: bytes
+    line: int
 
 
 def seed_of(files: Mapping[str, str], known: Mapping[str, Value]) -> int | None:
@@ -53,7 +71,8 @@ def with_seed(files: Mapping[str, str], known: Mapping[str, Value], seed: int) -
 def with_seeds_of(base: Mapping[str, str], files: Mapping[str, str], known: Mapping[str, Value]) -> dict[str, str]:
     """Return the files that change if they get the seeds of `base`: path -> new text.
 
-    A seed that `base` lacks keeps its value, and so do numbers that are passed as seeds if a file has more or fewer.
+    A seed that `base` lacks keeps its value, and so does a number that is passed as one unless it is clear which one of
+    `base` it was.
 
     Args:
         base, files: path -> text of the mutable files.
@@ -77,6 +96,26 @@ def moved_seeds(base: Mapping[str, str], files: Mapping[str, str], known: Mappin
     """Return what `with_seeds_of` does for a candidate, but nothing if it changes nothing else: it is a repeat."""
     found = with_seeds_of(base, files, known)
     return {} if not found or repeats(files, base) else found
+
+
+def differing_seeds(files: Mapping[str, str], own: Mapping[str, str], known: Mapping[str, Value]) -> list[str]:
+    """Return where `files` have other seeds than `own`, as in `line 3 of train.py has 5 instead of 0`.
+
+    Args:
+        own: the files that `with_seeds_of` or `moved_seeds` returned for them.
+    """
+    found = []
+    for path, text in own.items():
+        now, before = _ending(files[path], known), _ending(text, known)
+        pairs: list[tuple[Constant | _Number, Constant | _Number]]
+        pairs = [(now[name], before[name]) for name in now if name in before]
+        pairs += zip(_numbers(files[path]), _numbers(text), strict=False)
+        found += [
+            f"line {a.line} of {path} has {a.value} instead of {b.value}"
+            for a, b in sorted(pairs, key=lambda pair: pair[0].begin)
+            if a.value != b.value
+        ]
+    return found
 
 
 def seed_names(files: Mapping[str, str], known: Mapping[str, Value]) -> set[str]:
@@ -114,28 +153,89 @@ def _ending(text: str, known: Mapping[str, Value]) -> dict[str, Constant]:
 
 
 def _with_numbers_of(base: str, text: str) -> str:
-    """Return the text with the numbers that `base` passes as seeds; unchanged if it passes more or fewer."""
-    theirs, ours = (_numbers(each) for each in (base, text))
-    if len(theirs) != len(ours):
-        return text
+    """Return the text with the numbers that `base` passes as seeds, where it is clear which is which."""
     data = text.encode()
-    lines = [0, *itertools.accumulate(map(len, data.splitlines(keepends=True)))]
-    for before, after in sorted(zip(theirs, ours, strict=True), key=lambda pair: _place(pair[1]), reverse=True):
-        if before.value != after.value:
-            begin = lines[after.lineno - 1] + after.col_offset
-            end = lines[(after.end_lineno or 0) - 1] + (after.end_col_offset or 0)
-            data = data[:begin] + str(before.value).encode() + data[end:]
+    changed = _changed(_numbers(base), _numbers(text))
+    for before, after in sorted(changed, key=lambda pair: pair[1].begin, reverse=True):
+        data = data[: after.begin] + before.literal + data[after.end :]
     return data.decode()
 
 
-def _numbers(text: str) -> list[ast.Constant]:
+def _changed(theirs: Sequence[_Number], ours: Sequence[_Number]) -> list[tuple[_Number, _Number]]:
+    """Return the numbers that differ at the same place of both texts.
+
+    A number that is at another place now has moved with its code, and keeps its value. So do all at the same place: one
+    of them may be new.
+    """
+    if len(theirs) != len(ours):
+        return []
+    whole = _unassigned(theirs, ours)
+    places = defaultdict[tuple[str, ...], tuple[list[_Number], list[_Number]]](lambda: ([], []))
+    for side, numbers in enumerate((theirs, ours)):
+        for each in numbers:
+            place = each.place[1:]
+            places[place if place in whole else each.place][side].append(each)
+    paired = [list(zip(*sides, strict=True)) for sides in places.values() if len(sides[0]) == len(sides[1])]
+    same = Counter(a.value for pairs in paired for a, b in pairs if a.value == b.value)
+    lost, new = (Counter(each.value for each in numbers) - same for numbers in (theirs, ours))
+    moved = {*lost} & {*new}
+    clear = [pairs for pairs in paired if not any(moved & {a.value, b.value} for a, b in pairs if a.value != b.value)]
+    return [(a, b) for pairs in clear for a, b in pairs if a.value != b.value]
+
+
+def _unassigned(theirs: Sequence[_Number], ours: Sequence[_Number]) -> set[tuple[str, ...]]:
+    """Return the functions and keywords that occur once in each text, and in one of them without a target."""
+    once = []
+    for numbers in (theirs, ours):
+        count = Counter(each.place[1:] for each in numbers)
+        once.append({each.place[1:]: each.place[0] for each in numbers if count[each.place[1:]] == 1})
+    return {place for place in {*once[0]} & {*once[1]} if not (once[0][place] and once[1][place])}
+
+
+def _numbers(text: str) -> list[_Number]:
     """Return the integers that are passed as seeds, in order."""
-    passed = [each for each in _passed({".py": text}) if isinstance(each, ast.Constant)]
-    return sorted((each for each in passed if type(each.value) is int), key=_place)
+    tree = parse(text)
+    passed = [*_seeding(tree)] if tree else []
+    if tree is None or not passed:
+        return []
+    data, targets, found = text.encode(), _targets(tree), list[_Number]()
+    starts = line_starts(data)
+    for call, keyword, node in passed:
+        if isinstance(node, ast.Constant) and type(node.value) is int:
+            begin = starts[node.lineno - 1] + node.col_offset
+            end = starts[(node.end_lineno or 0) - 1] + (node.end_col_offset or 0)
+            # Before Python 3.12, what stands in an f-string has other offsets.
+            if _is_spelled(data[begin:end], node.value):
+                place = (targets.get(call, ""), _name_of(call.func), keyword)
+                found.append(_Number(place, node.value, begin, end, data[begin:end], node.lineno))
+    return sorted(found, key=lambda each: each.begin)
 
 
-def _place(node: ast.Constant) -> tuple[int, int]:
-    return node.lineno, node.col_offset
+def _is_spelled(literal: bytes, value: int) -> bool:
+    try:
+        return int(literal, 0) == value
+    except ValueError:
+        return False
+
+
+def _targets(tree: ast.Module) -> dict[ast.Call, str]:
+    """Return the names that the results of calls are assigned to."""
+    found = dict[ast.Call, str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            words = " ".join(_word_of(each) for target in targets for each in ast.walk(target))
+            found |= {each: words for each in ast.walk(node.value) if isinstance(each, ast.Call)}
+    return found
+
+
+def _word_of(node: ast.AST) -> str:
+    match node:
+        case ast.Name(id=word) | ast.Attribute(attr=word):
+            return word
+        case ast.Constant(value=value):
+            return repr(value)
+    return ""
 
 
 def _is_seed(constant: Constant | None) -> bool:
@@ -149,11 +249,25 @@ def _trees(files: Mapping[str, str]) -> list[ast.Module]:
 def _passed(files: Mapping[str, str]) -> Iterator[ast.expr]:
     """Yield the expressions that are passed to functions as a seed."""
     for tree in _trees(files):
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call):
-                yield from (each.value for each in node.keywords if each.arg in PASSED_AS)
-                called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-                yield from node.args[:1] if called in SEEDING else ()
+        yield from (value for _, _, value in _seeding(tree))
+
+
+def _seeding(tree: ast.Module) -> Iterator[tuple[ast.Call, str, ast.expr]]:
+    """Yield each call that is passed a seed, its keyword, which may be empty, and the seed."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield from ((node, each.arg, each.value) for each in node.keywords if each.arg in PASSED_AS)
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            yield from ((node, "", each) for each in (node.args[:1] if called in SEEDING else ()))
+
+
+def _name_of(node: ast.expr) -> str:
+    """Return a dotted name; without its begin where that is no name."""
+    parts = list[str]()
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([*([node.id] if isinstance(node, ast.Name) else []), *reversed(parts)])
 
 
 def _reads(node: ast.expr) -> bool:

@@ -74,6 +74,19 @@ def test_edit_by_hand_that_moves_the_seed_is_refused(seeded: Path, cli: Cli) -> 
     done = cli(seeded, "try", "--tag", "t")
     assert done.returncode == 3
     assert "train.py changes the seed along with the rest" in done.stderr
+    assert "line 6 of train.py has 137 instead of 42" in done.stderr
     assert "put the seed back" in done.stderr
     edit(seeded, "SEED = 137", "SEED = 42")
     assert cli(seeded, "try", "--tag", "t").returncode == 0
+
+
+def test_code_that_moved_keeps_its_seeds(quick: Path, cli: Cli) -> None:
+    text = (quick / "train.py").read_text()
+    model, noise = "def model():\n    return random.Random(0)\n", "noise = random.Random(42)\n"
+    (quick / "train.py").write_text(f"import random\n{model}{noise}{text}")
+    commit_all(quick, "two seeds")
+    moved = f"import random\n{noise}{model}{text}".replace("RATE = 0.1", "RATE = 0.1000001")
+    (quick / "train.py").write_text(moved)
+    done = cli(quick, "try", "--tag", "t")
+    assert done.returncode == 0, done.stderr
+    assert measured(quick, 1) == moved.rstrip("\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.source.seed import literal_seeds, read_seeds, seed_of, why_no_seed, with_seed, with_seeds_of
+from agent.source.seed import differing_seeds, literal_seeds, read_seeds, seed_of, why_no_seed, with_seed, with_seeds_of
 from tests.common.workspaces import ROOT
 
 TEXT = """import mlx.core as mx
@@ -98,11 +98,53 @@ def test_seeds_that_read_the_constant_are_counted() -> None:
         ("SEED = True\n", "SEED = False\n", None),
         ("f(seed=1)\nd.seed(2)\n", "ä = f(seed=30); d.seed(40)\n", "ä = f(seed=1); d.seed(2)\n"),
         ("f(seed=1)\n", "f(seed=2)\nd.seed(3)\n", None),  # which one is which is unknown
+        # Code that only moved keeps its seeds.
+        ("def m(): return R.Random(0)\nn = R.Random(42)\n", "n = R.Random(42)\ndef m(): return R.Random(0)\n", None),
+        ("a = split(random_state=42)\nM(random_state=0)\n", "M(random_state=0)\na = split(random_state=42)\n", None),
+        ("a = key(1)\nb = key(2)\n", "b = key(2)\na = key(1)\n", None),
+        ("[key(1), key(2)]\n", "[key(2), key(1)]\n", None),
+        # One is gone, and another one is new.
+        ("a = key(1)\nb = key(2)\n", "b = key(2)\nc = key(3)\n", None),
+        ("a = key(1)\n", "c = key(3)\n", None),
+        ("[key(1), key(2)]\n", "[key(2), key(3)]\n", None),
+        ("m = M(random_state=0)\n", "k = K(random_state=1)\n", None),
+        ("d['a'] = key(1)\nd['b'] = key(2)\n", "d['b'] = key(2)\nd['c'] = key(3)\n", None),
+        # What changed beside code that moved.
+        ("a = key(1)\nself.b = key(2)\n", "self.b = key(2)\na = key(3)\n", "self.b = key(2)\na = key(1)\n"),
+        (
+            "S(random_state=42)\nM(random_state=0)\n",
+            "M(random_state=42)\nS(random_state=42)\n",
+            "M(random_state=0)\nS(random_state=42)\n",
+        ),
+        (
+            "np.random.seed(7)\nrandom.seed(7)\n",
+            "random.seed(8)\nnp.random.seed(8)\n",
+            "random.seed(7)\nnp.random.seed(7)\n",
+        ),
+        ("[key(0x1), key(2)]\n", "[key(7), key(8)]\n", "[key(0x1), key(2)]\n"),
+        ("\ufeffr = key(4242); N = 1\n", "\ufeffr = key(5); N = 2\n", "\ufeffr = key(4242); N = 2\n"),
+        ("N = 1\r\nr = key(4242)\r", "N = 2\r\rr = key(5)\r", "N = 2\r\rr = key(4242)\r"),
     ],
 )
 def test_seeds_of_another_version_are_put_back(base: str, text: str, expected: str | None) -> None:
     found = with_seeds_of({"a.py": base, "notes.md": "SEED = 1"}, {"a.py": text, "notes.md": "SEED = 2"}, {})
     assert found == ({} if expected is None else {"a.py": expected})
+
+
+def test_other_seeds_are_named_with_their_lines() -> None:
+    before = {"a.py": "N = 1\nSEED = 1\nr = key(2)\n"}
+    after = {"a.py": "r = key(3)\nN = 2\nSEED = 4\n"}
+    assert differing_seeds(after, with_seeds_of(before, after, {}), {}) == [
+        "line 1 of a.py has 3 instead of 2",
+        "line 3 of a.py has 4 instead of 1",
+    ]
+
+
+def test_seed_in_a_text_changes_nothing_else() -> None:
+    """Before Python 3.12 the offsets there are wrong."""
+    text = 'N = 2\ny = (f"é" f"a"\n f"{f(seed=7)}")\n'
+    found = with_seeds_of({"a.py": "N = 1\ny = f(seed=1)\n"}, {"a.py": text}, {})
+    assert found in ({}, {"a.py": text.replace("7", "1")})
 
 
 def test_seed_that_moved_to_another_file_keeps_its_value() -> None:
