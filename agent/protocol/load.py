@@ -109,8 +109,7 @@ def _require_inside(protocol: Protocol, workspace: Path, path: Path) -> None:
 def _foreign(workspace: Path, artifact: str) -> str | None:
     """Return which file a baseline would overwrite that no baseline wrote; None if there is none.
 
-    A baseline leaves a record next to its log. One of an earlier version left none if it was killed or failed: then a
-    journal names the log.
+    A baseline leaves a record next to its log. One of an earlier version left none if it was killed or failed.
     """
     log = workspace / artifact
     record = log.with_name("baseline.json")
@@ -119,8 +118,7 @@ def _foreign(workspace: Path, artifact: str) -> str | None:
         return None if _is_record(record) else f"{short(name)} next to the log exists and is not a baseline's record"
     if not log.exists():
         return None
-    named = f'"log": {json.dumps(str(workspace.resolve() / artifact), ensure_ascii=False)}'.encode(errors="replace")
-    if any(named in _start_of(journal) for journal in (workspace / STATE).glob("sessions/*/journal.jsonl")):
+    if _is_left_over(workspace, str(workspace.resolve() / artifact)):
         return None
     return f"{short(artifact)} exists and is not a baseline's log"
 
@@ -132,13 +130,35 @@ def _is_record(path: Path) -> bool:
         return False
 
 
-def _start_of(journal: Path) -> bytes:
-    """Return the events up to the first run; empty if they cannot be read."""
+def _is_left_over(workspace: Path, log: str) -> bool:
+    """Return whether the last that the journals say of a log is that a session of an earlier version began it.
+
+    Such a session has no ID. After any other baseline, a log without a record is not the one that it wrote.
+    """
+    last = 0.0, False
+    for journal in (workspace / STATE).glob("sessions/*/journal.jsonl"):
+        events = _start_of(journal)
+        earlier = bool(events) and events[0].get("event") == "session" and "id" not in events[0]
+        for event in events:
+            if event.get("log") == log and isinstance(event.get("at"), int | float):
+                last = max(last, (event["at"], earlier and event.get("event") == "started"))
+    return last[1]
+
+
+def _start_of(journal: Path) -> list[dict[str, Any]]:
+    """Return the events of the baseline, with some more; none if they cannot be read."""
+    found = []
     try:
         with open_plain(journal) as file:
-            return file.read(LARGEST_FILE)
+            lines = file.read(LARGEST_FILE).splitlines()
     except OSError:
-        return b""
+        return []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except (ValueError, RecursionError):  # the last line, which a kill or the limit cut
+            continue
+    return [event for event in found if isinstance(event, dict)]
 
 
 def fault_of(error: ValidationError) -> str:

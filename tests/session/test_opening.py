@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,29 @@ def test_a_baseline_that_was_killed_or_failed_does_not_lock_the_workspace(
 
 
 def forget(folder: Path, *, earlier: bool) -> None:
-    """Leave the log as a version before did: without a record."""
+    """Leave the log as a version before did: without a record, and of a session without an ID."""
     assert (folder / "b.log").exists()
     if earlier:
         (folder / "baseline.json").unlink(missing_ok=True)
+        for journal in folder.glob(".autoresearch/sessions/*/journal.jsonl"):
+            journal.write_text(re.sub(r', "id": "\w+"', "", journal.read_text(), count=1))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_file_in_the_place_of_a_deleted_log_is_not_overwritten(
+    quick: Path, cli: Cli, *, fails: bool, earlier: bool
+) -> None:
+    set_protocol(quick, provenance={**quick_protocol()["provenance"], "baselineArtifactPath": "b.log"})
+    if fails:
+        (quick / "train.py").write_text(f"raise SystemExit(1)\n{(quick / 'train.py').read_text()}")
+        commit_all(quick, "fails")
+    assert (cli(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0) is not fails
+    forget(quick, earlier=earlier and not fails)  # what failed in an earlier version is not told from a file
+    (quick / "baseline.json").unlink(missing_ok=True)
+    (quick / "b.log").write_text("mine\n")
+    for command in (("baseline",), ("run", "--tag", "u", "--max-experiments", "1")):
+        done = cli(quick, *command)
+        assert done.returncode == 2, done.stderr
+        assert "'b.log' exists and is not a baseline's log" in done.stderr
+    assert (quick / "b.log").read_text() == "mine\n"
