@@ -243,7 +243,7 @@ def _tried_in(stage: trial.Stage, plan: Plan, wanted: InitConfig, say: Callable[
     )
     plan, ran = _attempted(stage, plan, given, say)
     seen = _seen(ran, wanted.metric)
-    found = _chosen(plan, ran, seen, wanted)
+    found = _chosen(plan, ran, seen, wanted, say)
     protocol = plan.protocol(found.metric, limit_of(ran.seconds, plan.budget, given))
     protocol["measurement"]["secondaryMetrics"] = secondary(seen, found.name)
     checked = _valid(protocol)
@@ -335,7 +335,7 @@ def _seen(ran: trial.Trial, metric: str | None) -> list[Found]:
     return [*in_output(ran.text, metric), *(found for name, text in ran.files.items() for found in in_json(text, name))]
 
 
-def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: InitConfig) -> Found:
+def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: InitConfig, say: Callable[[str], None]) -> Found:
     """Return the metric.
 
     Raises:
@@ -347,7 +347,10 @@ def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: InitConfig)
         junit = re.search(r"--junit-?xml[= ](\S+)", plan.candidate.command)
         found = pytest_summary(ran.text, junit[1] if junit else None, wanted.metric)
     found = found or choose_metric(seen, wanted.metric, prose(plan.files))
-    _require_number(plan, ran, seen, wanted, found)
+    passed_over = _without_numbers(ran.text, seen, wanted, found)
+    _require_number(plan, passed_over, wanted, found)
+    if passed_over:
+        say(f"note: without a finite number, so not considered as the metric: {named([*passed_over], MOST_NAMED)}")
     if found is not None:
         return _directed(found, wanted)
     names = named(list(dict.fromkeys(f.name for f in seen)), MOST_NUMBERS) or "none with a name"
@@ -359,12 +362,25 @@ def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: InitConfig)
     )
 
 
-def _require_number(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: InitConfig, found: Found | None) -> None:
-    """Refuse a run that ended in nan where a likelier metric than the one found should be."""
-    numbers = {slug(f.name) for f in seen}
-    for name in without_number(ran.text):
-        likelier = found is None or meaning(name)[1] > found.weight
-        if name not in numbers and (slug(wanted.metric) == name if wanted.metric else meaning(name)[0] and likelier):
+def _without_numbers(text: str, seen: list[Found], wanted: InitConfig, found: Found | None) -> dict[str, int]:
+    """Return the likelier metrics than the one found that a log gives as nan or inf, with the last place of each."""
+
+    def is_likelier(name: str) -> bool:
+        if wanted.metric:
+            return slug(wanted.metric) == name
+        return meaning(name)[0] is not None and (found is None or meaning(name)[1] > found.weight)
+
+    numbers = {slug(each.name) for each in seen}
+    return {name: at for name, at in without_number(text).items() if name not in numbers and is_likelier(name)}
+
+
+def _require_number(plan: Plan, passed_over: Mapping[str, int], wanted: InitConfig, found: Found | None) -> None:
+    """Refuse a run that ended in nan where a likelier metric than the one found should be.
+
+    It did not if the one found was printed in a later line.
+    """
+    for name, at in passed_over.items():
+        if wanted.metric or found is None or at >= (found.begin or 0):
             raise AutoresearchError(
                 f"{name} is not a finite number at the end of `{plan.candidate.command}`",
                 hint="fix the run, which diverges, or name another metric with --metric NAME",

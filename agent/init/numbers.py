@@ -6,7 +6,9 @@ A number is offered only if `protocol.extract` finds it in the same text with th
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -111,6 +113,7 @@ class Found:
         weight: how likely it is the metric.
         extract: the extraction rule, as in protocol.json.
         where: where it was found, in words.
+        begin: offset in the log of its line; None if it is elsewhere.
     """
 
     name: str
@@ -119,6 +122,7 @@ class Found:
     weight: int
     extract: dict[str, Any]
     where: str
+    begin: int | None = None
 
     @property
     def metric(self) -> dict[str, Any]:
@@ -146,7 +150,7 @@ def in_json(text: str, path: str | None = None) -> list[Found]:
         content = last_json("the metric", text)
     except NoMetric:
         return []
-    found = []
+    found, begin = [], _json_begin(text) if path is None else None
     for keys, value in _leaves(content, ()):
         names = [key for key in keys if not key.isdigit()] or ["value"]
         # In `/latency/p99`, only the last two keys together are meaningful.
@@ -157,7 +161,8 @@ def in_json(text: str, path: str | None = None) -> list[Found]:
             rule["path"] = path
         elif example := _json_example(text):
             rule["exampleStdout"] = example
-        found.append(_found(shown, value, rule, f"{pointer} in {path or 'the printed JSON'}"))
+        each = _found(shown, value, rule, f"{pointer} in {path or 'the printed JSON'}")
+        found.append(dataclasses.replace(each, begin=begin))
     return found
 
 
@@ -182,21 +187,22 @@ def in_lines(text: str, wanted: str | None = None) -> list[Found]:
         if label.name in found or len(found) >= MOST_NAMES or len(label.name) > LONGEST_NAME or unnamed:
             continue
         words = DIGITS.sub("", label.text)
-        before = text[text.rfind("\n", 0, label.start) + 1 : label.start]
+        begin = text.rfind("\n", 0, label.start) + 1
+        before = text[begin : label.start]
         if failed[words] >= MOST_TRIES or _is_deviation(before, label) or (bare and STARTS_FROM.search(before)):
             continue
         if (candidate := _in_line(text, match, label)) is not None:
-            found[label.name] = match.start(), _by_line(candidate, before)
+            found[label.name] = match.start(), dataclasses.replace(_by_line(candidate, before), begin=begin)
         else:
             failed[words] += 1
     return [found for _, found in sorted(({**derived, **plain}).values(), key=lambda each: each[0])]
 
 
-def without_number(text: str) -> list[str]:
-    """Return the names after which a log has nan or inf, as in `val_loss: nan`, in the order of the text."""
-    text = LONG_LINE.sub("", printed(text).replace("\r", "\n")[-LONGEST_TEXT:])
-    names = (slug(f"{match['before']}{match['name']}") for match in DIVERGED.finditer(text))
-    return list(dict.fromkeys(names))
+def without_number(text: str) -> dict[str, int]:
+    """Return the names after which a log has nan or inf, as in `val_loss: nan`, with the offset of the last place."""
+    text = LONG_LINE.sub(lambda line: "\n" * len(line[0]), printed(text).replace("\r", "\n"))
+    places = DIVERGED.finditer(text, max(0, len(text) - LONGEST_TEXT))
+    return {slug(f"{match['before']}{match['name']}"): match.start() for match in places}
 
 
 def pytest_summary(text: str, junit: str | None, wanted: str | None) -> Found | None:
@@ -375,6 +381,20 @@ def _excerpt(text: str, start: int, length: int) -> str:
     before = text.rfind("\n", 0, max(0, text.rfind("\n", 0, max(0, start - 1)))) + 1
     whole = text[before : start + length]
     return whole if len(whole) <= LONGEST_EXAMPLE else text[start : start + length]
+
+
+def _json_begin(text: str) -> int:
+    """Return the offset of the line of the JSON that `last_json` reads."""
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(text)
+        return 0
+    begin = len(text)
+    for line in reversed(text.splitlines(keepends=True)):
+        begin -= len(line)
+        with contextlib.suppress(NoMetric):
+            last_json("the metric", line)
+            return begin
+    return 0
 
 
 def _json_example(text: str) -> str:

@@ -252,6 +252,24 @@ def test_no_run_writes_draft(tmp_path: Path, cli: Cli) -> None:
             "val_loss is not a finite number at the end",
         ),
         (
+            {"train.py": "print('epoch 1: val_loss: 0.4 train_loss: 0.5\\nepoch 2: val_loss: nan train_loss: 0.3')"},
+            [],
+            1,
+            "val_loss is not a finite number at the end",
+        ),
+        (
+            {"train.py": "print('val_loss: nan\\ntrain_loss: 0.3')"},
+            ["--metric", "val_loss"],
+            1,
+            "val_loss is not a finite number at the end",
+        ),
+        (
+            {"train.py": """print('epoch 1\\n{"val_loss": NaN, "seconds": 3}')"""},
+            [],
+            1,
+            "val_loss is not a finite number at the end",
+        ),
+        (
             {"train.py": "print('loss: 1\\n| val acc | -inf |')"},
             ["--metric", "val_acc"],
             1,
@@ -287,6 +305,24 @@ def test_init_failure_is_one_sentence_and_writes_nothing(
     assert words in done.stderr, done.stderr
     assert "Traceback" not in done.stderr.split("error: ")[-1]
     assert git(folder, "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize(
+    ("log", "metric", "without"),
+    [
+        ("epoch 1 train loss 0.3 val_f1: nan\nbest val loss: 0.31\naccuracy: 0.9", "best_val_loss", "val_f1"),
+        ('{"epoch": 1, "val_loss": NaN}\n{"epoch": 2, "accuracy": 0.9}', "accuracy", "val_loss"),
+        ("val_f1: nan val_auc: inf\n[info] done\ntrain loss: 0.4", "train_loss", "val_f1, val_auc"),
+    ],
+)
+def test_nan_before_the_last_line_of_the_metric_is_only_noted(
+    tmp_path: Path, cli: Cli, log: str, metric: str, without: str
+) -> None:
+    folder = repository(tmp_path / "repo", {"train.py": f"print({log!r})\n"})
+    done = cli(folder, "init")
+    assert done.returncode == 0, done.stderr
+    assert load_protocol(folder).metric.name == metric
+    assert f"note: without a finite number, so not considered as the metric: {without}\n" in done.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
