@@ -20,7 +20,7 @@ All data is stored under CACHE_DIR (docs/data.md):
     requests/<request>   the snapshot that a request resolved to, so that repeating it is instant
     snapshots/<id>/      prepared data, named by its content hash and never changed
     holdouts/<id>/       documents of a third split, which only the evaluator reads
-    sources/<id>/        the requests that led to that snapshot, and the folders of its text
+    sources/<id>/        the requests that led to that snapshot, and the files that links led to
     current              the id of the current snapshot
 """
 

@@ -398,7 +398,7 @@ def _wanted(source: str, num_shards: int | None, profile: str) -> tuple[Request,
         DataError: the source is missing, or nothing tells what was prepared last.
     """
     if source not in ("auto", *sources.NAMED):
-        source = str(Path(source).expanduser().resolve())
+        source = os.path.realpath(os.path.expanduser(source))  # noqa: PTH111
     last = _last() if source == "auto" else None
     if last is None:
         return Request(source, num_shards, profile), prepared(request_key(source, num_shards, profile))

@@ -3,13 +3,14 @@
 It lies beside the snapshots, in CACHE_DIR/sources/<first 12 digits of the id>/sources.json, so that it survives the
 deletion of a damaged snapshot:
     requests  source, number of shards and profile of each request, the latest last
-    folders   the user's own folders among the sources, and the folders that the files in them are links to
+    files     the files that links in the user's own folders among the sources led to
 
-Only `prepare.py` as a program writes it. The loop reads it, to show none of these folders to a run.
+Only `prepare.py` as a program writes it. The loop reads it, to show none of these folders and files to a run.
 """
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,8 @@ def latest(snapshot: str) -> Request | None:
 
 
 def is_recorded(snapshot: str, request: Request) -> bool:
-    """Return whether a request is the latest that led to a snapshot, and every folder of its text is recorded."""
-    return latest(snapshot) == request and {*_folders(request.source)} <= {*_read(snapshot)["folders"]}
+    """Return whether a request is the latest that led to a snapshot, and all files that links lead to are recorded."""
+    return latest(snapshot) == request and {*_linked(request.source)} <= {*_read(snapshot)["files"]}
 
 
 def add(snapshot: str, request: Request) -> None:
@@ -45,7 +46,7 @@ def add(snapshot: str, request: Request) -> None:
     known = _read(snapshot)
     content = {
         "requests": [asdict(each) for each in (*(each for each in known["requests"] if each != request), request)],
-        "folders": list(dict.fromkeys([*known["folders"], *_folders(request.source)])),
+        "files": list(dict.fromkeys([*known["files"], *_linked(request.source)])),
     }
     path = _path(snapshot)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,10 +71,10 @@ def _read(snapshot: str) -> dict[str, Any]:
     try:
         content = json.loads(_path(snapshot).read_bytes())
         requests = [_request(each) for each in content["requests"]]
-        folders = [each for each in content["folders"] if isinstance(each, str)]
+        files = [each for each in content["files"] if isinstance(each, str)]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {"requests": [], "folders": []}
-    return {"requests": [each for each in requests if each], "folders": folders}
+        return {"requests": [], "files": []}
+    return {"requests": [each for each in requests if each], "files": files}
 
 
 def _request(content: Any) -> Request | None:
@@ -87,11 +88,14 @@ def _request(content: Any) -> Request | None:
     return Request(source, num_shards, profile)
 
 
-def _folders(source: str) -> list[str]:
+def _linked(source: str) -> list[str]:
+    """Return the files that links in a folder lead to."""
     if source in NAMED:
         return []
-    files = sorted(Path(source).glob("*.parquet"))
-    return [source, *(str(path.resolve().parent) for path in files)]
+    with suppress(OSError, ValueError):
+        files = sorted(str(path) for path in Path(source).iterdir() if path.name.endswith(".parquet"))
+        return [real for path in files if (real := os.path.realpath(path)) != path]
+    return []
 
 
 def _path(snapshot: str) -> Path:

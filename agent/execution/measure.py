@@ -318,7 +318,8 @@ def room_of(
     command = protocol.execution.command
     furniture = Furniture(command=command, untracked=runner.untracked, read=cache, results=results)
     if runner.harness is not None and snapshot is not None:
-        hidden = (*own_text(runner.harness.snapshot, runner.workspace.top), *cache_places())
+        own = own_text(runner.harness.snapshot, runner.workspace.top, runner.workspace.folder)
+        hidden = (*own, *cache_places())
         furniture = replace(furniture, evaluated=True, cache=_without_texts(snapshot), hidden=hidden)
     elif not runner.harness:
         folder = cache_folder()

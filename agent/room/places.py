@@ -146,14 +146,18 @@ def places(
         hidden: further paths to hide.
         installing: whether to show the settings of package indexes.
     """
-    wanted = [*map(Path, SYSTEM[sys.platform]), *_tools(home_folder()), *_programs(workspace, command), *more]
-    wanted += [*_environment_of_uv(), *_of_network(), *asked(), *_paths(os.environ.get(KERNELS_VARIABLE, ""))]
-    read = _outermost(each for each in wanted if os.access(each, os.F_OK))
+    read = _outermost(each for each in wanted(workspace, command, more) if os.access(each, os.F_OK))
     of_system = SECRET_PLACES if installing else (*SECRET_PLACES, *SECRET_OF_INSTALLERS)
     homes = dict.fromkeys((home_folder(), home_folder().resolve()))
     secret = [*map(Path, of_system), *(home / each for home in homes for each in SECRET_OF_TOOLS), *hidden]
     shown = {*read}
     return Places(read, tuple(each for each in secret if _is_below(each, shown) and each.exists()))
+
+
+def wanted(workspace: Path, command: str, more: Iterable[Path] = ()) -> list[Path]:
+    """Return the paths that `places` shows if they exist, also those that lie in another one."""
+    found = [*map(Path, SYSTEM[sys.platform]), *_tools(home_folder()), *_programs(workspace, command), *more]
+    return [*found, *_environment_of_uv(), *_of_network(), *asked(), *_paths(os.environ.get(KERNELS_VARIABLE, ""))]
 
 
 def asked() -> list[Path]:

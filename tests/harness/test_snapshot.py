@@ -334,7 +334,7 @@ def test_request_of_an_earlier_version_is_found_in_its_snapshot_or_told_missing(
     assert record(other)["id"] == record(embedded)["id"]
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"requests": 1, "folders": []}', b"\xff", b"[" * 200_000])
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"requests": 1, "files": []}', b"\xff", b"[" * 200_000])
 def test_damaged_list_of_sources_is_made_again(embedded: Path, tmp_path: Path, content: bytes) -> None:
     cache = shutil.copytree(embedded, tmp_path / "cache")
     path = cache / "sources" / current(cache).name / "sources.json"
@@ -342,6 +342,22 @@ def test_damaged_list_of_sources_is_made_again(embedded: Path, tmp_path: Path, c
     path.write_bytes(content)
     assert run(cache, **OFFLINE).stdout.startswith("already prepared: embedded")
     assert path.read_bytes() == before
+
+
+def test_links_that_lead_nowhere_are_no_files(chosen: Path, shards: Path, tmp_path: Path) -> None:
+    cache, source = shutil.copytree(chosen, tmp_path / "cache"), tmp_path / "source"
+    source.mkdir()
+    for path in shards.glob("*.parquet"):
+        (source / path.name).symlink_to(path)
+    (source / "z.parquet").symlink_to("z.parquet")
+    done = run(cache, "--source", str(source), "--profile", "cpu")
+    assert done.returncode == 0, done.stderr
+    known = json.loads((cache / "sources" / current(cache).name / "sources.json").read_bytes())
+    assert {str(path.resolve()) for path in shards.glob("*.parquet")} <= {*known["files"]}
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    done = run(cache, "--source", str(loop))
+    assert (done.returncode, len(done.stderr.splitlines())) == (3, 2), done.stderr
 
 
 def test_what_is_not_chosen_stays_as_it_was_prepared_last(chosen: Path, shards: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from agent.journal.experiment import Run
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
 from agent.room import room, sandbox
+from agent.room.own_text import own_text
 from agent.room.sandbox import Sandbox, Way
 from agent.session.opening import prepared
 from harness import dataset
@@ -386,7 +387,10 @@ print("looked", flush=True)
 """
 
 
-@pytest.mark.parametrize("lies", ["links", "links of earlier", "prepared twice", "beside the workspace's files"])
+LIES = ["links", "links of earlier", "prepared twice", "beside the workspace's files", "links into code", "gone links"]
+
+
+@pytest.mark.parametrize("lies", LIES)
 @pytest.mark.parametrize("way", WAYS)
 def test_no_run_sees_the_text_that_the_data_was_ever_prepared_from(
     validation_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way, lies: str
@@ -395,9 +399,14 @@ def test_no_run_sees_the_text_that_the_data_was_ever_prepared_from(
     names = ("raw", "data") if lies != "beside the workspace's files" else (".", "data")
     raw, data = (folder / name for name in names)
     hidden = [f"{place}/{name}.parquet" for place in names for name in "az"]
-    make_training(folder, script("top", SEES.replace("SHOWN", "['notes.txt']").replace("HIDDEN", repr(hidden))))
-    (folder / ".gitignore").write_text("/raw/\n/data/\n*.parquet\n*.txt\n")
-    commit_all(folder, "ignore", ".gitignore")
+    code = ["raw/code.py"] if lies in ("links into code", "gone links") else []
+    looks = SEES.replace("SHOWN", repr(["notes.txt", *code])).replace("HIDDEN", repr(hidden))
+    make_training(folder, script("top", looks))
+    (folder / ".gitignore").write_text("/raw/*.parquet\n/data/\n*.parquet\n*.txt\n")
+    for each in code:
+        raw.mkdir()
+        (folder / each).write_text("code = 1")
+    commit_all(folder, "ignore", ".gitignore", *code)
     (folder / "notes.txt").write_text("shown")
     for place in (raw, data):
         place.mkdir(exist_ok=True)
@@ -412,6 +421,8 @@ def test_no_run_sees_the_text_that_the_data_was_ever_prepared_from(
         assert done.returncode == 0, done.stderr
     if lies == "links of earlier":
         shutil.rmtree(cache / "sources")
+    if lies == "gone links":
+        shutil.rmtree(data)
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(cache))
     with runner(folder, way) as ready:
         assert ready.harness is not None
@@ -419,6 +430,46 @@ def test_no_run_sees_the_text_that_the_data_was_ever_prepared_from(
         found = measure(short, ready.workspace.head, tmp_path / "run.log")
     assert (tmp_path / "run.log").read_text().startswith("looked\n"), (tmp_path / "run.log").read_text()
     assert found.source == "attested", found.error
+
+
+def snapshot_from(cache: Path, source: Path) -> Path:
+    """Return a snapshot that was prepared from a folder."""
+    folder = cache / "snapshots" / "a"
+    folder.mkdir(parents=True)
+    (folder / "snapshot.json").write_text(json.dumps({"source": str(source)}))
+    return folder
+
+
+@pytest.mark.parametrize("needed", ["interpreter", "UV_PROJECT_ENVIRONMENT", "AUTORESEARCH_READ"])
+def test_folder_of_text_is_shown_without_its_texts_if_a_run_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needed: str
+) -> None:
+    source, workspace = tmp_path / "source", tmp_path / "workspace"
+    (source / "inner" / "bin").mkdir(parents=True)
+    (source / "inner" / "bin" / "python").touch(0o755)
+    (source / "inner" / "pyvenv.cfg").touch()
+    (source / "a.parquet").touch()
+    (workspace / ".venv" / "bin").mkdir(parents=True)
+    snapshot = snapshot_from(tmp_path / "cache", source)
+    assert own_text(snapshot, workspace, workspace) == (source,)
+    if needed == "interpreter":
+        (workspace / ".venv" / "bin" / "python").symlink_to(source / "inner" / "bin" / "python")
+    else:
+        monkeypatch.setenv(needed, str(source / "inner"))
+    assert own_text(snapshot, workspace, workspace) == (source / "a.parquet",)
+
+
+def test_links_and_names_that_lead_nowhere_hide_nothing(tmp_path: Path) -> None:
+    source, workspace = tmp_path / "source", tmp_path / "workspace"
+    workspace.mkdir()
+    assert own_text(snapshot_from(tmp_path / "long", tmp_path / ("n" * 300)), workspace, workspace) == ()
+    assert own_text(snapshot_from(tmp_path / "odd", tmp_path / "a\0b\ud800"), workspace, workspace) == ()
+    source.mkdir()
+    (source / "x.parquet").symlink_to("x.parquet")
+    (source / "y.parquet").symlink_to("n" * 300 if sys.platform == "linux" else "gone")
+    snapshot = snapshot_from(tmp_path / "cache", source)
+    assert own_text(snapshot, workspace, workspace) == (source,)
+    assert own_text(snapshot, source, source) == ()
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["outside", "inside"])

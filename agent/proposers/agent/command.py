@@ -166,7 +166,7 @@ class CommandProposer:
             copy = make_worktree(context, root / "copy", draft)
             make_parts(root)
             folders = tuple(own_folders(self.command))
-            hidden = (*own_text_now(copy.top), *cache_places())
+            hidden = (*own_text_now(copy.top, copy.workspace), *cache_places())
             own = Furniture("agent", self.command, write=folders, hidden=hidden, variables=QUIET)
             place = furnish(self._sandbox, root, copy.top, copy.top, copy.workspace, own)
             kept = context.folder or root
