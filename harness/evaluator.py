@@ -16,7 +16,6 @@ scoring.py computes the metric of a graph and decides what is refused.
 """
 
 import importlib.util
-import itertools
 import json
 import os
 import pickle
@@ -55,6 +54,7 @@ LARGEST_MODEL = 8 * 2**30  # size limit of an exported graph, in bytes
 LARGEST_KEPT = 2**30  # a larger one is not kept for the holdout
 SILENT_SECONDS = 120.0  # idle timeout of a client in the middle of a request
 MOST_CLIENTS = 64
+ACCEPT_SECONDS = 0.05  # pause after a client could not be accepted
 
 
 def say(event: str, **about: Any) -> None:
@@ -331,9 +331,14 @@ def main(arguments: Sequence[str]) -> None:
 
     def accept() -> None:
         places = threading.BoundedSemaphore(MOST_CLIENTS)
-        for _ in itertools.count():
-            client, _ = listener.accept()
-            places.acquire()
+        while True:
+            places.acquire()  # before a client takes an open file
+            try:
+                client, _ = listener.accept()
+            except OSError:  # too many open files: those of other clients will be closed
+                places.release()
+                time.sleep(ACCEPT_SECONDS)
+                continue
             threading.Thread(target=_then(places.release, serve), args=(client, service), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()

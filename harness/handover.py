@@ -30,6 +30,10 @@ class Refused(ValueError):
     """Raised if the evaluator refused a request or did not answer. The message says why."""
 
 
+class TooFewOpenFiles(ValueError):
+    """Raised if the system allows a process too few open files."""
+
+
 def at_work() -> Path | None:
     """Return the socket of the evaluator that the loop started for this run, None if the run was started manually."""
     given = os.environ.get(VARIABLE)
@@ -115,15 +119,15 @@ def allow_open_files(mapped: int) -> None:
         mapped: files that will stay mapped.
 
     Raises:
-        ValueError: the system allows too few.
+        TooFewOpenFiles: the system allows too few.
     """
-    needed = sum(1 for _ in Path("/dev/fd").iterdir()) + mapped + FILES_AT_ONCE + OTHER_FILES
+    least = sum(1 for _ in Path("/dev/fd").iterdir()) + mapped
     soft, hard = _open_files()
-    if needed <= soft:
-        return
-    if needed > hard:
-        raise ValueError(f"{mapped} shards need {needed} open files, but the limit (`ulimit -Hn`) is {hard}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    if least > hard:
+        raise TooFewOpenFiles(f"{mapped} shards need {least} open files, but the limit (`ulimit -Hn`) is {hard}")
+    needed = min(least + FILES_AT_ONCE + OTHER_FILES, hard)
+    if needed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(needed), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 def _open_files() -> tuple[float, float]:

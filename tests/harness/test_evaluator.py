@@ -164,6 +164,25 @@ def test_no_request_keeps_the_evaluator_from_its_work(model: Bigram, tokenizer: 
         line.close()
 
 
+def test_clients_that_take_all_open_files_keep_no_later_one_from_its_answer(
+    model: Bigram, tokenizer: Tokenizer, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with started(cache, tmp_path / "socket", tmp_path / "losses.npy", "ulimit -n 40") as found:
+        monkeypatch.setenv("AUTORESEARCH_EVALUATOR", str(found.address))
+        lines = []
+        for _ in range(60):
+            line = socket.socket(socket.AF_UNIX)
+            with handover.reachable(found.address) as name:
+                line.connect(name)
+            lines.append(line)
+        taken = f"/proc/{found.process.pid}/fd" if sys.platform == "linux" else ""
+        while taken and len([*Path(taken).iterdir()]) < 40:
+            os.sched_yield()
+        for line in lines:
+            line.close()
+        assert 2 < evaluate_bpb(model, tokenizer, 16) < 12
+
+
 def test_a_run_that_dies_while_it_hands_over_has_no_metric(model: Bigram, tokenizer: Tokenizer, beside: Beside) -> None:
     dies = (
         "import json, os, pathlib, signal, socket, sys\n"

@@ -125,7 +125,7 @@ def test_the_thread_ends_when_the_loader_is_closed(tokenizer: Tokenizer) -> None
 
 ROWS_OF_MANY_SHARDS = """
 import os, resource, subprocess, sys, tempfile
-resource.setrlimit(resource.RLIMIT_NOFILE, (256, int(sys.argv[2])))
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, int(sys.argv[2])), int(sys.argv[2])))
 from pathlib import Path
 from harness import handover, loader
 from harness.prepared import current_snapshot
@@ -177,7 +177,27 @@ def test_a_low_limit_of_open_files_does_not_limit_the_shards(many_shards: Path) 
 
 def test_more_shards_than_the_system_allows_open_files_is_a_sentence(many_shards: Path) -> None:
     done = many(many_shards, 300)
-    assert re.search(r"ValueError: \d+ shards need \d+ open files, but the limit .* is 300\n$", done.stderr)
+    assert re.search(r"TooFewOpenFiles: \d+ shards need \d+ open files, but the limit .* is 300\n$", done.stderr)
+
+
+def test_a_limit_that_the_shards_just_fit_is_enough(cache: Path) -> None:
+    """A limit lower than what a run may open at most is raised as far as the system allows."""
+    done = many(cache, 100)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+def test_prepare_needs_few_open_files(tmp_path: Path) -> None:
+    command = 'ulimit -n 100 && exec "$@"'
+    done = subprocess.run(
+        ["bash", "-c", command, "bash", sys.executable, "prepare.py", "--source", "embedded", "--profile", "cpu"],
+        cwd=ROOT,
+        env={**os.environ, "AUTORESEARCH_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("arguments", [(0, T, "train"), (8, 0, "train"), (8, T, "test")])
