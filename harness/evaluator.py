@@ -6,7 +6,8 @@
 One process serves one run. It hands out the training text; the first request for it starts the training clock. It
 accepts one model: a graph that `mx.export_function` wrote, from int32 tokens (rows, MAX_SEQ_LEN) to logits (rows,
 MAX_SEQ_LEN, VOCAB_SIZE). It reports events on standard output as JSON objects, one per line: ready, clock, handed_over,
-answer, refused (with a field `fault` if the run is not to blame), untraced. It exits when its standard input is closed.
+answer, refused (with a field `fault` if a disk failed, and the `bytes` of a model that found it full), untraced. It
+exits when its standard input is closed.
 AUTORESEARCH_KEEP_MODEL names a file that receives the model once it is scored.
 
 With --holdout it scores such a file on the holdout in AUTORESEARCH_HOLDOUT, reports one event, holdout or refused, and
@@ -15,6 +16,8 @@ exits. ROWS is the batch size of the graph.
 scoring.py computes the metric of a graph and decides what is refused.
 """
 
+import contextlib
+import errno
 import importlib.util
 import json
 import os
@@ -54,6 +57,8 @@ LARGEST_MODEL = 8 * 2**30  # size limit of an exported graph, in bytes
 LARGEST_KEPT = 2**30  # a larger one is not kept for the holdout
 SILENT_SECONDS = 120.0  # idle timeout of a client in the middle of a request
 MOST_CLIENTS = 64
+OF_FULL_DISKS = (errno.ENOSPC, errno.EDQUOT)
+OF_DISKS = (*OF_FULL_DISKS, errno.EIO, errno.EROFS)
 ACCEPT_SECONDS = 0.05  # pause after a client could not be accepted
 
 
@@ -288,20 +293,26 @@ def _handed_over(client: socket.socket, rest: bytes, request: dict[str, Any], se
     Raises:
         EOFError: the client does not send all of it.
     """
-    content = _content(client, rest, int(request["bytes"]))
-    try:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+    size = int(request["bytes"])
+    content = _content(client, rest, size)
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
             model = Path(folder) / "model.mlxfn"
             with model.open("wb") as file:
                 file.writelines(content)
+        except OSError as error:
+            failed = error
+        else:
             client.settimeout(None)
             return service.model(request, model)
-    except OSError as error:  # a full disk
-        for _ in content:  # a client that is still sending reads no answer
-            pass
-        reason = f"the evaluator cannot store the model: {error.strerror or error}"
-        say("refused", reason=reason, fault="disk")
-        return {"refused": reason}
+    for _ in content:  # a client that is still sending reads no answer
+        pass
+    reason = f"the evaluator cannot store the model: {failed.strerror or failed}"
+    about: dict[str, Any] = {"fault": "disk"} if failed.errno in OF_DISKS else {}
+    # Of a full disk, the loop finds out whether the run itself has filled it, or needs more than there ever was.
+    say("refused", reason=reason, **about, **({"bytes": size} if failed.errno in OF_FULL_DISKS else {}))
+    return {"refused": reason}
 
 
 def _content(client: socket.socket, rest: bytes, size: int) -> Iterator[bytes]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import AutoresearchError, ExperimentError, Faulted, Violation
-from agent.execution.allowance import Allowance
+from agent.execution.allowance import NO_ALLOWANCE, Allowance
 from agent.execution.gpu_fault import FULL_DISK, described, fault_of_evaluator
 from agent.execution.kill import end_all
 from agent.format import figure
@@ -33,7 +33,7 @@ from agent.repository.workspace import Workspace
 from agent.room.places import places
 from agent.room.sandbox import Layout, Sandbox, Shown
 from agent.room.variables import of_evaluator
-from agent.system.files import read_bounded, write_whole
+from agent.system.files import held_by, read_bounded, write_whole
 
 VARIABLE = "AUTORESEARCH_EVALUATOR"
 REFERENCE_VARIABLE, LOSSES_VARIABLE = "AUTORESEARCH_REFERENCE", "AUTORESEARCH_LOSSES"
@@ -74,11 +74,18 @@ class Harness:
 
 @dataclass
 class Evaluator:
-    """A running evaluator. `socket` and `log` are paths on this machine."""
+    """A running evaluator.
+
+    Attributes:
+        socket: a path on this machine.
+        log: a path on this machine, in the room of the run.
+        available: bytes that were free on the disk of that room when it started, or that the room held.
+    """
 
     socket: Path
     log: Path
     _process: subprocess.Popen[bytes]
+    available: int = 0
     _said: bytes = b""
     _events: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -209,7 +216,7 @@ def evaluator(
     process = _started(harness, place, command, environment, subprocess.PIPE)
     assert process.stdout is not None and process.stdin is not None
     os.set_blocking(process.stdout.fileno(), False)
-    evaluator = Evaluator(socket, base / "evaluator.log", process)
+    evaluator = Evaluator(socket, base / "evaluator.log", process, shutil.disk_usage(base).free + held_by(base))
     try:
         _require_ready(evaluator, process, base / "evaluator.log")
         yield evaluator
@@ -330,7 +337,7 @@ def require_in_time(evaluator: Evaluator, allowance: Allowance, seconds: float) 
         seconds: since its start.
     """
     if evaluator.event("refused"):
-        raise refusal(evaluator)
+        raise refusal(evaluator, allowance, time.monotonic() - seconds)
     over = evaluator.event("handed_over")
     if not over:
         allowance.require(seconds)
@@ -371,7 +378,7 @@ def attested(
         Violation: the evaluator has no metric, the log has a different one, or the run took too long.
     """
     if evaluator.event("refused"):
-        raise refusal(evaluator)
+        raise refusal(evaluator, allowance, began)
     word = evaluator.event("answer")
     if not word:
         raise Violation("voided: it handed no model to the evaluator, so its metric is only its own claim")
@@ -407,12 +414,38 @@ def _at(event: dict[str, Any]) -> float:
     return float(at) if isinstance(at, int | float) else math.inf
 
 
-def refusal(evaluator: Evaluator) -> ExperimentError:
-    """Return the error of a run whose model the evaluator refused, or could not evaluate because the machine failed."""
-    reason = " ".join(str(evaluator.event("refused").get("reason", "it was refused")).split())[:300]
-    if evaluator.event("refused").get("fault") == "disk":
+def refusal(evaluator: Evaluator, allowance: Allowance = NO_ALLOWANCE, began: float = 0.0) -> ExperimentError:
+    """Return the error of a run whose model the evaluator refused, or could not evaluate because the machine failed.
+
+    Args:
+        began: when the command was started, by the monotonic clock. One that came too late is repeated for no fault.
+    """
+    word = evaluator.event("refused")
+    at = _at(evaluator.event("handed_over") or word)
+    try:
+        allowance.require(at - began)
+        if clock := evaluator.event("clock"):
+            allowance.require_trained(at - _at(clock))
+    except Violation as late:
+        return late
+    reason = " ".join(str(word.get("reason", "it was refused")).split())[:300]
+    if word.get("fault") == "disk":
         return Faulted(f"{FULL_DISK} in the evaluation: {reason}", "machine")
     fault = fault_of_evaluator(reason, evaluator.log)
     if fault:
         return Faulted(f"{described(fault)} in the evaluation: {reason}", fault)
     return Violation(f"voided: {reason}")
+
+
+def lacked_room(evaluator: Evaluator) -> bool:
+    """Return whether a run's model did not fit the disk, although nobody else has filled it during the run.
+
+    It must have ended: what a process writes to a file without a name is in no folder.
+    """
+    word, base = evaluator.event("refused"), evaluator.log.parent
+    size = word.get("bytes")
+    if word.get("fault") != "disk" or not isinstance(size, int):
+        return False
+    free = shutil.disk_usage(base).free
+    of_others = evaluator.available - free - held_by(base)
+    return not free < size <= free + of_others

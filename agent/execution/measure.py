@@ -233,6 +233,8 @@ def _failed(error: ExperimentError, attempt: Attempt, around: Mapping[str, Any])
     known = attempt.evaluator is not None and attempt.evaluator.event("answer")
     if known and not isinstance(error, Violation | TimedOut):  # these repeat nothing
         return Run(metric=None, error=f"{KNEW}{error}", **around)
+    if isinstance(error, Faulted) and attempt.evaluator is not None and evaluation.lacked_room(attempt.evaluator):
+        error = Crashed("the model does not fit the disk of temporary files (TMPDIR)")
     fault = error.fault if isinstance(error, Faulted) else ""
     return Run(metric=None, error=str(error), fault=fault, out_of_memory=isinstance(error, OutOfMemory), **around)
 
@@ -249,7 +251,7 @@ def _result(
     """
     place, evaluator = attempt.room, attempt.evaluator
     if evaluator is not None and evaluator.event("refused"):
-        raise evaluation.refusal(evaluator)
+        raise evaluation.refusal(evaluator, attempt.allowance, ended.began)
     require_success(ended, text)
     metric = runner.protocol.metric
     if evaluator is None or runner.harness is None:

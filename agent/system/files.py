@@ -176,6 +176,17 @@ def remove_tree(top: Path) -> None:
         top.rmdir()
 
 
+def held_by(top: Path) -> int:
+    """Return the bytes that the files in a folder take of its disk."""
+    size, disk = 0, top.stat().st_dev
+    for folder, names, files in os.walk(top):
+        for name in (*names, *files):
+            with contextlib.suppress(OSError):
+                about = os.lstat(os.path.join(folder, name))  # noqa: PTH118
+                size += about.st_blocks * 512 if about.st_dev == disk else 0
+    return size
+
+
 def _sync_folder(folder: Path) -> None:
     """Sync a rename to disk if the system supports it."""
     with contextlib.suppress(OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import tempfile
@@ -18,6 +19,7 @@ from agent.room.sandbox import Sandbox
 from agent.session.opening import prepared
 from tests.common.disks import can_mount, mount
 from tests.common.stations import set_train
+from tests.common.training import make_training, script
 
 SIZE = 96 * 2**20
 FILL = "\nimport time\nwith open(PLACE, 'wb') as file:\n    for _ in range(90):\n        file.write(bytes(2**20))\n"
@@ -99,3 +101,28 @@ def test_incomplete_copy_of_the_data_ends_the_session_and_measures_nothing(quick
         measure(ready, ready.workspace.head, quick / "run.log")
     assert str(found.value).startswith(f"cannot copy {quick / 'data.bin'} for a run: ")
     assert str(found.value).endswith("No space left on device")
+
+
+TOO_LARGE = """
+from harness import handover
+from pathlib import Path
+Path("large").write_bytes(bytes(40 * 2**20))
+handover.ask(handover.at_work(), {"ask": "model", "rows": 64}, Path("large"))
+"""
+
+
+def test_model_that_does_not_fit_the_disk_crashes(
+    embedded: Path, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It needs the space twice: in the room, and where the evaluator stores it."""
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(embedded))
+    (disk / "of another program").write_bytes(bytes(20 * 2**20))
+    make_training(tmp_path / "workspace", script("late", TOO_LARGE))
+    protocol = load_protocol(tmp_path / "workspace")
+    with prepared(Runner(protocol, Workspace(tmp_path / "workspace", protocol), None), setup=False) as ready:
+        short = dataclasses.replace(ready, training_seconds=0.2)
+        found = measure(short, ready.workspace.head, tmp_path / "run.log")
+    # The loop may see the full disk before the evaluator says so.
+    reasons = ("the model does not fit the disk of temporary files (TMPDIR)", "killed: it filled the disk")
+    assert (found.metric, found.fault) == (None, "")
+    assert found.error in reasons

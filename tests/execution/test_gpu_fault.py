@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from agent.errors import ExperimentError, Faulted, Violation
-from agent.execution.evaluation import Evaluator, refusal
+from agent.execution.allowance import Allowance
+from agent.execution.evaluation import Evaluator, lacked_room, refusal
 from agent.execution.gpu_fault import FULL_DISK, LONGEST_LOG, described, fault_in, fault_of_evaluator, remedy
 from agent.execution.oom import ran_out
 from agent.journal.experiment import Fault, Run
@@ -81,3 +84,37 @@ def test_run_whose_model_the_evaluator_cannot_store_is_not_voided(tmp_path: Path
     ended = hopeless(Run(None, 1.0, error=str(error), fault=error.fault), "6 runs in a row")
     assert str(ended) == f"{FULL_DISK} in 6 runs in a row, the last time with: {error}"
     assert ended.hint.startswith("free some disk space, also in TMPDIR; then run the same command again")
+
+
+@pytest.mark.parametrize(
+    ("size", "of_others", "candidates"),
+    [
+        ("small", 0, True),  # it has filled the disk itself: what it wrote to is gone with its processes
+        ("large", 0, True),
+        ("large", 2**40, False),
+        ("larger", 2**40, True),
+        ("unknown", 2**40, False),  # the disk failed
+    ],
+)
+def test_full_disk_is_a_fault_if_others_filled_it(tmp_path: Path, size: str, of_others: int, candidates: bool) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    sizes = {"small": 2**10, "large": free + 2**39, "larger": free + 2**41}
+    event: dict[str, object] = {"event": "refused", "reason": "No space", "fault": "disk"}
+    event |= {"bytes": sizes[size]} if size in sizes else {}
+    said = f"print({json.dumps(event)!r}, flush=True)"
+    with subprocess.Popen([sys.executable, "-c", said], stdout=subprocess.PIPE) as process:
+        process.wait()
+        found = Evaluator(tmp_path / "socket", tmp_path / "evaluator.log", process, free + of_others)
+        assert lacked_room(found) is candidates
+
+
+def test_model_that_came_too_late_is_repeated_for_no_fault(tmp_path: Path) -> None:
+    event = {"event": "refused", "reason": "No space", "fault": "disk"}
+    said = f"print({json.dumps(event)!r}, flush=True)"
+    with subprocess.Popen([sys.executable, "-c", said], stdout=subprocess.PIPE) as process:
+        process.wait()
+        found = Evaluator(tmp_path / "socket", tmp_path / "evaluator.log", process)
+        in_time = refusal(found, Allowance(300.0, own=5.0), time.monotonic() - 301)
+        late = refusal(found, Allowance(300.0, own=5.0), time.monotonic() - 1000)
+    assert (type(in_time), type(late)) == (Faulted, Violation)
+    assert str(late).startswith("voided: it handed over its model after 1000")
