@@ -22,6 +22,7 @@ from agent.execution.process import POLL_SECONDS
 from agent.journal.paths import cache_folder, home_folder
 from agent.protocol.models import Protocol, SetupCommand
 from agent.repository.checkout import Checkout
+from agent.room.own_text import own_text_now
 from agent.room.places import environment_of_uv
 from agent.room.room import Furniture, Room, furnish, make_parts
 from agent.room.sandbox import Sandbox, temporary_folder
@@ -56,7 +57,7 @@ def set_up(
     """Run the setup commands if they are due, with their output on stderr.
 
     They run in the user's workspace itself, in a room that shows what any run sees of the machine, the caches of
-    package managers, and the cache of the data.
+    package managers, the cache of the data, and the folders that it was prepared from.
 
     Args:
         tick: called several times a second. If it raises, the command is ended.
@@ -164,7 +165,10 @@ def _workshop(sandbox: Sandbox, top: Path, folder: Path) -> Iterator[Room]:
     hidden = tuple(place for place in (top / ".git", folder / ".autoresearch") if place.exists())
     with temporary_folder(folder / ".autoresearch" / "setup") as base:
         make_parts(base)
-        yield furnish(replace(sandbox, network=True), base, top, top, folder, furniture(hidden))
+        contents = furniture(hidden)
+        # `prepare.py` reads the text again if the snapshot is damaged.
+        contents = replace(contents, read=(*contents.read, *own_text_now(top, folder)))
+        yield furnish(replace(sandbox, network=True), base, top, top, folder, contents)
 
 
 def _environment() -> list[Path]:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from agent.execution.measure import Runner, measure
+from agent.execution.setup import set_up
 from agent.journal.experiment import Run
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
@@ -470,6 +471,26 @@ def test_links_and_names_that_lead_nowhere_hide_nothing(tmp_path: Path) -> None:
     snapshot = snapshot_from(tmp_path / "cache", source)
     assert own_text(snapshot, workspace, workspace) == (source,)
     assert own_text(snapshot, source, source) == ()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_setup_commands_read_the_folders_that_the_data_was_prepared_from(
+    quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way
+) -> None:
+    """They prepare it again if it is damaged."""
+    source, real = tmp_path / "source", tmp_path / "real" / "b.parquet"
+    for path in (source / "a.parquet", real):
+        path.parent.mkdir()
+        path.write_text(path.stem)
+    (source / "b.parquet").symlink_to(real)
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    snapshot = snapshot_from(tmp_path / "cache", source)
+    (tmp_path / "cache" / "current").write_text(snapshot.name)
+    line = f"cat {source}/*.parquet > seen && ! touch {source}/c"
+    set_protocol(quick, environment={**quick_protocol()["environment"], "setupCommands": [line]})
+    with runner(quick, way) as ready:
+        set_up(ready, tmp_path / "state", print)
+    assert (quick / "seen").read_text() == "ab"
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["outside", "inside"])
