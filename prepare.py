@@ -285,8 +285,6 @@ def main() -> None:
             print(snapshot.make_current(*request, options.download_workers))
     except DataError as error:
         settings.fail(str(error), hint=error.hint)
-    except handover.TooFewOpenFiles as error:
-        settings.fail(str(error), hint=f"raise that limit, or use fewer shards, then {RESUME}")
     except OSError as error:
         settings.fail(f"{error.filename or CACHE_DIR}: {error.strerror or error}", hint=f"fix that, then {RESUME}")
     except KeyboardInterrupt:

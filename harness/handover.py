@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness.settings import RESUME, DataError
+
 VARIABLE = "AUTORESEARCH_EVALUATOR"
 UNTRACED_VARIABLE = "AUTORESEARCH_ALLOW_UNTRACED"
 LONGEST_LINE = 2**16
@@ -30,7 +32,7 @@ class Refused(ValueError):
     """Raised if the evaluator refused a request or did not answer. The message says why."""
 
 
-class TooFewOpenFiles(ValueError):
+class TooFewOpenFiles(DataError, ValueError):
     """Raised if the system allows a process too few open files."""
 
 
@@ -124,7 +126,8 @@ def allow_open_files(mapped: int) -> None:
     least = sum(1 for _ in Path("/dev/fd").iterdir()) + mapped
     soft, hard = _open_files()
     if least > hard:
-        raise TooFewOpenFiles(f"{mapped} shards need {least} open files, but the limit (`ulimit -Hn`) is {hard}")
+        reason = f"{mapped} shards need {least} open files, but the limit (`ulimit -Hn`) is {hard}"
+        raise TooFewOpenFiles(reason, hint=f"raise that limit, or use fewer shards, then {RESUME}")
     needed = min(least + FILES_AT_ONCE + OTHER_FILES, hard)
     if needed > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (int(needed), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
