@@ -21,7 +21,7 @@ from agent.format import one_line
 from agent.station import control
 from agent.station.orders import LARGEST_NUMBER, Answer, Invalid, Order
 from agent.station.records import folder_name
-from agent.station.state import Stage
+from agent.station.state import Stage, Unsaid
 from agent.station.work import measure_order
 from agent.system.invocation import typed, version
 
@@ -214,10 +214,16 @@ class Cluster:
         """Return what stations keep of these runs, by station: `finished`, lease -> Answer, and `running`, leases."""
         return {name: _kept(data, name) for name, data in self._call(control.collect, session, [*leases]).items()}
 
-    def stage(self, session: str, lease: str, station: str) -> Stage | None:
-        """Return how far a station is with a run; None if it does not answer."""
-        said = self._call(control.stage, session, lease, only=station).get(station)
-        return next((each for each in get_args(Stage) if each == said), None)
+    def stage(self, session: str, lease: str, station: str) -> Stage | Unsaid:
+        """Return how far a station is with a run."""
+        info = self.stations().get(station)
+        if info is None or info.fault:
+            return "unknown"
+        said = self._run(control.stage, [info.address], session, lease)[info.address]
+        # Without the scheduler nobody answers, and Dask's own errors of a connection are OSErrors.
+        if isinstance(said, OSError) and self.connected:
+            return "silent"
+        return next((each for each in get_args(Stage) if each == said), "unknown")
 
     def cancel(self, session: str, lease: str, station: str) -> None:
         """End a run. Its answer says that it was cancelled."""

@@ -42,7 +42,7 @@ def on_stations(fleet: Fleet) -> Compare:
             raise_if_stopped(bench)
             if reason := fleet.health.why_none():
                 raise AutoresearchError(f"no station can measure: {reason}")
-            if fleet.health.is_alone:
+            if fleet.is_alone:
                 raise AutoresearchError("no station is here", hint="start one, then run the same command again")
             for name in fleet.idle():
                 turn = _turn(fleet, comparison, name)

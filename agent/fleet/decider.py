@@ -32,7 +32,7 @@ from agent.proposers.base import Exhausted
 from agent.proposers.luck import with_own_seed
 from agent.session.session import Session
 from agent.station.orders import Answer
-from agent.station.state import Stage
+from agent.station.state import Stage, Unsaid
 from agent.system.files import write_whole
 
 TICK_SECONDS = 0.2
@@ -40,6 +40,7 @@ POLL_SECONDS, LOSS_PAUSE = 1.0, 3.0
 MOST_FAULTS = 2  # faults of GPUs that end runs of a candidate before they are its own
 MOST_UNHEARD = 10  # times that a station which is there says nothing of a run, before that is lost
 NOT_BEGUN = "it has not begun its run"
+DECIDED = "it has its verdict"
 LATE = "its station did not answer in time"
 DAMAGED = "its clone of the repository is damaged"
 MOST_LOST = 10  # stations that died or left during runs of one candidate, after which it is given up
@@ -64,6 +65,7 @@ class Fleet:
         self._adopted: set[str] = set()  # leases of an earlier start, of which no answer comes by itself
         self._unheard = Counter[str]()  # how often their stations were asked and said nothing
         self._lacked: set[str] = set()  # leases whose stations lacked commits and were sent all of them
+        self._cut_off: float | None = None  # when the scheduler was found to be gone, by the monotonic clock
         self._stopping: str | None = None
         self._exhausted: tuple[int, str] | None = None  # experiments when the proposer had nothing new, and why
         self._told: set[str] = set()
@@ -111,20 +113,28 @@ class Fleet:
         """
         self.session.interrupts.raise_if_immediate()
         self._stopping = self._stopping or self.session.reason_to_stop()
-        for lease in self._patience.slow() if self._stopping else ():
+        for lease in self._patience.slow(ends=True) if self._stopping else ():
             self._withdraw(lease, NOT_BEGUN)
             self.health.give_up(lease.station, NOT_BEGUN)
             self._say_once(f"{lease.station} takes no part any more: {NOT_BEGUN}, and the session is to end")
         reason, left = self._stopping or self._why_nothing_comes(), len(self._flight.candidates)
         if reason is None:
             self.health.require_fit()
-        if reason is None or ((left or not self._state.experiments) and not self.health.is_alone):
+        if reason is None or ((left or not self._state.experiments) and not self.is_alone):
             return False
-        for lease in self._flight.leases.values():
+        here = self.health.here() if self._cluster.connected else ()
+        for lease in [each for each in self._flight.leases.values() if each.station in here]:  # others may come back
             if lease.label is None or not self.session.owes_confirmation():  # else it goes on with them
                 self._withdraw(lease, "the session ended")
         self.session.end(f"{reason}; {counted(left, 'candidate')} not decided without a station" if left else reason)
         return True
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no station can measure, or the scheduler is gone, and neither is waited for at the end."""
+        cut_off = self._cut_off is not None and not self._cluster.connected
+        late = cut_off and time.monotonic() - (self._cut_off or 0.0) > ABSENT_SECONDS
+        return self.health.is_alone or late or (cut_off and self.session.interrupts.finishing)
 
     def end_runs(self, reason: str) -> None:
         """End all runs on stations."""
@@ -214,10 +224,11 @@ class Fleet:
         try:
             cluster = self._connect()
         except AutoresearchError as error:
+            self._cut_off = self._cut_off or time.monotonic()
             self._say_once(f"the scheduler is gone; trying again until it is back ({error})")
             return False
         self._cluster.close()
-        self._cluster, self._began = cluster, time.monotonic()
+        self._cluster, self._began, self._cut_off = cluster, time.monotonic(), None
         self._adopted = {*self._flight.leases}
         self._patience.restart()
         self._told.clear()
@@ -250,12 +261,15 @@ class Fleet:
     def _slow(self) -> set[str]:
         return {lease.station for lease in self._patience.slow()}
 
-    def _stage(self, lease: Lease) -> Stage | None:
+    def _stage(self, lease: Lease) -> Stage | Unsaid:
         return self._cluster.stage(self._orders.session, lease.lease, lease.station)
 
     def _lose_late(self) -> None:
         """Give up the runs of stations that are connected and hang."""
+        if not self._cluster.connected:  # nobody could answer
+            return
         self._patience.look()
+        self._withdraw_decided()
         for lease in self._patience.late() if self._cluster.connected else ():
             self._cluster.cancel(self._orders.session, lease.lease, lease.station)
             self._lose(lease, LATE)
@@ -375,6 +389,10 @@ class Fleet:
             return
         if run.metric is not None:
             self.health.measured(lease.station)
+        self._orders.has(lease.station, lease.commit)
+        if self._is_decided(lease):
+            self._note_withdrawn(lease, DECIDED)
+            return
         write_whole(self._orders.log_of(lease), answer.log)
         comparison = self._state.comparison
         if lease.label is None:
@@ -385,7 +403,6 @@ class Fleet:
             number = len(comparison.runs.get(lease.label, ())) + 1
             about = {"lease": lease.lease, "label": lease.label, "run": number}
             self.session.journal.append("compared", **about, **dataclasses.asdict(run))
-        self._orders.has(lease.station, lease.commit)
 
     def _is_own_fault(self, lease: Lease) -> bool:
         candidate = self._flight.candidates.get(lease.candidate) if lease.candidate is not None else None
@@ -414,15 +431,24 @@ class Fleet:
     def _withdraw(self, lease: Lease, reason: str) -> None:
         """End a run that is not needed any more."""
         self._cluster.cancel(self._orders.session, lease.lease, lease.station)
+        self._note_withdrawn(lease, reason)
+
+    def _note_withdrawn(self, lease: Lease, reason: str) -> None:
         about = {"station": lease.station, "reason": reason, "label": lease.label, **_of(lease)}
         self.session.journal.append("withdrawn", **about)
 
     def _withdraw_decided(self) -> None:
-        """End the runs of candidates that have their verdict: what they would return must not change its row."""
-        waiting = {number for number, each in self._flight.candidates.items() if each.verdict is None}
+        """End the runs of candidates that have their verdict: what they would return must not change its row.
+
+        A station that is being set up goes on: otherwise it would begin anew with each candidate, and never measure.
+        """
         for lease in [*self._flight.leases.values()]:
-            if lease.candidate is not None and lease.candidate not in waiting:
-                self._withdraw(lease, "it has its verdict")
+            if self._is_decided(lease) and not self._patience.is_preparing(lease):
+                self._withdraw(lease, DECIDED)
+
+    def _is_decided(self, lease: Lease) -> bool:
+        known = self._flight.candidates.get(lease.candidate) if lease.candidate is not None else None
+        return lease.candidate is not None and (known is None or known.verdict is not None)
 
     # Verdicts
 

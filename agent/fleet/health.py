@@ -16,7 +16,7 @@ from agent.journal.experiment import Run, succeeded
 from agent.journal.flight import BASELINE, Lease
 from agent.session.faults import MOST_IN_A_ROW
 from agent.session.session import Session
-from agent.station.state import Stage
+from agent.station.state import Stage, Unsaid
 
 ABSENT_SECONDS = 60.0  # how long stations may take to come back
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0  # seconds that a station which cannot measure is left alone
@@ -129,7 +129,8 @@ class Health:
     def give_up(self, name: str, reason: str) -> None:
         """Ask nothing of a station any more that would keep the session from ending."""
         self._failing[name] = Failing(MOST_FAILURES, until=math.inf, reason=reason)
-        if not self.able():
+        # Another one that only failed may be back soon.
+        if all(self._failing.get(each, WELL).until == math.inf for each in self._session.state.flight.stations):
             self._able_at = -math.inf
 
     def pause(self, name: str, seconds: float) -> None:
@@ -170,17 +171,16 @@ class _Waiting:
     """A run that is waited for. Times are those of the monotonic clock.
 
     Attributes:
-        since: when its part that has a limit began: preparing, or measuring.
+        since: when it was asked for, or was found to be measuring.
         ask: when its station is asked next how far it is.
         pause: seconds between the latest two questions.
-        stage: what the station said last; None if it said nothing.
+        stage: what the station said last.
     """
 
     since: float
     ask: float
     pause: float
-    asked: bool = False
-    stage: Stage | None = None
+    stage: Stage | Unsaid = "unknown"
 
 
 class Patience:
@@ -188,11 +188,11 @@ class Patience:
 
     Args:
         session: whose runs they are.
-        ask: returns how far the station of a run is with it; None if it does not answer.
+        ask: returns how far the station of a run is with it.
         prepares: whether stations run the setup commands.
     """
 
-    def __init__(self, session: Session, ask: Callable[[Lease], Stage | None], *, prepares: bool) -> None:
+    def __init__(self, session: Session, ask: Callable[[Lease], Stage | Unsaid], *, prepares: bool) -> None:
         self._session, self._ask, self._prepares = session, ask, prepares
         self._waiting: dict[str, _Waiting] = {}
 
@@ -207,24 +207,32 @@ class Patience:
             known = self._waiting.setdefault(key, _Waiting(now, now + SLOW_SECONDS, SLOW_SECONDS))
             if known.stage == "measuring" or time.monotonic() < known.ask:
                 continue
-            known.stage, known.asked = self._ask(lease), True
-            now = time.monotonic()
-            if known.stage in ("measuring", "queued"):
-                known.since = now  # the run of another session has its own limit
-            if known.stage == "queued":
-                known.pause = SLOW_SECONDS / 2
-            known.pause *= 2
+            known.stage, now = self._ask(lease), time.monotonic()
+            if known.stage == "measuring":
+                known.since = now
+            if known.stage != "queued":
+                known.pause *= 2
             known.ask = now + known.pause
+
+    def is_preparing(self, lease: Lease) -> bool:
+        """Return whether the station of a run says that it prepares it, and ask it if it has not been asked yet."""
+        known = self._waiting.get(lease.lease)
+        said = known.stage if known is not None and known.stage != "unknown" else self._ask(lease)
+        return said == "preparing"
 
     def restart(self) -> None:
         """Wait for each run anew: nobody could answer for a while."""
         self._waiting.clear()
 
-    def slow(self) -> list[Lease]:
-        """Return the runs that their stations have not begun, although they could have."""
+    def slow(self, *, ends: bool = False) -> list[Lease]:
+        """Return the runs that their stations have not begun, although they could have.
+
+        Args:
+            ends: whether the session is to end, which does not wait for the run of another session either.
+        """
         leases = self._session.state.flight.leases
-        slow = [key for key, each in self._waiting.items() if each.asked and each.stage not in ("measuring", "queued")]
-        return [leases[key] for key in slow if key in leases]
+        stages = ("preparing", "silent", "queued") if ends else ("preparing", "silent")
+        return [leases[key] for key, each in self._waiting.items() if each.stage in stages and key in leases]
 
     def late(self) -> list[Lease]:
         """Return the runs that take longer than any that succeeds."""

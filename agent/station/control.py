@@ -63,9 +63,12 @@ def stage(session: str, lease: str, dask_worker: Any = None) -> Stage:
     """Return how far this station is with a run."""
     here = _here(dask_worker)
     active, measuring = here.active, here.measuring
-    if active is not None and (active.session, active.lease) != (session, lease):
-        return "queued"
-    return "measuring" if active is not None and measuring else "preparing"
+    if active is not None and active.session != session and measuring:
+        return "queued"  # that has its own limits, unlike what this session ended and is still there
+    if active is not None and (active.session, active.lease) == (session, lease) and measuring:
+        return "measuring"
+    kept = any(each.name == lease for each in records.kept(here.name, name(session)))
+    return "measuring" if kept else "preparing"  # its answer is on its way
 
 
 def cancel(session: str, lease: str, dask_worker: Any = None) -> None:

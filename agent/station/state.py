@@ -16,6 +16,8 @@ CANCELLED = "the run was cancelled"
 LEAVING = "the station is leaving"
 # How far a station is with a run: it waits for another one, it is being prepared, or its command has begun.
 Stage = Literal["queued", "preparing", "measuring"]
+# It is connected and does not answer; or it is not reached, or is of a version that cannot say.
+Unsaid = Literal["silent", "unknown"]
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,23 @@ def test_run_that_ends_while_its_answers_are_collected_is_not_lost() -> None:
     assert found == {"finished": {}, "running": ["r1"]}
 
 
+def test_stage_of_a_run(quick: Path) -> None:
+    here = station("a")
+    try:
+        assert control.stage("s1", "r1", "a") == "preparing"
+        here.active = Active("s1", "r1")
+        assert [control.stage(*each, "a") for each in (("s1", "r1"), ("s2", "r1"))] == ["preparing"] * 2
+        here.measuring = True
+        assert control.stage("s1", "r1", "a") == "measuring"
+        assert control.stage("s2", "r1", "a") == "queued"
+        assert control.stage("s1", "r2", "a") == "preparing"  # r1 was ended, and is still there
+    finally:
+        here.active, here.measuring = None, False
+    assert measured(order(quick)).run is not None
+    assert control.stage("s1", "r1", "a") == "measuring"  # its answer is on its way
+    assert control.stage("s1", "r2", "a") == "preparing"
+
+
 def test_runs_that_others_are_compared_with_are_kept(quick: Path) -> None:
     first, homes = measured(order(quick, "r1")), [records.run_folder("a", "toy", "s1", f"r{n}") for n in (1, 2)]
     assert first.run is not None
@@ -246,8 +263,8 @@ def test_stage_of_a_run_says_whether_its_command_has_begun(quick: Path, tmp_path
         (tmp_path / "cache" / "seen").touch()
 
     assert Answer.from_dict(measure_order(order(quick).to_dict(), "a", look)).run is not None
-    assert list(dict.fromkeys(said)) == [("preparing", "queued", "queued"), ("measuring", "queued", "queued")]
-    assert control.stage("s1", "r1", "a") == "preparing"
+    assert list(dict.fromkeys(said)) == [("preparing",) * 3, ("measuring", "preparing", "queued")]
+    assert control.stage("s1", "r1", "a") == "measuring"  # its answer is on its way
 
 
 def test_setup_that_fails_is_the_stations_failure(quick: Path) -> None:
