@@ -80,12 +80,15 @@ def where(stations: StationsConfig | None) -> list[str]:
 
 
 @contextlib.contextmanager
-def joined(stations: StationsConfig | None, runner: Runner, base: str) -> Iterator[Callable[[], Cluster] | None]:
+def joined(
+    stations: StationsConfig | None, runner: Runner, base: str, sandbox: Mode
+) -> Iterator[Callable[[], Cluster] | None]:
     """Start the stations of this machine if it has any, and yield what connects to the scheduler; None without them.
 
     Args:
         runner: of the session.
         base: the commit at which it starts.
+        sandbox: of the stations.
 
     Raises:
         PreconditionError: stations cannot measure this workspace.
@@ -108,9 +111,17 @@ def joined(stations: StationsConfig | None, runner: Runner, base: str) -> Iterat
                 runner.say(warning)
             fleet = stack.enter_context(local_stations(stations.count, runner.workspace.folder))
             address, tls = fleet.address, fleet.tls
-        elif tls is None and runner.sandbox.way is not None and runner.sandbox.network:
-            runner.say(OPEN)
-        yield lambda: Cluster.connect(address, tls, insecure=insecure)
+        constraints = runner.protocol.environment.constraints
+        opens = constraints.network_policy == "full" or constraints.network_allowlist
+        notes = [OPEN] if tls is None and sandbox != "off" and opens else []
+
+        def connect() -> Cluster:
+            cluster = Cluster.connect(address, tls, insecure=insecure)
+            while notes:  # once, and of a scheduler that is known to have no certificates
+                runner.say(notes.pop())
+            return cluster
+
+        yield connect
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,7 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
                 runner, setup=execution.setup, commit=base, untraced=execution.allow_untraced, journal=journal.path
             ) as ready,
             kept_awake() if execution.keep_awake else contextlib.nullcontext(),
-            joined(config.stations, runner, base or at) as connect,
+            joined(config.stations, runner, base or at, execution.sandbox) as connect,
             contextlib.closing(journal),
         ):
             require_no_evaluator(ready, config.kept.get("holdout"))  # now, rather than after the night

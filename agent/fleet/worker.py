@@ -19,7 +19,7 @@ from agent.errors import PreconditionError
 from agent.fleet import scheduler
 from agent.fleet.cluster import RESOURCE
 from agent.fleet.scheduler import PAGES, SETTINGS
-from agent.fleet.security import Endpoint, require_agreement, security
+from agent.fleet.security import OPEN, Endpoint, require_agreement, security
 from agent.format import one_line
 from agent.station.state import POLL_SECONDS, Station, station
 from agent.system.hosts import is_loopback
@@ -79,6 +79,8 @@ class Waiting:
         self._taken: float | None = None  # when its name was taken first, by the monotonic clock
 
     def succeeded(self) -> None:
+        if self._where.tls is None and not self._was_connected:
+            self._say(OPEN)
         self._was_connected, self._taken = True, None
         self._told.clear()
 
@@ -87,7 +89,8 @@ class Waiting:
         said = one_line(str(error.__cause__ or error))[:200] or NO_ANSWER
         if TAKEN in said:
             self._require_patience()
-            self._say_once(f"the scheduler still lists a station with the name {self._name}; waiting for it to go")
+            still = f"the scheduler still lists a station with the name {self._name}; waiting for it to go"
+            self._say_once(still, "; if another station has it, choose another with `--name`")
             return
         if isinstance(error, PreconditionError) and not self._was_connected:
             raise error
@@ -157,9 +160,9 @@ async def work(where: Endpoint, name: str, say: Callable[[str], None], ready: Ca
                 waiting.failed(error)
             else:
                 if not leaving.event.is_set():
+                    waiting.succeeded()
                     say(f"station {name} is ready at {where.address}")
                     ready()
-                    waiting.succeeded()
                     await _until(leaving.event, worker.finished())
                     if not leaving.event.is_set():
                         say("the scheduler is gone; a run in progress goes on, and its answer is kept")

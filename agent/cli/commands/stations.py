@@ -92,7 +92,7 @@ def _work(address: str, name: str | None, connection: ConnectionFlags) -> int:
     from agent.execution.awake import kept_awake
     from agent.fleet.cluster import fault_of_name
     from agent.fleet.quiet import silence
-    from agent.fleet.security import OPEN, endpoint
+    from agent.fleet.security import endpoint
     from agent.fleet.worker import own_name, work
 
     if name is not None and (fault := fault_of_name(name)):
@@ -100,8 +100,6 @@ def _work(address: str, name: str | None, connection: ConnectionFlags) -> int:
     where = endpoint(address, connection.tls, insecure=connection.insecure)
     if not Options.debug:
         silence()
-    if where.tls is None:
-        _say(OPEN)
     _say(f"connecting to the scheduler at {where.address}")  # an address without an answer takes a while to fail
     with kept_awake():
         return asyncio.run(work(where, name or own_name(), _say))
