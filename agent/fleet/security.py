@@ -32,6 +32,8 @@ ADDRESS = re.compile(r"(?:(?P<scheme>[a-z]+)://)?(?P<host>\[[0-9a-fA-F:.]+\]|[A-
 
 ANSWER_SECONDS = 5.0  # for each step of the handshake
 NO_TLS = "it does not speak TLS: it was started with `--insecure`, or is no scheduler"
+# OpenSSL's reasons for bytes that are not of TLS.
+PLAIN = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_MESSAGE")
 NEEDS_TLS = "it requires a certificate"
 
 
@@ -119,7 +121,8 @@ def _disagreement(connection: socket.socket, where: Endpoint) -> tuple[str, str]
         context.load_cert_chain(where.tls / CERTIFICATE, where.tls / KEY, password=str)
     try:
         context.wrap_socket(connection).close()
-    except TimeoutError:
+    # Something between may answer for a scheduler that is not there yet.
+    except (TimeoutError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
         return "", ""
     except ssl.SSLCertVerificationError as error:
         return f"its certificate is not of the authority in {CA}: {error.verify_message}", same
@@ -127,7 +130,9 @@ def _disagreement(connection: socket.socket, where: Endpoint) -> tuple[str, str]
         refused = "ALERT" in (error.reason or "")
         if where.tls is None:
             return (NEEDS_TLS, same) if refused else ("", "")
-        return ("it does not accept this certificate", same) if refused else (NO_TLS, "start it with `--tls DIR`, too")
+        if refused:
+            return "it does not accept this certificate", same
+        return (NO_TLS, "start it with `--tls DIR`, too") if error.reason in PLAIN else ("", "")
     except OSError:  # it hung up
         return "", ""
     return (NEEDS_TLS, same) if where.tls is None else ("", "")

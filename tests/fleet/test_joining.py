@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from agent.errors import PreconditionError
 from agent.fleet.cluster import Cluster
 from agent.fleet.local import Child, LocalFleet, local_stations
-from agent.fleet.security import OPEN, make_certificates
+from agent.fleet.security import NO_TLS, OPEN, Endpoint, make_certificates, require_agreement
 from agent.room import sandbox
 from tests.common.stations import WAIT_SECONDS, started, until
 from tests.common.workspaces import ROOT, Cli, git, quick_protocol, set_protocol
@@ -76,6 +77,7 @@ def test_scheduler_that_requires_a_certificate_is_the_reason(fleet: LocalFleet) 
     done = station(address, "--name", "w")
     assert done.returncode == 3
     assert "it requires a certificate" in done.stderr
+    assert OPEN not in done.stderr
 
 
 def test_scheduler_without_certificates_is_the_reason(plain: str, tmp_path: Path) -> None:
@@ -86,6 +88,27 @@ def test_scheduler_without_certificates_is_the_reason(plain: str, tmp_path: Path
     assert done.returncode == 3
     assert "it does not speak TLS" in done.stderr
     Cluster.connect(plain).close()
+
+
+def test_hung_up_is_waited_for_and_other_words_are_the_reason(tmp_path: Path) -> None:
+    """Such as a tunnel whose other end does not run yet, and a web server."""
+    make_certificates(tmp_path / "tls")
+    for says, fault in ((b"", ""), (b"HTTP/1.1 400 Bad Request\r\n\r\n", NO_TLS), (b"SSH-2.0-OpenSSH_9\r\n", NO_TLS)):
+        with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as peer:
+            address = f"tls://127.0.0.1:{peer.getsockname()[1]}"
+            threading.Thread(target=answer, args=(peer, says), daemon=True).start()
+            with pytest.raises(PreconditionError, match=NO_TLS) if fault else contextlib.nullcontext():
+                require_agreement(Endpoint(address, tmp_path / "tls"))
+
+
+def answer(peer: socket.socket, says: bytes) -> None:
+    """Take one connection, read its greeting, and close it after these words."""
+    connection, _ = peer.accept()
+    with connection, contextlib.suppress(ConnectionResetError):
+        connection.recv(4096)
+        connection.sendall(says)
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(4096)
 
 
 def test_closed_port_is_waited_for_by_a_station_and_not_by_a_decider(fleet: LocalFleet, tmp_path: Path) -> None:
@@ -124,6 +147,7 @@ def test_taken_name_ends_a_station_in_the_end_and_ctrl_c_at_once(fleet: LocalFle
     assert "If this machine was restarted, keep the name" in done.stderr
     log, more = tmp_path / "log", ("station", fleet.address, "--tls", str(fleet.tls), "--name", name)
     with started("-m", "agent", *more, ready="still lists", log=log) as waits:
+        assert "if another station has it, choose another with `--name`" in log.read_text()
         waits.send_signal(2)
         assert waits.wait(10) == 130
 
