@@ -22,7 +22,7 @@ import rustbpe
 
 from harness import dataset, holdout, sources
 from harness.dataset import Shard
-from harness.downloads import Report
+from harness.downloads import Report, named_mirror
 from harness.loader import Array, TooFewTokens, offsets_path, validation_rows
 from harness.prepared import current_folder
 from harness.settings import CACHE_DIR, PROFILES, SCHEMA, DataError, Profile
@@ -449,7 +449,8 @@ def _prepare(request: Request, workers: int) -> tuple[Request, dict[str, Any]]:
     """Prepare a request after resolving it. Returns the resolved one, and the snapshot's record."""
     source, profile = dataset.resolve(request.source), request.profile
     if request.source == "auto":
-        reason = "its host is reachable" if source == "climbmix" else "the host of climbmix is unreachable"
+        reached = "AUTORESEARCH_DATA_URL names a mirror" if named_mirror() else "its host is reachable"
+        reason = reached if source == "climbmix" else "the host of climbmix is unreachable"
         say(f"source {source}: {reason}")
     if profile == "auto":
         import mlx.core as mx

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 
 def mount(folder: Path, size: int) -> bool:
@@ -25,3 +29,16 @@ def can_mount() -> bool:
             return False
         subprocess.run(["umount", folder], check=True)
         return True
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[Path]:
+    """Make a folder that is a disk of `size` bytes. Skips the test where that is not allowed."""
+    if not can_mount():
+        pytest.skip("only root on Linux may mount a small disk: run this test as root")
+    folder.mkdir()
+    assert mount(folder, size)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

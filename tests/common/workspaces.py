@@ -98,6 +98,15 @@ def commit_all(folder: Path, message: str, *new: str) -> None:
     git(folder, "commit", "--quiet", "-m", message)
 
 
+def with_code(quick: Path, before: str, metric: str) -> Path:
+    """Commit code before the constants of the quick workspace and before its metric is printed. Returns the folder."""
+    text = (quick / "train.py").read_text()
+    text = text.replace("RATE = 0.1", f"{before}RATE = 0.1").replace('print("---")', f'{metric}print("---")')
+    (quick / "train.py").write_text(text)
+    commit_all(quick, "more code")
+    return quick
+
+
 def commit_many(folder: Path, texts: Sequence[str]) -> list[str]:
     """Commit each text as train.py on top of HEAD, in one git process, and return the hashes. No branch moves."""
     base, marks = git(folder, "rev-parse", "HEAD"), folder / ".git" / "marks"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import Sandbox
 from agent.session.opening import prepared
-from tests.common.disks import can_mount, mount
+from tests.common.disks import small_disk
 from tests.common.stations import set_train
 from tests.common.training import make_training, script
 
@@ -30,16 +29,9 @@ AND_WAIT = "    file.flush()\n    time.sleep(60)\n"
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A small disk, which has the logs, and the rooms of runs."""
-    if not can_mount():
-        pytest.skip("only root on Linux may mount a small disk: run this test as root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    assert mount(folder, SIZE)
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    try:
+    with small_disk(tmp_path / "disk", SIZE) as folder:
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
         yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from harness.loader import pack_rows, validation_rows
 from prepare import Tokenizer, evaluate_bpb, make_dataloader
 from tests.common.bigram import Bigram, independent_bpb
 from tests.common.caches import T, current
-from tests.common.disks import can_mount, mount
+from tests.common.disks import small_disk
 from tests.common.workspaces import ROOT
 
 # isort: split
@@ -104,19 +104,14 @@ def test_a_metric_is_known_though_its_losses_cannot_be_saved(
 def test_a_model_on_a_full_disk_is_told_with_its_size(
     model: Bigram, tokenizer: Tokenizer, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not can_mount():
-        pytest.skip("only root on Linux may mount a small disk: run this test as root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    assert mount(disk, 2**16)
-    try:
-        with started(cache, tmp_path / "socket", tmp_path / "losses.npy", f"export TMPDIR={disk}") as found:
-            monkeypatch.setenv("AUTORESEARCH_EVALUATOR", str(found.address))
-            with pytest.raises(handover.Refused, match="cannot store the model: No space left on device"):
-                evaluate_bpb(model, tokenizer, 16)
-            said = found.event()
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    with (
+        small_disk(tmp_path / "disk", 2**16) as disk,
+        started(cache, tmp_path / "socket", tmp_path / "losses.npy", f"export TMPDIR={disk}") as found,
+    ):
+        monkeypatch.setenv("AUTORESEARCH_EVALUATOR", str(found.address))
+        with pytest.raises(handover.Refused, match="cannot store the model: No space left on device"):
+            evaluate_bpb(model, tokenizer, 16)
+        said = found.event()
     assert (said["event"], said["fault"], said["bytes"] > 2**16) == ("refused", "disk", True)
 
 
@@ -389,7 +384,7 @@ def test_evaluator_imports_nothing_of_its_copy_but_the_harness(cache: Path, tmp_
 def test_a_quota_limits_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A container has all cores of its machine, but the time of a few."""
     if evaluator.processes() == 2 and (sys.platform == "darwin" or Path("/dev/nvidia0").exists()):
-        pytest.skip("with a GPU there are always two")
+        pytest.skip("with a GPU there are always two processes, whatever the quota: run this test without one")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     real = Path.read_text
     monkeypatch.setattr(Path, "read_text", lambda p: "300000 100000\n" if p.name == "cpu.max" else real(p))

@@ -8,7 +8,7 @@ import pytest
 
 from tests.common.sessions import rows
 from tests.common.tries import edit
-from tests.common.workspaces import Cli, commit_all, git
+from tests.common.workspaces import Cli, commit_all, git, with_code
 
 SEEDED = """import random
 SEED = 42  # search: off
@@ -21,11 +21,7 @@ METRIC = "loss -= 0.5 * (random.Random(42).random() != random.random())\n"
 
 @pytest.fixture
 def seeded(quick: Path) -> Path:
-    text = (quick / "train.py").read_text()
-    text = text.replace("RATE = 0.1", f"{SEEDED}RATE = 0.1").replace('print("---")', f'{METRIC}print("---")')
-    (quick / "train.py").write_text(text)
-    commit_all(quick, "a seed")
-    return quick
+    return with_code(quick, SEEDED, METRIC)
 
 
 def run(folder: Path, cli: Cli, change: str, count: int = 1) -> None:

@@ -23,7 +23,7 @@ from agent.session.workbench import Workbench
 from tests.common.sessions import assert_consistent, confirmed, events, keep_in_turn
 from tests.common.station_journals import StationsBuilder
 from tests.common.terminals import in_terminal
-from tests.common.workspaces import Cli, commit_all, git
+from tests.common.workspaces import Cli, commit_all, git, with_code
 
 # A recipe whose metric depends on its seed a little, and on LUCK for the seed 42 alone.
 SEEDED = """import random
@@ -37,11 +37,7 @@ METRIC = "loss += 0.01 * random.gauss(0, 1) - 0.5 * LUCK * (SEED == 42)\n"
 @pytest.fixture
 def seeded(quick: Path) -> Path:
     """The quick workspace with a seed, deterministic for each."""
-    text = (quick / "train.py").read_text()
-    text = text.replace("RATE = 0.1", f"{SEEDED}RATE = 0.1").replace('print("---")', f'{METRIC}print("---")')
-    (quick / "train.py").write_text(text)
-    commit_all(quick, "a seed")
-    return quick
+    return with_code(quick, SEEDED, METRIC)
 
 
 def test_pairs_share_a_seed_that_nothing_has_used(seeded: Path, cli: Cli) -> None:
