@@ -123,13 +123,14 @@ def promoted(workspace: Workspace, state: State, known: Mapping[str, Value]) -> 
         hint = f"run `{typed(f'promote --tag {tag} --training-seconds SECONDS')}` first"
         raise PreconditionError("--promoted takes what `promote` has judged, which has not run for the best", hint=hint)
     whole, rest = found[-1]["whole"], found[-1]["rest"]
-    transfers = whole["verdict"] == "transfers"
-    if not transfers and not (rest and rest["offered"] is True):
+    smaller = rest if rest and rest["offered"] is True else None
+    if smaller is None and whole["verdict"] != "transfers":
         raise PreconditionError(
             f"the latest promotion of session {tag} has shown nothing to transfer",
             hint="adopt the best without --promoted",
         )
-    judged, without = (whole, []) if transfers else (rest["judged"], list(rest["without"]))
+    # Where both transfer, what remains was shown to be the better one.
+    judged, without = (whole, []) if smaller is None else (smaller["judged"], list(smaller["without"]))
     confirmation, commit, rung = {**judged, "verdict": "confirmed"}, judged["b"], found[-1]["rung"]
     set_there = _set_alone(workspace, state, rung["values"], known)
     without = sorted({*without, *set_there})

@@ -20,7 +20,7 @@ from agent.promote.each import (
     set_by_user,
     smaller,
 )
-from agent.promote.judge import Part, Verdict, failed, judge, measure
+from agent.promote.judge import Measured, Part, Verdict, failed, judge, measure
 from agent.promote.rung import climb
 from agent.report.promotion import rung_words
 from agent.session.ablate import BEST
@@ -69,7 +69,7 @@ def promote(bench: Workbench, wish: Wish) -> dict[str, Any]:
     # Without a run of the whole there is nothing to take a change out of.
     if not voided and (wish.each or (wish.each is None and not transfers)):
         entries = judge_each(bench, wish.pairs, changes, whole)
-        rest = None if transfers else _rest(bench, wish, changes, entries)
+        rest = _rest(bench, wish, changes, entries, whole)
         entries = sorted([*entries, *set_by_user(bench, changes)], key=lambda entry: entry["number"])
     data = {
         "best": best,
@@ -103,26 +103,56 @@ def require_kept(bench: Workbench) -> None:
 
 
 def _rest(
-    bench: Workbench, wish: Wish, changes: Sequence[Change], entries: Sequence[Mapping[str, Any]]
+    bench: Workbench,
+    wish: Wish,
+    changes: Sequence[Change],
+    entries: Sequence[Mapping[str, Any]],
+    whole: Mapping[str, Any],
 ) -> dict[str, Any] | None:
-    """Measure what remains without the changes that do not transfer; None if that is nothing, or everything."""
-    state = bench.journal.state
-    assert state.baseline is not None
+    """Measure what remains without the changes that do not transfer; None if that is nothing, or everything.
+
+    Where the whole transfers, only those that are shown to harm are taken out, and what remains has to be better than
+    the best as well: changes that harm one by one may be needed together.
+    """
+    state, transfers = bench.journal.state, whole["verdict"] == "transfers"
+    assert state.baseline is not None and state.incumbent is not None
     pairs = zip(changes, entries, strict=True)
-    taken = [change.unit for change, entry in pairs if entry["verdict"] == "does not transfer"]
+    unwanted = _harms if transfers else _does_not_transfer
+    taken = [change.unit for change, entry in pairs if unwanted(entry)]
     every = [each.unit for each in changes]
     found = smaller(bench, taken, every) if taken else None
     if found is None:
         return None
-    commits = {BASELINE: state.baseline.commit, REST: found["commit"]}
-    judged = _pair(bench, commits, wish.pairs, gain_of_rest(bench, taken, every), "rest")
-    return {**found, "offered": judged["verdict"] == "transfers", "judged": judged}
+    own, commits = gain_of_rest(bench, taken, every), {BASELINE: state.baseline.commit, REST: found["commit"]}
+    if not transfers:
+        judged = _pair(bench, commits, wish.pairs, own, "rest")
+        return {**found, "offered": judged["verdict"] == "transfers", "judged": judged}
+    measured = measure(bench, {**commits, BEST: state.incumbent.commit}, wish.pairs, "rest")
+    judged = _judged(bench, measured, own)
+    if measured.failure(REST) is not None or measured.failure(BEST) is not None:
+        return {**found, "offered": False, "judged": judged}
+    better = judge(bench, measured, BEST, REST, None)["gain"] > 0
+    return {**found, "offered": better and judged["verdict"] == "transfers", "judged": judged}
+
+
+def _does_not_transfer(entry: Mapping[str, Any]) -> bool:
+    return bool(entry["verdict"] == "does not transfer")
+
+
+def _harms(entry: Mapping[str, Any]) -> bool:
+    """Whether the best is shown to be worse with this change than without it."""
+    found = entry["judged"]
+    return found is not None and found["high"] is not None and found["high"] < 0
 
 
 def _pair(bench: Workbench, commits: Mapping[str, str], pairs: Pairs, own: float | None, part: Part) -> dict[str, Any]:
     """Measure the second commit against the first, and return its verdict."""
-    measured = measure(bench, commits, pairs, part)
-    a, b = commits
+    return _judged(bench, measure(bench, commits, pairs, part), own)
+
+
+def _judged(bench: Workbench, measured: Measured, own: float | None) -> dict[str, Any]:
+    """Return the verdict about the second label against the first."""
+    a, b = [*measured.commits][:2]
     if (fails := measured.failure(b)) is not None:
         voided = measured.runs[b][-1].voided  # that it took too long does not show that it gains nothing
         says: Verdict = "undecided" if voided else "does not transfer"
@@ -144,7 +174,8 @@ def _say_cost(bench: Workbench, wish: Wish, changes: Sequence[Change], *, known:
     state, count, each = bench.journal.state, wish.pairs.count, expected(bench)
     assert bench.rung is not None
     parts = sum(change.files is not None and not change.alone for change in changes)
-    first, more = 0 if known else 2 * count, (parts + 1 + 2) * count if parts else 0
+    # What remains runs beside the baseline, and beside the best as well if that transfers.
+    first, more = 0 if known else 2 * count, (parts + 1 + (3 if wish.each else 2)) * count if parts else 0
 
     def say(text: str) -> None:
         bench.journal.show("note", text=text)

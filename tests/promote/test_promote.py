@@ -452,6 +452,23 @@ def test_what_transfers_is_adopted_with_its_evidence(night: Path, cli: Cli) -> N
     assert ("RATE = 0.3" in text, "WIDTH = 64" in text, "DECAY = 0.9" in text) == (True, True, True)
 
 
+def test_change_that_harms_is_left_out_although_the_whole_transfers(quick: Path, cli: Cli) -> None:
+    """The rate gains more than the width loses in a long training."""
+    (quick / "train.py").write_text(RECIPE.replace("0.2 * (RATE", "0.5 * (RATE"))
+    commit_all(quick, "a rate that gains more")
+    keep_in_turn(quick, cli, *CHANGES)
+    found = promoted(quick, cli, "--training-seconds", "900", "--each")
+    assert (found["whole"]["verdict"], by_name(found["changes"])["WIDTH"]) == ("transfers", "does not transfer")
+    rest = found["rest"]
+    assert (rest["judged"]["verdict"], rest["offered"], rest["without"]) == ("transfers", True, [2])
+    # Pairs of the whole; the best and three variants; what remains, the best and the baseline.
+    assert len(events(quick, "compared")) == 6 + 12 + 9
+    message, text = adopted(quick, cli)
+    assert "Left out, because `promote` did not show that they transfer: #2" in message
+    assert ("RATE = 0.3" in text, "WIDTH = 64" in text, "DECAY = 0.9" in text) == (True, True, True)
+    assert_consistent(quick)
+
+
 def test_what_a_promotion_set_is_not_adopted(night: Path, cli: Cli) -> None:
     """No run compared that value with the baseline's; the decay was kept at a value that both sides had."""
     found = promoted(night, cli, "--set", "DECAY=0.9", "--runs", "2")
