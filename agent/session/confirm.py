@@ -287,9 +287,11 @@ def evidence(bench: Workbench, commits: Mapping[str, str], sample: Sample, noise
         noise: what else is known of the noise of these runs.
     """
     direction = bench.runner.protocol.metric.direction
-    found, means = _compared(sample, lambda run: run.metric, direction, noise)
+    least = noise_of(bench.journal.state.measured)
+    least = NO_NOISE if least.known is None else least
+    found, means = _compared(sample, lambda run: run.metric, direction, noise, least)
     assert found is not None
-    holdout, holdout_means = _compared(sample, lambda run: run.holdout, direction)
+    holdout, holdout_means = _compared(sample, lambda run: run.holdout, direction, least=least)
     cost, _ = _compared(sample, _beyond_holdout, direction)
     verdict, why = found.verdict, ""
     if verdict == "confirmed" and _hides_seed(bench, commits, sample):
@@ -350,8 +352,17 @@ def _compared(
     value: Callable[[Run], float | None],
     direction: Direction,
     noise: Noise = NO_NOISE,
+    least: Noise = NO_NOISE,
 ) -> tuple[Difference | None, dict[str, float]]:
     """Return the difference of a value of the runs and the mean of each side, by the seeds for which both have it.
+
+    Args:
+        sample: the runs.
+        value: which of their values.
+        direction: which is better.
+        noise: what else is known of the noise of these runs.
+        least: the noise of runs with one seed, of which these have at least as much: if the values of each side are
+            equal by chance, as a coarse metric's may be, they do not show that there is none.
 
     Returns:
         None if that are fewer than two on a side.
@@ -363,12 +374,15 @@ def _compared(
         for label, each in every.items()
     }
     if any(run.station for each in sample.runs.values() for run in each):
-        return _within_stations(sample, value, direction, noise)
+        return _within_stations(sample, value, direction, least if noise is NO_NOISE else noise)
     a, b = (by_seed(known[label]) for label in ("a", "b"))
     if min(len(a), len(b)) < 2:
         return None, {}
     means = {"a": mean(a), "b": mean(b)}
-    return difference(a, b, direction, noise, sample.looks, sample.scale), means
+    found = difference(a, b, direction, noise, sample.looks, sample.scale)
+    if found.noise == 0 and least.sd > 0:
+        found = difference(a, b, direction, least, sample.looks, sample.scale)
+    return found, means
 
 
 def _within_stations(

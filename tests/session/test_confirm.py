@@ -68,6 +68,19 @@ def test_noisy_session_repeats_runs_and_confirms(noisy: Path, cli: Cli) -> None:
     assert f"{confirmed['gain']:.4g} {confirmed['verdict']}" in done.stdout
 
 
+def test_equal_numbers_on_each_side_do_not_show_that_there_is_no_noise(quick: Path, cli: Cli) -> None:
+    """A coarse metric is often the same for three seeds, though the session has seen that runs with one seed differ."""
+    text = (quick / "train.py").read_text()
+    seeded = f"SEED = 1\nif SEED == 1:\n    {NOISE.replace(chr(10), chr(10) + '    ', 1)}"
+    (quick / "train.py").write_text(text.replace('print("---")', f'{seeded}print("---")'))
+    commit_all(quick, "noise with one seed")
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "12").returncode == 0
+    found = confirmed(quick, cli, "0", "best")
+    assert [len({*found["values"][side]}) for side in "ab"] == [1, 1]
+    assert found["seeds"]
+    assert found["low"] < found["gain"] < found["high"]
+
+
 def test_greedy_verdict_takes_one_run_each(noisy: Path, cli: Cli) -> None:
     done = cli(noisy, "run", "--tag", "t", "--max-experiments", "4", "--verdict", "greedy")
     assert done.returncode == 0, done.stderr
