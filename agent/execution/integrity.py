@@ -1,14 +1,15 @@
-"""Check that runs use exactly the data that was prepared."""
+"""Check that runs use exactly the data that was prepared, and leave alone the files that measure them."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.errors import PreconditionError
+from agent.errors import PreconditionError, Violation
 
 Stamp = tuple[int, int, int, int]
 
@@ -43,3 +44,33 @@ def _stamp(path: Path) -> Stamp:
     except FileNotFoundError:
         return (-1, 0, 0, 0)
     return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
+def seals(folder: Path, paths: Iterable[str]) -> dict[str, Stamp]:
+    """Return what `require_sealed` compares of files that a run may not change.
+
+    Args:
+        paths: relative to `folder`. Submodules, which are folders, and files that are not there are left out.
+    """
+    found = {path: _seal(folder / path) for path in paths if not (folder / path).is_dir()}
+    return {path: seal for path, seal in found.items() if seal is not None}
+
+
+def require_sealed(folder: Path, before: Mapping[str, Stamp]) -> None:
+    """Raise Violation if a run, whose own files measure it, wrote to one of the files of `before`, or replaced it.
+
+    Nothing is read: what wrote to a file may have put its bytes back, but not the time of its last change.
+    """
+    for path, seal in before.items():
+        if _seal(folder / path) != seal:
+            raise Violation(f"voided: it changed {path}, which belongs to the harness")
+
+
+def _seal(path: Path) -> Stamp | None:
+    try:
+        stat = path.lstat()
+    except (OSError, ValueError):
+        return None
+    # macOS also counts attributes that the system itself gives to files.
+    changed = 0 if sys.platform == "darwin" else stat.st_ctime_ns
+    return (stat.st_size, stat.st_mtime_ns, changed, stat.st_ino)

@@ -122,6 +122,7 @@ class Attempt:
         handed_over: receives the conditions until the handover of the model. Later, a run that knows its metric could
             make the machine look busy, to be measured again.
         before: stamps of the files of metrics before it began.
+        sealed: what the files of the harness were then (`integrity.seals`).
     """
 
     room: Room
@@ -131,6 +132,7 @@ class Attempt:
     began: Clock | None = None
     handed_over: dict[str, float] = field(default_factory=dict)
     before: Mapping[str, Stamp] = field(default_factory=dict)
+    sealed: Mapping[str, integrity.Stamp] = field(default_factory=dict)
 
 
 def measure(
@@ -193,7 +195,9 @@ def _measure(
             reference = next((losses for losses in kept if losses.exists()), None)
             args = runner.harness, evaluation.Place(runner.sandbox, place.layout.folder, runner.workspace.folder)
             evaluator = stack.enter_context(evaluation.evaluator(*args, reference, log, runner.keeps_models))
-        attempt = Attempt(place, log, allowance, evaluator, began, before=stamps(place, runner.protocol))
+        before, fixed = stamps(place, runner.protocol), runner.workspace.harness(recipe.commit) - {*recipe.files}
+        sealed = integrity.seals(place.workspace, fixed)
+        attempt = Attempt(place, log, allowance, evaluator, began, before=before, sealed=sealed)
         try:
             ended = execute(runner, attempt, observer)
         except ExperimentError as error:
@@ -254,15 +258,18 @@ def _result(
         raise evaluation.refusal(evaluator, attempt.allowance, ended.began)
     require_success(ended, text)
     metric = runner.protocol.metric
-    if evaluator is None or runner.harness is None:
-        return {"metric": read(place, runner.protocol, metric, text, attempt.before), "source": "from the log"}
-    if evaluator.event("untraced") and not evaluator.event("answer"):
-        return {"metric": read(place, runner.protocol, metric, text, attempt.before), "source": "untraced"}
+    untraced = evaluator is not None and evaluator.event("untraced") and not evaluator.event("answer")
+    if evaluator is None or runner.harness is None or untraced:
+        integrity.require_sealed(place.workspace, attempt.sealed)
+        found = read(place, runner.protocol, metric, text, attempt.before)
+        return {"metric": found, "source": "untraced" if untraced else "from the log"}
     in_log = None
     # If a progress bar has garbled the line in the log, the evaluator's number is still valid.
     with contextlib.suppress(NoMetric):
         in_log = read(place, runner.protocol, metric, text, attempt.before)
     word = evaluation.attested(evaluator, runner.harness, metric.name, in_log, attempt.allowance, ended.began)
+    if not word.by_evaluator:
+        integrity.require_sealed(place.workspace, attempt.sealed)
     source = "attested" if word.by_evaluator else "from the log"
     timed = {"untimed": word.untimed, "overrun": word.overrun, "evaluated": word.evaluated}
     return {"metric": word.metric, "source": source, **timed}

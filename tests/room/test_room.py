@@ -157,6 +157,37 @@ def test_a_build_goes_on_from_what_is_there(quick: Path, tmp_path: Path, way: Wa
 
 
 @pytest.mark.parametrize("way", [*WAYS, None])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "judge.write_text('print(\"val_bpb: 0.001\")')",
+        # The one in its place puts the first one back, with its times.
+        "text, at = judge.read_text(), judge.stat()\n"
+        'back = f\'import os; open("judge.py", "w").write({text!r}); \'\n'
+        "back += f'os.utime(\"judge.py\", ns=({at.st_atime_ns}, {at.st_mtime_ns}))'\n"
+        "judge.write_text('print(\"val_bpb: 0.001\"); ' + back)",
+        "judge.rename('old.py'); judge.write_text('print(\"val_bpb: 0.001\")'); pathlib.Path('.').chmod(0o755)",
+        "judge.unlink(); os.mkfifo('judge.py')\n"
+        "if os.fork() == 0:\n    judge.write_text('print(\"val_bpb: 0.001\")')\n    os._exit(0)",
+    ],
+)
+def test_a_run_that_rewrites_what_measures_it_has_no_metric(
+    quick: Path, tmp_path: Path, way: Way | None, attack: str
+) -> None:
+    (quick / "judge.py").write_text("print('val_bpb: 1.5')\n")
+    execution = {"command": "python3 train.py && python3 judge.py", "hardTimeoutSeconds": 30}
+    set_protocol(quick, execution=execution, immutableHarness={"paths": ["judge.py"]})
+    commit_all(quick, "a judge", "judge.py")
+    honest = "import pathlib\npathlib.Path('README.md').write_text('of a run')\n"
+    assert run(quick, honest, way, tmp_path).metric == 1.5
+    found = run(quick, f"import os, pathlib\njudge = pathlib.Path('judge.py')\n{attack}\n", way, tmp_path)
+    assert (found.metric, found.fault) == (None, "")
+    assert found.voided, found.error
+    assert found.error == "voided: it changed judge.py, which belongs to the harness"
+    assert run(quick, honest, way, tmp_path).metric == 1.5, "no later run has its judge"
+
+
+@pytest.mark.parametrize("way", [*WAYS, None])
 def test_a_metric_in_a_file_of_a_folder_that_git_does_not_track(quick: Path, tmp_path: Path, way: Way | None) -> None:
     (quick / "out").mkdir()
     (quick / "out" / "result.json").write_text('{"loss": 9}')

@@ -178,20 +178,21 @@ def test_training_time_that_is_not_in_seconds_is_none(quick: Path, cli: Cli) -> 
 
 
 def test_changes_by_run_are_discarded_with_room(quick: Path, cli: Cli) -> None:
-    """Each run finds harness, results and folders as committed, whatever the previous run did."""
+    """Each run finds tracked files, results and folders as committed, whatever the previous run did."""
     text = (quick / "train.py").read_text()
     changes = (
-        "from pathlib import Path\nassert Path('prepare.py').read_text() == 'HARNESS = True\\n', 'changed before'\n"
+        "from pathlib import Path\nassert Path('notes.txt').read_text() == 'mine\\n', 'changed before'\n"
         "assert not Path('weights.npz').exists() and not Path('../weights.npz').exists()\n"
-        "for name in ('prepare.py', 'results.tsv', 'weights.npz', '../weights.npz', 'numpy.py'):\n"
+        "for name in ('notes.txt', 'results.tsv', 'weights.npz', '../weights.npz', 'numpy.py'):\n"
         "    Path(name).write_text('')\nloss = "
     )
     (quick / "train.py").write_text(text.replace("loss = ", changes))
-    commit_all(quick, "changes all it can")
+    (quick / "notes.txt").write_text("mine\n")
+    commit_all(quick, "changes all it can", "notes.txt")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "3")
     assert done.returncode == 0, done.stderr
     assert "crash" not in [row["status"] for row in rows(quick)]
-    assert (quick / "prepare.py").read_text() == "HARNESS = True\n"
+    assert (quick / "notes.txt").read_text() == "mine\n"
     assert not (quick / "numpy.py").exists()
     assert not (quick.parent / "weights.npz").exists()
     assert_consistent(quick)
