@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -442,8 +443,21 @@ def read(place: Room, protocol: Protocol, metric: Metric, text: str, before: Map
     found = place.written(path)
     if not place.holds(found.parent):
         raise NoMetric(f"{found.name} is outside of the room")
+    if _is_missing(found):
+        raise NoMetric(f"{found.name} was not written by this run")
     only = metric.model_copy(update={"extract": metric.extract.model_copy(update={"path": found.name})})
     return extract(only, text, found.parent, before.get(path))
+
+
+def _is_missing(path: Path) -> bool:
+    """Return whether a file is missing: of a deleted one, a layer keeps a device."""
+    try:
+        about = path.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return stat.S_ISCHR(about.st_mode) and about.st_rdev == 0
 
 
 def require_success(ended: Ended, text: str) -> None:

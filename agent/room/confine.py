@@ -18,7 +18,8 @@ means no:
     hidden       paths in that root that appear empty
     root         an empty folder on which that root is mounted
     scratch      folders for the layers, of which the first that can hold one is used
-    kept         [layer, path in it] of files that are copied from a layer in memory to the first of `scratch`
+    kept         [layer, path in it] of files that a new layer leaves out, and that are copied from a layer in memory to
+                 the first of `scratch`
     read, write  paths that Landlock allows to read, and to read and write, in a room without its own root
     listed       folders whose names Landlock allows to list, with those in them
     no_network   an empty network namespace if the room has namespaces, else no TCP
@@ -163,7 +164,10 @@ def build_root(spec: dict[str, Any], users: bool) -> None:
         place = _place(root, target, os.path.isdir(source))
         # The last one is in memory.
         layers = [f"{each}/{layer}" for each in (*spec["scratch"], f"{root}{IN_MEMORY}")]
+        fresh = not any(os.path.lexists(f"{each}/upper") for each in layers)
         if kind == "cow" and _overlay(source, place, layers, users):
+            if fresh:
+                _leave_out(place, [path for name, path in spec.get("kept", ()) if name == layer])
             _show_disks(source, place, disks)
             continue
         _mount(source, place, None, BIND_ALL)
@@ -219,6 +223,13 @@ def _overlay(source: str, place: str, layers: Sequence[str], users: bool) -> boo
     finally:
         os.close(lower)
     return False
+
+
+def _leave_out(place: str, paths: Sequence[str]) -> None:
+    """Remove the results of an earlier run from a layer at `place`, so that no other one counts with them."""
+    for path in paths:
+        if f"{os.path.realpath(os.path.dirname(f'{place}/{path}'))}/".startswith(f"{os.path.realpath(place)}/"):
+            _ignoring(os.unlink, f"{place}/{path}")
 
 
 def _mount_points() -> list[str]:

@@ -149,7 +149,8 @@ class Furniture:
         evaluated: whether a separate evaluator computes the metric, so that the room must hide the text on which the
             metric is evaluated.
         variables: further environment variables.
-        results: files that are read after the command, relative to the workspace.
+        results: files that are read after the command, relative to the workspace. Those that git does not track are of
+            an earlier run, and are left out.
     """
 
     kind: Literal["run", "setup", "agent"] = "run"
@@ -326,6 +327,8 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
         Shown(base / "cache", Path("/cache"), "rw"),
         Shown(tree, top, "rw"),
     ]
+    written = [tree / workspace.relative_to(top) / path for path in furniture.results]
+    untracked = [path for path in written if not os.path.lexists(path)]
     so_far = SoFar()
     checkout, names = furniture.untracked.source or top, furniture.untracked.names
     closed = furniture.evaluated or furniture.kind == "agent"
@@ -335,6 +338,7 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
         _but(checkout, each, [*furniture.hidden, *inner], whole=sandbox.has_root) for each in names
     ):
         shown += _share(sandbox, checkout, name, tree / name, top / name, so_far)
+    _leave_out(base, untracked)
     for name, content in furniture.cache.items():
         target = base / "cache" / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -493,6 +497,18 @@ def _share(sandbox: Sandbox, checkout: Path, name: str, target: Path, inside: Pa
         _copy(source, target)
         return []
     return [_show(sandbox, source, target, inside, "ro")]
+
+
+def _leave_out(base: Path, results: Iterable[Path]) -> None:
+    """Remove results of an earlier run from a room: a run that only touched them would count with their numbers.
+
+    What the room shows without copying it are the user's own files, and stays. Layers leave results out themselves.
+    """
+    for path in results:
+        place = Path(os.path.normpath(path))
+        with contextlib.suppress(OSError, RuntimeError):  # a folder, nothing, or behind a loop of links
+            if place.parent.resolve().is_relative_to(base.resolve()):
+                place.unlink()
 
 
 def _is_real_folder(path: Path) -> bool:

@@ -209,6 +209,29 @@ def test_a_metric_in_a_file_of_a_folder_that_git_does_not_track(quick: Path, tmp
 
 
 @pytest.mark.parametrize("way", [*WAYS, None])
+@pytest.mark.parametrize("name", ["result.json", "out/result.json", "out/deep/result.json"])
+def test_a_metric_of_an_earlier_run_does_not_count_if_a_run_touches_it(
+    quick: Path, tmp_path: Path, way: Way | None, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = quick_protocol()
+    how = {"kind": "json_pointer", "pointer": "/loss", "path": name}
+    rules["measurement"]["primaryMetric"]["extract"] = how
+    (quick / "protocol.json").write_text(json.dumps(rules))
+    place = quick / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text('{"loss": 0.5}')
+    (place.parent / "data.txt").write_text("mine")
+    reads = f"import os, pathlib\nplace = pathlib.Path({name!r})\nassert (place.parent / 'data.txt').exists()\n"
+    touches = f"{reads}if place.exists():\n    os.utime(place)\n"
+    assert run(quick, touches, way, tmp_path).metric is None
+    assert run(quick, f"{reads}place.write_text('{{\"loss\": 2.5}}')\n", way, tmp_path).metric == 2.5
+    # What is not copied is the user's.
+    monkeypatch.setattr(room, "MOST_COPIED", 0)
+    run(quick, touches, way, tmp_path)
+    assert place.read_text() == '{"loss": 0.5}'
+
+
+@pytest.mark.parametrize("way", [*WAYS, None])
 def test_file_of_a_metric_counts_if_the_run_wrote_it_whatever_the_clock(
     quick: Path, tmp_path: Path, way: Way | None
 ) -> None:
@@ -222,7 +245,8 @@ def test_file_of_a_metric_counts_if_the_run_wrote_it_whatever_the_clock(
     script = "import os\nopen('out/result.json', 'w').write('{\"loss\": 2.5}')\nos.utime('out/result.json', (1, 1))\n"
     assert run(quick, script, way, tmp_path).metric == 2.5
     left = "result.json was not written by this run"
-    assert run(quick, "import os\nos.chmod('out/result.json', 0o600)\n", way, tmp_path).error == left
+    chmod = "import os\nif os.path.exists('out/result.json'):\n    os.chmod('out/result.json', 0o600)\n"
+    assert run(quick, chmod, way, tmp_path).error == left
     # A committed file that differs from that of the checkout is younger than the beginning of the run.
     commit_all(quick, "a result", "out")
     place.write_text('{"loss": 8}')
