@@ -26,6 +26,8 @@ WILD = "*?"
 LOADED_UNASKED = ("conftest.py", "sitecustomize.py", "usercustomize.py")
 CUSTOMIZING = {"sitecustomize", "usercustomize"}  # they may be packages as well
 MODULE_FILES = (".py", ".pyc", COMPILED)
+# A file of this name decides how git writes others, in any folder: with other line ends, in another encoding.
+ATTRIBUTES = ".gitattributes"
 INSTALLED_IN = ("site-packages", "dist-packages")
 
 Tree = Mapping[str, tuple[str, str]]  # path -> mode and blob
@@ -73,18 +75,26 @@ class HarnessFiles:
         return hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()
 
     def holds(self, commit: str, path: str) -> bool:
-        """Return whether `path` belongs to the harness in `commit`, unless allowedGlobs name it literally."""
-        return path not in self._named and path in self.of(commit)
+        """Return whether `path` belongs to the harness in `commit`, unless allowedGlobs name it literally.
+
+        So does a file of attributes, by which git could write the harness and its data otherwise.
+        """
+        return path not in self._named and (PurePosixPath(path).name == ATTRIBUTES or path in self.of(commit))
 
     def refusal(self, commit: str, paths: Iterable[str], *, shadows: bool = True) -> str | None:
         """Return why a candidate on top of `commit` may not change or add files at `paths`, or None if it may.
 
         A new file is refused if the harness would import it in place of its own module or of an installed one.
+
+        Args:
+            shadows: refuse also what earlier versions measured and kept: such new files, and files of attributes.
         """
         paths = sorted({*paths} - self._named)
         if not paths:
             return None
         for path in paths:
+            if shadows and PurePosixPath(path).name == ATTRIBUTES:
+                return f"changes {path}, by which git would write other files differently"
             if path in self.of(commit):
                 return f"changes {path}, which belongs to the harness"
         tree = self._tree(commit)

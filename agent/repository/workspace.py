@@ -120,7 +120,7 @@ class Workspace:
         """Return why a candidate on top of `parent` may not change `paths`, as "changes a.py, which ...", or None.
 
         Args:
-            shadows: refuse new modules in place of Python's and installed ones, too.
+            shadows: refuse new modules in place of Python's and installed ones, and attributes of git, too.
         """
         for path in paths:
             inside = (self.folder / path).resolve().is_relative_to(self.folder)

@@ -52,6 +52,29 @@ def test_wide_glob_allows_nothing_of_the_harness(quick: Path) -> None:
     assert {*workspace.files(workspace.head)} == {"train.py", "other.py"}
 
 
+@pytest.mark.parametrize("name", [".gitattributes", "data/.gitattributes"])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_no_candidate_chooses_how_git_writes_the_files_that_measure_it(
+    quick: Path, tmp_path: Path, name: str, is_there: bool
+) -> None:
+    (quick / "data").mkdir()
+    (quick / "data" / "val.csv").write_text("1\n2\n")
+    if is_there:
+        (quick / name).write_text("*.png binary\n")
+    workspace, text = workspace_of(quick, "**"), "*.csv text eol=crlf\n"
+    base = workspace.head
+    with pytest.raises(Violation, match=f"changes {name}, by which git would write other files differently"):
+        workspace.commit_candidate("refs/t/1", base, {name: text}, "another end of lines")
+    assert name not in workspace.files(base)
+    assert "data/val.csv" in workspace.files(base)
+    # What an earlier version kept can still be adopted, and what the user allows by its name is allowed.
+    assert workspace.commit_files(base, {name: text}, "of an earlier version")
+    allowed = workspace_of(quick, "**", name)
+    candidate = allowed.commit_candidate("refs/t/2", allowed.head, {name: text}, "allowed")
+    place = allowed.export(tmp_path / "copy", candidate)
+    assert (place / "data" / "val.csv").read_bytes() == (b"1\n2\n" if is_there else b"1\r\n2\r\n")
+
+
 def test_file_named_in_allowed_globs_stays_mutable(quick: Path) -> None:
     workspace = workspace_of(quick, "train.py", "**/*.py", "harness/text.py")
     assert workspace.harness(workspace.head) == HARNESS - {"harness/text.py"}
