@@ -341,11 +341,18 @@ def _suites(name: str, log: str) -> list[dict[str, str]]:
 
 
 def _pytest_summary(metric: Metric, log: str) -> float:
-    lines = (line for line in reversed(log.splitlines()) if len(line) <= LONGEST_SUMMARY)
-    summary = next((found for found in map(_PYTEST_SUMMARY.search, lines) if found), None)
-    if summary is None:
+    # All of them: code that the tests import can print another summary when the process exits.
+    lines = (line for line in log.splitlines() if len(line) <= LONGEST_SUMMARY)
+    values = {_count(metric, found[0]) for found in map(_PYTEST_SUMMARY.search, lines) if found}
+    if not values:
         raise NoMetric(f"the log has no pytest summary line for {metric.name}")
-    line = summary[0]
+    if len(values) > 1:
+        raise NoMetric(f"the log has {len(values)} pytest summary lines that differ in {metric.name}")
+    return values.pop()
+
+
+def _count(metric: Metric, line: str) -> float:
+    """Return the metric in a summary line of pytest."""
     if line.startswith("no tests"):
         raise NoMetric(f"{metric.name} is missing: pytest ran no tests")
     count = metric.extract.count
