@@ -226,22 +226,38 @@ def _measure(
         except Pruned as error:
             return Run(metric=None, error=str(error), pruned=error.fraction, estimate=error.estimate, **around)
         except ExperimentError as error:
-            return _failed(error, attempt, around)
+            return _failed(runner, error, attempt, text, around)
         return Run(secondary=_secondary(runner, attempt, text), trained=told_training(text), **around)
 
 
-def _failed(error: ExperimentError, attempt: Attempt, around: Mapping[str, Any]) -> Run:
+def _failed(runner: Runner, error: ExperimentError, attempt: Attempt, text: str, around: Mapping[str, Any]) -> Run:
     """Return a run without a metric.
 
     One that knew its metric is not to be repeated: it could look like a failure of the GPU whenever that was a bad one.
+
+    Args:
+        text: the log.
     """
-    known = attempt.evaluator is not None and attempt.evaluator.event("answer")
-    if known and not isinstance(error, Violation | TimedOut):  # these repeat nothing
+    if not isinstance(error, Violation | TimedOut) and _knew(runner, attempt, text):  # these repeat nothing
         return Run(metric=None, error=f"{KNEW}{error}", **around)
     if isinstance(error, Faulted) and attempt.evaluator is not None and evaluation.lacked_room(attempt.evaluator):
         error = Crashed("the model does not fit the disk of temporary files (TMPDIR)")
     fault = error.fault if isinstance(error, Faulted) else ""
     return Run(metric=None, error=str(error), fault=fault, out_of_memory=isinstance(error, OutOfMemory), **around)
+
+
+def _knew(runner: Runner, attempt: Attempt, text: str) -> bool:
+    """Return whether the evaluator told a run its metric or, where none does, its log or its file has one.
+
+    That may be the metric of an early epoch: one that is bad could be discarded as well.
+    """
+    evaluator = attempt.evaluator
+    if evaluator is not None and (evaluator.event("answer") or not evaluator.event("untraced")):
+        return bool(evaluator.event("answer"))
+    with contextlib.suppress(NoMetric):
+        read(attempt.room, runner.protocol, runner.protocol.metric, text, attempt.before)
+        return True
+    return False
 
 
 def _result(
