@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from agent.decision.difference import by_seed
 from agent.export.sessions import Measured, Session
@@ -16,67 +16,15 @@ from agent.journal.history import incumbent_before
 from agent.journal.paths import is_overwritten, own_log
 from agent.journal.state import State
 from agent.pruning.curves import Curve, curve
-from agent.report.gain import metric_of, outcome
+from agent.report.gain import Outcome, metric_of, outcome
 from agent.session.confirm import latest_runs
 from agent.system.files import read_end
 
 LARGEST_LOG = 2**26  # bytes, counted from the end
 Z = 1.96  # of a normal distribution, for an interval of 95 %
 
-EXPERIMENT: Mapping[str, Kind] = {
-    "tag": "text",
-    "number": "int",
-    "at": "time",
-    "status": "text",
-    "reason": "text",
-    "metric": "float",
-    "metric_name": "text",
-    "direction": "text",
-    "gain": "float",
-    "gain_low": "float",
-    "gain_high": "float",
-    "sigmas": "float",
-    "confirmed": "bool",
-    "holdout": "float",
-    "holdout_when_kept": "float",
-    "pruned": "float",
-    "rung": "float",
-    "estimate": "float",
-    "expected": "float",
-    "runs": "int",
-    "seconds": "float",
-    "memory_gb": "float",
-    "incumbent": "int",
-    "commit": "text",
-    "parent": "text",
-    "proposer": "text",
-    "description": "text",
-    "code_changed": "bool",
-    "model_calls": "int",
-    "dollars": "float",
-}
-RUN: Mapping[str, Kind] = {
-    "tag": "text",
-    "number": "int",
-    "run": "int",
-    "role": "text",
-    "beside": "int",
-    "at": "time",
-    "metric": "float",
-    "holdout": "float",
-    "seconds": "float",
-    "trained": "float",
-    "error": "text",
-    "pruned": "float",
-    "estimate": "float",
-    "seed": "int",
-    "source": "text",
-    "out_of_memory": "bool",
-    "unconfined": "bool",
-    "fault": "text",
-    "commit": "text",
-    "station": "text",
-}
+Row = TypeVar("Row")
+Columns = Mapping[str, tuple[Kind, Callable[[Row], Any]]]  # name -> kind, and the value in a row
 POINT: Mapping[str, Kind] = {
     "tag": "text",
     "number": "int",
@@ -89,13 +37,24 @@ POINT: Mapping[str, Kind] = {
 }
 
 
+class _Experiment(NamedTuple):
+    session: Session
+    each: Experiment
+    came: Outcome
+
+
+class _Run(NamedTuple):
+    session: Session
+    each: Measured
+
+
 def experiments(sessions: Sequence[Session]) -> Table:
     """Return a row for each experiment, in order."""
     every = [(session, each) for session in sessions for each in session.state.experiments]
     families = [{"secondary": _secondary(e.runs), "constant": e.parameters} for _, e in every]
     extra = Extra(families, EXPERIMENT)
     found = (
-        (*_ordered(_experiment(session, each), EXPERIMENT), *extra.values(row))
+        (*_values(EXPERIMENT, _Experiment(session, each, outcome(session.state, each))), *extra.values(row))
         for (session, each), row in zip(every, families, strict=True)
     )
     return Table((*_columns(EXPERIMENT), *extra.columns), found)
@@ -107,9 +66,7 @@ def runs(sessions: Sequence[Session]) -> Table:
     # By the journal: stations return a run before it is known whose it is, so one that ended earlier may come later.
     known = [(session, each) for session in sessions for each in sorted(session.runs, key=lambda run: run.place)]
     extra = Extra([_families(session, each) for session, each in known], RUN)
-    found = (
-        (*_ordered(_run(session.tag, each), RUN), *extra.values(_families(session, each))) for session, each in every
-    )
+    found = ((*_values(RUN, _Run(session, each)), *extra.values(_families(session, each))) for session, each in every)
     return Table((*_columns(RUN), *extra.columns), found)
 
 
@@ -124,7 +81,7 @@ def curves(sessions: Sequence[Session], workspace: Path, artifact: str | None) -
                     place = (session.tag, each.number, each.index, each.role)
                     yield (*place, point.fraction, whole(point.step), at, point.loss)
 
-    return Table(_columns(POINT), found())
+    return Table(tuple(Column(name, kind) for name, kind in POINT.items()), found())
 
 
 def curve_of(run: Run, workspace: Path, artifact: str | None) -> Curve:
@@ -147,76 +104,27 @@ def whole(step: float) -> int | None:
     return int(step) if math.isfinite(step) and 0 <= step < 1e15 else None
 
 
-def _experiment(session: Session, each: Experiment) -> Mapping[str, Any]:
-    state = session.state
-    assert state.session is not None
-    came, before = outcome(state, each), incumbent_before(state.experiments, each.number)
-    low, high = _interval(each.verdict.evidence)
-    spent, secondary = state.cost_of(each), _secondary(each.runs)
-    memory = secondary.get("peak_vram_mb")
-    return {
-        "tag": session.tag,
-        "number": each.number,
-        "at": session.recorded.get(each.number),
-        "status": each.verdict.status,
-        "reason": one_line(each.verdict.reason),
-        "metric": metric_of(state, each),
-        "metric_name": one_line(state.session["metric"]),
-        "direction": state.session["direction"],
-        "gain": came.gain,
-        "gain_low": low,
-        "gain_high": high,
-        "sigmas": came.sigmas,
-        "confirmed": came.sure if each.number and each.kept else None,
-        "holdout": _holdout(state, each.commit),
-        "holdout_when_kept": state.scored.get(each.number, {}).get("holdout"),
-        "pruned": next((run.pruned for run in reversed(each.runs) if run.pruned is not None), None),
-        "rung": each.rung,
-        "estimate": next((run.estimate for run in _estimated(each)), None),
-        "expected": each.expected,
-        "runs": len(each.runs),
-        "seconds": each.seconds,
-        "memory_gb": round(memory / 1024, 3) if memory is not None and math.isfinite(memory) else None,
-        "incumbent": came.incumbent,
-        "commit": each.commit,
-        "parent": before.commit if before else None,
-        "proposer": one_line(each.proposer),
-        "description": one_line(each.description),
-        "code_changed": session.code.get(each.number),
-        "model_calls": spent.calls,
-        "dollars": spent.dollars,
-    }
+def _first(found: Iterable[float | None]) -> float | None:
+    return next((value for value in found if value is not None), None)
 
 
-def _estimated(each: Experiment) -> list[Run]:
-    """Return the runs that were not trained in full, and have an estimate, the latest first."""
-    return [run for run in reversed((*(e.run for e in each.screens), *each.runs)) if run.estimate is not None]
+def _latest_first(each: Experiment) -> Iterator[Run]:
+    return reversed((*(e.run for e in each.screens), *each.runs))
 
 
-def _run(tag: str, each: Measured) -> Mapping[str, Any]:
-    run = each.run
-    return {
-        "tag": tag,
-        "number": each.number,
-        "run": each.index,
-        "role": each.role,
-        "beside": each.beside,
-        "at": each.at,
-        "metric": run.metric,
-        "holdout": run.holdout,
-        "seconds": run.seconds,
-        "trained": run.trained,
-        "error": one_line(run.error) if run.error else None,
-        "pruned": run.pruned,
-        "estimate": run.estimate,
-        "seed": run.seed,
-        "source": run.source or None,
-        "out_of_memory": run.out_of_memory,
-        "unconfined": run.unconfined,
-        "fault": run.fault or None,
-        "commit": each.commit,
-        "station": one_line(run.station) or None,
-    }
+def _opened(session: Session) -> Mapping[str, Any]:
+    assert session.state.session is not None
+    return session.state.session
+
+
+def _parent(state: State, each: Experiment) -> str | None:
+    before = incumbent_before(state.experiments, each.number)
+    return before.commit if before else None
+
+
+def _memory_gb(each: Experiment) -> float | None:
+    memory = _secondary(each.runs).get("peak_vram_mb")
+    return round(memory / 1024, 3) if memory is not None and math.isfinite(memory) else None
 
 
 def _interval(evidence: Evidence | None) -> tuple[float | None, float | None]:
@@ -255,9 +163,65 @@ def _parameters(session: Session, number: int | None) -> Mapping[str, Value]:
     return session.state.experiments[number].parameters
 
 
-def _columns(fixed: Mapping[str, Kind]) -> tuple[Column, ...]:
-    return tuple(Column(name, kind) for name, kind in fixed.items())
+def _columns(fixed: Columns[Row]) -> tuple[Column, ...]:
+    return tuple(Column(name, kind) for name, (kind, _) in fixed.items())
 
 
-def _ordered(values: Mapping[str, Any], fixed: Mapping[str, Kind]) -> Iterator[Any]:
-    return (values[name] for name in fixed)
+def _values(fixed: Columns[Row], row: Row) -> Iterator[Any]:
+    return (value(row) for _, value in fixed.values())
+
+
+EXPERIMENT: Columns[_Experiment] = {
+    "tag": ("text", lambda row: row.session.tag),
+    "number": ("int", lambda row: row.each.number),
+    "at": ("time", lambda row: row.session.recorded.get(row.each.number)),
+    "status": ("text", lambda row: row.each.verdict.status),
+    "reason": ("text", lambda row: one_line(row.each.verdict.reason)),
+    "metric": ("float", lambda row: metric_of(row.session.state, row.each)),
+    "metric_name": ("text", lambda row: one_line(_opened(row.session)["metric"])),
+    "direction": ("text", lambda row: _opened(row.session)["direction"]),
+    "gain": ("float", lambda row: row.came.gain),
+    "gain_low": ("float", lambda row: _interval(row.each.verdict.evidence)[0]),
+    "gain_high": ("float", lambda row: _interval(row.each.verdict.evidence)[1]),
+    "sigmas": ("float", lambda row: row.came.sigmas),
+    "confirmed": ("bool", lambda row: row.came.sure if row.each.number and row.each.kept else None),
+    "holdout": ("float", lambda row: _holdout(row.session.state, row.each.commit)),
+    "holdout_when_kept": ("float", lambda row: row.session.state.scored.get(row.each.number, {}).get("holdout")),
+    "pruned": ("float", lambda row: _first(run.pruned for run in reversed(row.each.runs))),
+    "rung": ("float", lambda row: row.each.rung),
+    "estimate": ("float", lambda row: _first(run.estimate for run in _latest_first(row.each))),
+    "expected": ("float", lambda row: row.each.expected),
+    "runs": ("int", lambda row: len(row.each.runs)),
+    "seconds": ("float", lambda row: row.each.seconds),
+    "memory_gb": ("float", lambda row: _memory_gb(row.each)),
+    "incumbent": ("int", lambda row: row.came.incumbent),
+    "commit": ("text", lambda row: row.each.commit),
+    "parent": ("text", lambda row: _parent(row.session.state, row.each)),
+    "proposer": ("text", lambda row: one_line(row.each.proposer)),
+    "description": ("text", lambda row: one_line(row.each.description)),
+    "code_changed": ("bool", lambda row: row.session.code.get(row.each.number)),
+    "model_calls": ("int", lambda row: row.session.state.cost_of(row.each).calls),
+    "dollars": ("float", lambda row: row.session.state.cost_of(row.each).dollars),
+}
+RUN: Columns[_Run] = {
+    "tag": ("text", lambda row: row.session.tag),
+    "number": ("int", lambda row: row.each.number),
+    "run": ("int", lambda row: row.each.index),
+    "role": ("text", lambda row: row.each.role),
+    "beside": ("int", lambda row: row.each.beside),
+    "at": ("time", lambda row: row.each.at),
+    "metric": ("float", lambda row: row.each.run.metric),
+    "holdout": ("float", lambda row: row.each.run.holdout),
+    "seconds": ("float", lambda row: row.each.run.seconds),
+    "trained": ("float", lambda row: row.each.run.trained),
+    "error": ("text", lambda row: one_line(row.each.run.error) if row.each.run.error else None),
+    "pruned": ("float", lambda row: row.each.run.pruned),
+    "estimate": ("float", lambda row: row.each.run.estimate),
+    "seed": ("int", lambda row: row.each.run.seed),
+    "source": ("text", lambda row: row.each.run.source or None),
+    "out_of_memory": ("bool", lambda row: row.each.run.out_of_memory),
+    "unconfined": ("bool", lambda row: row.each.run.unconfined),
+    "fault": ("text", lambda row: row.each.run.fault or None),
+    "commit": ("text", lambda row: row.each.commit),
+    "station": ("text", lambda row: one_line(row.each.run.station) or None),
+}
