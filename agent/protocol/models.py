@@ -124,7 +124,11 @@ class Meta(ProtocolModel):
 
 
 class Constraints(ProtocolModel):
-    no_new_dependencies: bool = information("add the dependency files to forbiddenGlobs to enforce it", default=False)
+    no_new_dependencies: bool = information(
+        "add the dependency files to forbiddenGlobs to enforce it; `uv run train.py`, unlike `uv run python train.py`, "
+        "also installs what a `# /// script` block names",
+        default=False,
+    )
     network_policy: Literal["sandbox", "full", "offline", "unknown"] = enforced(
         "full: training has network access; other values: none, as far as the sandbox can block it (--sandbox)",
         default="full",
