@@ -9,7 +9,7 @@ from agent.journal.journal import Journal
 from agent.journal.paths import require_own_state, state_folder
 from agent.proposers.ahead import AheadProposer
 from agent.proposers.base import Proposer
-from agent.proposers.hybrid import SHARE, Consulted, HybridProposer
+from agent.proposers.hybrid import SHARE, HybridProposer
 from agent.proposers.model.servers import parse_model
 from agent.proposers.search.search import SearchProposer
 from agent.repository.workspace import Workspace
@@ -99,7 +99,7 @@ def _require_model_for_caps(wanted: ProposerConfig) -> None:
         raise UsageError(f"{given[0]} needs --model: {why}", hint=f"leave it out, or add `{EXAMPLE_MODEL}`")
 
 
-def _model(wanted: ProposerConfig, journal: Journal, workspace: Workspace) -> Consulted:
+def _model(wanted: ProposerConfig, journal: Journal, workspace: Workspace) -> Proposer:
     from agent.proposers.model.cost import SpendingCap, price_of
     from agent.proposers.model.llm import LLMProposer
 
@@ -112,7 +112,7 @@ def _model(wanted: ProposerConfig, journal: Journal, workspace: Workspace) -> Co
     )
 
 
-def _command(wanted: ProposerConfig, journal: Journal, sandbox: Sandbox) -> Consulted:
+def _command(wanted: ProposerConfig, journal: Journal, sandbox: Sandbox) -> Proposer:
     from agent.proposers.agent.command import CommandProposer, confinement
     from agent.proposers.agent.presets import PRESETS, check_available, how_to_start
     from agent.proposers.model.prompt import briefing

@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import TypeVar
 
 from agent.errors import AutoresearchError, ExperimentError, fault
 from agent.journal.experiment import Experiment, Proposal
@@ -23,29 +23,7 @@ FIRST_WAIT, LONGEST_WAIT = 2.0, 900.0  # seconds
 MOST_UNUSABLE = 3  # answers without a usable proposal in a row
 LONGEST_RETRY = 3600.0  # seconds; a server cannot ask for more
 TICK_SECONDS = 0.2
-
-
-class Consulted(Protocol):
-    """A proposer that can be unavailable: a model, or a coding agent."""
-
-    name: str
-
-    def ask(self, context: Context) -> Proposal:
-        """Return a candidate.
-
-        Raises:
-            Unavailable: the model or agent is unavailable.
-            NoProposal: it gave no usable proposal.
-        """
-        ...
-
-    def tell(self, experiment: Experiment) -> None:
-        """Learn from a finished experiment."""
-        ...
-
-    def repair(self, context: Context, error: str, attempt: int) -> Proposal:
-        """Return a repaired candidate; raise as `ask` does."""
-        ...
+Answer = TypeVar("Answer", bound=Proposal | None)
 
 
 class HybridProposer:
@@ -61,7 +39,7 @@ class HybridProposer:
         self,
         name: str,
         search: Proposer,
-        model: Consulted,
+        model: Proposer,
         *,
         share: float,
         fallback_after: float,
@@ -102,7 +80,7 @@ class HybridProposer:
             proposal = _consulted(
                 lambda context: self._model.repair(context, error, attempt), context, self._model.name
             )
-            return replace(proposal, proposer=self._model.name)
+            return replace(proposal, proposer=self._model.name) if proposal else None
         except (Unavailable, NoProposal) as reason:
             self._announce("unmended", proposer=self._model.name, number=context.number, reason=str(reason))
             return None
@@ -222,7 +200,7 @@ class HybridProposer:
             time.sleep(min(TICK_SECONDS, left))
 
 
-def _consulted(ask: Callable[[Context], Proposal], context: Context, name: str) -> Proposal:
+def _consulted(ask: Callable[[Context], Answer], context: Context, name: str) -> Answer:
     """Return the answer of the model or agent, and turn its unexpected errors into Unavailable.
 
     Only the exceptions of `tick`, and errors whose type concerns the session, propagate and may end the session.
