@@ -137,8 +137,7 @@ def state_of(folder: Path) -> State:
 def work(folder: Path, arm: Arm, seed: int, training: float, seconds: float) -> None:
     """Continue a session for about `seconds`; the experiment running at that time is finished."""
     with open_runner(folder, "t", training, "auto") as bare, prepared(bare, setup=False) as opened:
-        execution = opened.protocol.execution.model_copy(update={"hard_timeout_seconds": HARD_LIMIT * training})
-        runner = replace(opened, protocol=opened.protocol.model_copy(update={"execution": execution}))
+        runner = replace(opened, protocol=opened.protocol.with_limit(HARD_LIMIT * training))
         journal = Journal(journal_path(folder, "t"), [show_plain])
         config = SessionConfig(
             tag="t",

@@ -57,8 +57,7 @@ def main() -> None:
     out = options.out.resolve()
     folder = clone(out, "again")
     with open_runner(folder, "again", options.seconds, "auto") as bare, prepared(bare, setup=False) as opened:
-        execution = opened.protocol.execution.model_copy(update={"hard_timeout_seconds": HARD_LIMIT * options.seconds})
-        runner = replace(opened, protocol=opened.protocol.model_copy(update={"execution": execution}))
+        runner = replace(opened, protocol=opened.protocol.with_limit(HARD_LIMIT * options.seconds))
         for session, experiment in failures(out):
             if (session, experiment.number) in known(out):
                 continue

@@ -24,10 +24,8 @@ def check(workspace: Workspace, protocol: Protocol) -> Check:
     """Measure the committed files with a short budget. Leaves no trace in branches, results and journals."""
     command = protocol.execution.command
     manual = f"AUTORESEARCH_TRAINING_SECONDS={TRAINING_SECONDS} {command}"
-    limit = min(LONGEST_SECONDS, protocol.execution.hard_timeout_seconds)
-    execution = protocol.execution.model_copy(update={"hard_timeout_seconds": limit})
     runner = Runner(
-        protocol.model_copy(update={"execution": execution}),
+        protocol.with_limit(min(LONGEST_SECONDS, protocol.execution.hard_timeout_seconds)),
         workspace,
         TRAINING_SECONDS,
         choose_sandbox("auto", protocol.environment.constraints),

@@ -47,11 +47,8 @@ def with_figures(protocol: Protocol) -> Protocol:
 
 def limited(runner: Runner, training: float, limit: float) -> Runner:
     """Return a runner with this training budget, and with a time limit that is no longer than `limit` seconds."""
-    execution = runner.protocol.execution
-    shorter = execution.model_copy(update={"hard_timeout_seconds": float(max(1, round(min(limit, runner.limit))))})
-    return replace(
-        runner, protocol=runner.protocol.model_copy(update={"execution": shorter}), training_seconds=training
-    )
+    shorter = runner.protocol.with_limit(float(max(1, round(min(limit, runner.limit)))))
+    return replace(runner, protocol=shorter, training_seconds=training)
 
 
 def measured(runner: Runner, commit: str, log: Path, batch: int | None, observer: Observer) -> dict[str, Any]:

@@ -457,6 +457,11 @@ class Protocol(ProtocolModel):
         stop = self.execution.stop_condition
         return stop.training_seconds_budget if stop else None
 
+    def with_limit(self, seconds: float) -> Protocol:
+        """Return a copy with another hard limit of a run."""
+        execution = self.execution.model_copy(update={"hard_timeout_seconds": seconds})
+        return self.model_copy(update={"execution": execution})
+
     @property
     def digest(self) -> str:
         """SHA-256 of the content, independent of layout and key order."""

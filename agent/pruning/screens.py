@@ -184,12 +184,11 @@ class Screens:
     @property
     def _shorter(self) -> Runner:
         """The runner of a screen: its training budget, and a hard limit that is shorter accordingly."""
-        runner, execution = self._runs.runner, self._runs.runner.protocol.execution
+        runner = self._runs.runner
         full = runner.training_seconds or self._rung
         limit = limit_of(runner.limit, self._rung, full, self._runs.expected_seconds())
-        shorter = execution.model_copy(update={"hard_timeout_seconds": limit})
-        protocol = runner.protocol.model_copy(update={"execution": shorter})
-        return dataclasses.replace(runner, protocol=protocol, training_seconds=self._rung, keeps_models=False)
+        shorter = runner.protocol.with_limit(limit)
+        return dataclasses.replace(runner, protocol=shorter, training_seconds=self._rung, keeps_models=False)
 
     def expected_seconds(self) -> float:
         """Return the expected duration of a screen: the median of earlier ones, or the full run without the rest."""
