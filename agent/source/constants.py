@@ -131,12 +131,9 @@ def replace(source: str, found: Mapping[str, Constant], values: Mapping[str, Val
     Args:
         found: what `constants` returned for this source.
     """
-    data = source.encode()
-    for name in sorted(values, key=lambda name: found[name].begin, reverse=True):
-        constant = found[name]
-        if values[name] != constant.value or type(values[name]) is not type(constant.value):
-            data = data[: constant.begin] + literal(values[name], constant).encode() + data[constant.end :]
-    return data.decode()
+    old = {name: found[name] for name in values}
+    changed = [n for n, each in old.items() if values[n] != each.value or type(values[n]) is not type(each.value)]
+    return with_literals(source, found, {name: literal(values[name], old[name]) for name in changed})
 
 
 def with_literals(source: str, found: Mapping[str, Constant], literals: Mapping[str, str]) -> str:
