@@ -139,7 +139,7 @@ def outcome(state: State, experiment: Experiment) -> Outcome:
             sigmas=evidence.sigmas,
             word=evidence.word,
             equal_steps=evidence.equal_steps,
-            sure=evidence.confirmed or _confirmed_by_heldout_runs(state, experiment, before),
+            sure=evidence.confirmed or confirmed_by_heldout_runs(state, experiment),
         )
     value, runs = metric_of(state, experiment), len(succeeded(experiment.runs))
     if value is None or before is None or before.metric is None:
@@ -186,8 +186,9 @@ def remeasured(state: State, experiment: Experiment) -> float | None:
     return None if same else evidence.incumbent_mean
 
 
-def _confirmed_by_heldout_runs(state: State, experiment: Experiment, before: Experiment | None) -> bool:
+def confirmed_by_heldout_runs(state: State, experiment: Experiment) -> bool:
     """Return whether held-out runs have shown a gain over the baseline or the incumbent of its time."""
+    before = incumbent_before(state.experiments, experiment.number)
     others = [each.commit for each in (state.baseline, before) if each is not None]
     found = [state.confirmations.get(f"{commit} {experiment.commit}", {}) for commit in others]
     return any(map(shows_gain, found))

@@ -23,7 +23,16 @@ from agent.journal.paths import find_session, journal_path, log_of
 from agent.journal.state import State
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
-from agent.report.gain import caveat_of, estimate_of, metric_of, outcome, remeasured, standing
+from agent.report.gain import (
+    caveat_of,
+    confirmed_by_heldout_runs,
+    estimate_of,
+    metric_of,
+    outcome,
+    remeasured,
+    shows_gain,
+    standing,
+)
 from agent.report.stations import by_station, stations_of
 from agent.report.summary import summarize
 from agent.report.timing import time_spent
@@ -164,13 +173,13 @@ def _words(state: State, experiment: Experiment) -> str:
     if evidence is not None and evidence.stations:
         words += f", {_text(by_station(evidence.stations, evidence.incumbent_mean))}"
     words += f", re-measured at {figure(against)}" if against is not None else ""
-    if evidence is not None and not evidence.confirmed and outcome(state, experiment).sure:
+    if evidence is not None and confirmed_by_heldout_runs(state, experiment):
         return f"confirmed by held-out runs; when it was kept {words}"
     return words
 
 
 def evidence_words(number: int, evidence: Evidence | None) -> str:
-    """Describe the evidence of a verdict, starting with confirmed or provisional."""
+    """Describe the evidence of a verdict, starting with repeated or provisional."""
     if number == 0:
         return "the baseline"
     if evidence is None:
@@ -184,14 +193,19 @@ def evidence_words(number: int, evidence: Evidence | None) -> str:
         runs += ", at equal steps"
     match evidence.how:
         case "confirmed":
-            return f"confirmed: {runs}"
+            return f"{how_word(evidence.how, evidence.runs)}: {runs}"
         case "simplification":
-            return f"confirmed as a simplification without loss: {runs}"
+            return f"repeated, a simplification without loss: {runs}"
         case "repeat":
             return "repeat of a program that was measured before"
         case "greedy":
             return f"provisional, kept for any gain: {runs}"
     return f"provisional: {runs}"
+
+
+def how_word(how: str, runs: int) -> str:
+    """Name what a verdict rests on. Its repeated runs confirm nothing: that word belongs to held-out runs."""
+    return how if how != "confirmed" else "repeated" if runs > 1 else "exact"
 
 
 def _noise(state: State) -> float | None:
@@ -309,8 +323,10 @@ def _commands(protocol: Protocol, workspace: Workspace, state: State) -> list[di
     ]
     found.append(("Run the best in a folder of its own", f"git worktree add {folder} {best}"))
     found.append(("", f"{enter} && {budget}{protocol.execution.command}"))
-    if state.keeps:
+    if state.keeps and shows_gain(state.confirmation or {}):
         adopt = f"{program(workspace.folder)} adopt --tag {tag}"
         found.append(("Take the kept changes to your branch, as one commit", adopt))
+    elif state.keeps:  # `adopt` takes only what held-out runs have confirmed
+        found.append(("Confirm the gain by held-out runs", f"{program(workspace.folder)} confirm --tag {tag}"))
     found.append(("Resume the session", f"{program(workspace.folder)} run --tag {tag}"))
     return [{"says": _text(says), "command": _text(command)} for says, command in found]

@@ -8,6 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from agent.format import cost, duration, figure, one_line
+from agent.report.gather import how_word
 from agent.report.stations import by_station, shown_name
 from agent.system.invocation import typed
 from agent.views.color import diff_lines, status_text
@@ -97,7 +98,8 @@ def _verdict(data: dict[str, Any]) -> list[str]:
         guessed = evidence["sigmas"] is None and evidence["noise"] > 0
         sigmas = f" ({evidence['sigmas']:.1f} sigma)" if evidence["sigmas"] is not None else ""
         lines.append(
-            f"evidence  {evidence['how']}: mean {figure(evidence['mean'])} of {evidence['runs']} against "
+            f"evidence  {how_word(evidence['how'], evidence['runs'])}: "
+            f"mean {figure(evidence['mean'])} of {evidence['runs']} against "
             f"{figure(like)} of {evidence['incumbent_runs']}, gain {figure(evidence['gain'], like, '+')}"
             f"{sigmas}, noise {'not measured' if guessed else figure(evidence['noise'], like)}"
         )

@@ -116,7 +116,7 @@ def test_show_evidence_fresh_runs_and_failures(session: Path, cli: Cli) -> None:
     assert "expected  -0.25 of val_bpb" in text
     assert "+0.250000 against 1.500000" in text
     assert "of #4 (better)" in text
-    assert "confirmed: mean 1.250000 of 2 against 1.500000 of 3, gain +0.250000 (8.5 sigma)" in text
+    assert "repeated: mean 1.250000 of 2 against 1.500000 of 3, gain +0.250000 (8.5 sigma)" in text
     assert "crashed: exit code 1" in text
     assert "1m01s  load 0.5" in text
     earlier = next(e for e in reversed(record.state.experiments[:-1]) if e.verdict.status == "keep")

@@ -75,9 +75,15 @@ def test_a_real_session_from_start_to_its_commands(quick: Path, program: Cli, tm
     for each in data["commands"][:-2]:
         subprocess.run(each["command"], shell=True, cwd=quick, check=True, capture_output=True)
     assert [each["command"].partition("autoresearch ")[2] for each in data["commands"][-2:]] == [
-        "adopt --tag one",
+        "confirm --tag one",
         "run --tag one",
     ]
+    assert program(quick, "adopt", "--tag", "one").returncode == 3
+    assert program(quick, "confirm", "--tag", "one").returncode == 0
+    data = json.loads(program(quick, "report", "--json").stdout)["data"]["sessions"][0]
+    assert data["confirmation"]["verdict"] == "confirmed"
+    assert data["rows"][data["confirmation"]["number"]]["words"].startswith("confirmed by held-out runs; when it was")
+    assert data["commands"][-2]["command"].endswith("adopt --tag one")
     assert (quick.parent / "best-one" / "train.py").read_text().strip() == shown
     again = program(quick, "report", "--tag", "one", "--out", str(tmp_path / "elsewhere"))
     assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == sorted(
@@ -246,11 +252,18 @@ def test_a_confirmation_and_its_gaps(made: Made) -> None:
 
 @pytest.mark.quick
 @pytest.mark.parametrize(
-    ("how", "sure"), [("confirmed", True), ("simplification", True), ("one run", False), ("greedy", False)]
+    ("how", "runs", "word"),
+    [
+        ("confirmed", 2, "repeated"),
+        ("confirmed", 1, "exact"),
+        ("simplification", 2, "repeated"),
+        ("one run", 1, "provisional"),
+        ("greedy", 1, "provisional"),
+    ],
 )
-def test_evidence_in_words(how: str, sure: bool) -> None:
-    evidence = Evidence(how, 1.0, 2, 1.1, 3, 0.1, 0.02, 3.1)
-    assert evidence_words(4, evidence).startswith("confirmed" if sure else "provisional")
+def test_evidence_in_words(how: str, runs: int, word: str) -> None:
+    evidence = Evidence(how, 1.0, runs, 1.1, 3, 0.1, 0.0, None)
+    assert evidence_words(4, evidence).startswith(word)
     assert evidence_words(4, None).startswith("provisional")
 
 

@@ -68,6 +68,12 @@ def test_gain_for_one_seed_alone_is_not_confirmed(seeded: Path, cli: Cli) -> Non
     for shown in (cli(seeded, "status").stdout, cli(seeded, "sessions").stdout, in_terminal(seeded, "status")[1]):
         assert "not confirmed: one seed" in shown
         assert "by repeated runs" not in shown
+    assert cli(seeded, "report").returncode == 0
+    page = (seeded / ".autoresearch/sessions/t/report/index.html").read_text()
+    assert ">repeated</span>" in page
+    assert ">confirmed<" not in page
+    assert "kept, confirmed" not in page
+    assert "adopt --tag t" not in page
     # With its own seed alone, the gain is there, and the output says what it rests on.
     own = confirmed(seeded, cli, "--seeds", "1")
     assert (own["verdict"], own["seeds"], own["one_seed"]) == ("confirmed", [], "as asked")

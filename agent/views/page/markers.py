@@ -15,7 +15,7 @@ PAPER, INK, FAINT, LINE = "#ffffff", "#1f2328", "#6b7280", "#e5e7eb"
 GREY, GREEN, RED, BLUE = "#9ca3af", "#15803d", "#b91c1c", "#1d4ed8"
 WORDS = {
     "baseline": "baseline",
-    "kept": "kept, confirmed",
+    "kept": "kept, repeated",
     "provisional": "kept, provisional",
     "discard": "discarded",
     "pruned": "pruned or screened out, estimate",
