@@ -102,7 +102,7 @@ def _sections(context: Context) -> list[tuple[str, list[str]]]:
         (f"Being measured now: propose something else {UNTRUSTED}", _flight(context)),
         ("The best points so far", best_points(context)),
         ("What the search knows about each constant", constant_ranges(context)),
-        (f"Earlier predictions {UNTRUSTED}", _predictions(context)),
+        (f"Earlier predictions of the change of {context.metric} {UNTRUSTED}", _predictions(context)),
         (f"Diffs of recent failures {UNTRUSTED}", _diffs(context)),
     ]
 
@@ -124,6 +124,7 @@ def _standing(context: Context) -> list[str]:
     stands = f"baseline {_value(baseline)}, incumbent {_value(best)} (#{best.number})"
     lines = [
         f"{context.metric}, to {context.direction}: {stands}",
+        "gains below are over the incumbent at the time; positive is better",
         f"experiments so far: {len(context.history) - 1}, since the last keep: {context.number - 1 - best.number}",
     ]
     noise = noise_of(context.history).known
@@ -138,10 +139,11 @@ def _value(experiment: Experiment) -> str:
     return figure(experiment.metric) if experiment.metric is not None else "none"
 
 
-def _change(change: float | None) -> str:
-    """Format a change of the metric: `+0.00310`, `-2.5e-13`."""
+def _signed(change: float | None) -> str:
+    """Format a gain or a change of the metric: `+0.00310`, `-2.5e-13`."""
     if change is None:
         return "-"
+    change += 0.0  # no `-0.00000`
     return f"{change:+.3g}" if 0 < abs(change) < SMALL_CHANGE else f"{change:+.5f}"
 
 
@@ -170,12 +172,17 @@ def _lines(context: Context, experiments: Iterable[Experiment]) -> list[str]:
 
 
 def _line(context: Context, experiment: Experiment) -> str:
-    """Return `#12 discard +0.0031 by search: MATRIX_LR 0.04 -> 0.05`; the change is from the incumbent at the time."""
-    change = change_of(context.history, experiment)
+    """Return `#12 discard -0.0031 by search: MATRIX_LR 0.04 -> 0.05`; the gain is over the incumbent at the time."""
+    gained = _gained(context, change_of(context.history, experiment))
     reason = f" [{experiment.verdict.reason}]" if experiment.metric is None else ""
     what = f"{experiment.description}{reason}".replace("\n", " ")
-    came = f"#{experiment.number} {experiment.verdict.status} {_change(change)}"
+    came = f"#{experiment.number} {experiment.verdict.status} {_signed(gained)}"
     return plain(f"{came} by {experiment.proposer}: {what}")[:LONGEST_LINE]
+
+
+def _gained(context: Context, change: float | None) -> float | None:
+    """Return the gain by a change of the metric: positive is better, as in every view."""
+    return None if change is None else gain(0.0, change, context.direction)
 
 
 def _near_misses(context: Context) -> list[str]:
@@ -196,25 +203,22 @@ def _by_idea(context: Context, noise: float | None) -> list[str]:
     """Return a line per idea, most promising first: the change, how often it was tried, its effect, also in noise."""
     lines = []
     for idea, members in by_idea(context.history).items():
-        gains = sorted(
-            -gain(0.0, c, context.direction) for e in members if (c := change_of(context.history, e)) is not None
-        )
+        changes = [change_of(context.history, e) for e in members]
+        gains = sorted((g for c in changes if (g := _gained(context, c)) is not None), reverse=True)
         kept, crashed = (sum(e.verdict.status == status for e in members) for status in ("keep", "crash"))
-        # The sign of the change of the metric itself.
-        sign = 1 if context.direction == "minimize" else -1
         came = "no result"
         if gains:
             size = f" ({abs(gains[0]) / noise:.1f} x noise)" if noise else ""
-            came = f"best {_change(sign * gains[0])}{size}, median {_change(sign * statistics.median(gains))}"
+            came = f"best {_signed(gains[0])}{size}, median {_signed(statistics.median(gains))}"
         line = plain(f"{idea}: {len(members)} tried, {kept} kept, {crashed} crashed; {came}")[:LONGEST_LINE]
-        lines.append((gains[0] if gains else float("inf"), line))
+        lines.append((-gains[0] if gains else float("inf"), line))
     return [line for _, line in sorted(lines, key=lambda each: each[0])][:IDEAS]
 
 
 def _earlier(context: Context) -> list[str]:
     """Return the most telling experiments of other sessions: the largest gains, the largest losses, and the crashes.
 
-    Losses count only if their size is known. Changes are from the incumbent of that session at the time.
+    Losses count only if their size is known. Gains are over the incumbent of that session at the time.
     """
     sized = [(gain(0.0, e.change, context.direction), e) for e in context.earlier if e.change is not None and e.number]
     sized.sort(key=lambda each: -each[0])
@@ -224,7 +228,8 @@ def _earlier(context: Context) -> list[str]:
     lines = []
     for each in (*kept, *lost, *crashed):
         where = "" if each.alike else " (other machine or budget)"
-        line = f"{each.tag} #{each.number} {each.status} {_change(each.change)}{where}: {each.description}"
+        came = f"{each.status} {_signed(_gained(context, each.change))}"
+        line = f"{each.tag} #{each.number} {came}{where}: {each.description}"
         lines.append(plain(line.replace("\n", " "))[:LONGEST_LINE])
     return lines
 
@@ -252,7 +257,7 @@ def _predictions(context: Context) -> list[str]:
     ]
     right = sum(expected * change > 0 for _, expected, change in measured)
     lines = [
-        f"#{e.number} expected {_change(expected)}, measured {_change(change)}: {plain(e.description)[:80]}"
+        f"#{e.number} expected {_signed(expected)}, measured {_signed(change)}: {plain(e.description)[:80]}"
         for e, expected, change in reversed(measured[-PREDICTIONS:])
     ]
     return [f"{right} of {len(measured)} had the right sign", *lines] if measured else []

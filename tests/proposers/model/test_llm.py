@@ -350,7 +350,11 @@ def test_the_ledger_has_effects_and_noise() -> None:
     told = dataclasses.replace(context(), history=(experiment(0, runs=runs), better), number=2)
     text = briefing(told)
     assert "All experiments by idea; noise 0.001 " in text
-    assert "RATE up: 1 tried, 0 kept, 0 crashed; best -0.01100 (11.0 x noise), median -0.01100" in text
+    assert "RATE up: 1 tried, 0 kept, 0 crashed; best +0.01100 (11.0 x noise), median +0.01100" in text
+    assert "#1 discard +0.01100 by" in text
+    larger = briefing(dataclasses.replace(told, direction="maximize"))
+    assert "best -0.01100 (11.0 x noise), median -0.01100" in larger
+    assert "positive is better" in text
     assert "All experiments by idea; noise not measured" in briefing(context(history=5))
 
 
@@ -363,7 +367,7 @@ def test_equal_runs_of_a_tiny_metric_are_told_as_they_are(count: int, known: str
     assert ("identical candidates give identical values" in text) == (count == 3)
     assert "identical candidates differ" not in text
     assert "baseline 2e-13, incumbent 2e-13 (#0)" in text
-    assert "#1 discard -5e-14 by search" in text
+    assert "#1 discard +5e-14 by search" in text
     assert "#1 1.5e-13: " in text
 
 
