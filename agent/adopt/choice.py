@@ -195,7 +195,12 @@ def require_confirmed(choice: Choice, tag: str) -> None:
         )
     name = choice.commit[:12] if choice.without else ""
     run = typed(f"confirm {name}{' ' if name else ''}--tag {tag}")
-    raise PreconditionError(f"the gain of session {tag} is {says}", hint=f"run `{run}` first, or add --provisional")
+    hint = f"run `{run}` first, or add --provisional"
+    if choice.confirmation and choice.confirmation.get("verdict") == "refuted":
+        hint = "try other changes, or add --provisional to adopt it nevertheless"
+    elif choice.confirmation:
+        hint = f"add more pairs with `{run}`, which count together with these, or add --provisional"
+    raise PreconditionError(f"the gain of session {tag} is {says}", hint=hint)
 
 
 def _keeps_named(keeps: Sequence[Experiment], which: Sequence[str], tag: str) -> list[Experiment]:

@@ -18,6 +18,8 @@ from agent.journal.experiment import REPEATED, Direction, Experiment, by_station
 from agent.journal.history import incumbent_before
 from agent.journal.state import State, gain
 
+ONE_SEED = "one seed alone shows the gain"  # the journal says `one seed`
+
 
 @dataclass(frozen=True)
 class Gain:
@@ -195,8 +197,9 @@ def confirmed_by_heldout_runs(state: State, experiment: Experiment) -> bool:
 
 
 def verdict_of(confirmation: Mapping[str, Any]) -> str:
-    """Return the verdict of held-out runs with its reason or caveat: `not confirmed: one seed`."""
+    """Return the verdict of held-out runs with its reason or caveat: `not confirmed: one seed alone shows the gain`."""
     why, caveat = confirmation.get("why"), caveat_of(confirmation)
+    why = ONE_SEED if why == "one seed" else why
     return f"{confirmation['verdict']}{f': {why}' if why else f' {caveat}' if caveat else ''}"
 
 

@@ -62,7 +62,12 @@ def test_gain_for_one_seed_alone_is_not_confirmed(seeded: Path, cli: Cli) -> Non
     keep_in_turn(seeded, cli, "s/^LUCK = 0 /LUCK = 1 /")
     data = confirmed(seeded, cli)
     assert (data["verdict"], data["why"]) == ("not confirmed", "one seed")
-    assert "not confirmed: one seed" in cli(seeded, "confirm").stdout
+    text = cli(seeded, "confirm").stdout
+    assert "not confirmed: one seed alone shows the gain: 95 %" in text
+    refused = cli(seeded, "adopt")
+    assert refused.returncode == 3
+    assert "`autoresearch confirm --tag t` first" not in refused.stderr
+    assert "more pairs with `" in refused.stderr
     status = json.loads(cli(seeded, "status", "--json").stdout)["data"]
     assert status["confirmed"]["why"] == "one seed"
     for shown in (cli(seeded, "status").stdout, cli(seeded, "sessions").stdout, in_terminal(seeded, "status")[1]):
