@@ -265,9 +265,8 @@ def find(state: State, tag: str, which: str) -> Experiment | Pending:
         return found
     if which in ("best", "baseline"):
         raise PreconditionError(f"session {tag} has no {which} yet")
-    digits = which.removeprefix("#")
-    if digits.isdecimal() and (which.startswith("#") or len(digits) < SHORTEST_HASH):
-        raise PreconditionError(f"experiment #{digits[:20]} not found in session {tag}", hint=has)
+    if is_number(which):
+        raise PreconditionError(f"experiment #{which.removeprefix('#')[:20]} not found in session {tag}", hint=has)
     if len(which) < SHORTEST_HASH or not set(which.lower()) <= set("0123456789abcdef"):
         raise UsageError(
             f"unknown experiment {which[:80]!r}",
@@ -284,6 +283,12 @@ def find(state: State, tag: str, which: str) -> Experiment | Pending:
             hint=f"{has}; choose another session with `--tag`",
         )
     return fitting[0]
+
+
+def is_number(which: str) -> bool:
+    """Return whether a name can only be the number of an experiment: longer digits may begin a hash."""
+    digits = which.removeprefix("#")
+    return digits.isdecimal() and (which.startswith("#") or len(digits) < SHORTEST_HASH)
 
 
 def _numbers(everything: Sequence[Experiment | Pending]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import PreconditionError, StillRunning
-from agent.format import counted, duration
+from agent.format import duration
 from agent.journal import edits, lock
 from agent.journal.edits import Edit
 from agent.journal.experiment import Experiment, Run
@@ -175,9 +175,10 @@ def _not_running(path: Path, state: State, edit: Edit | None, number: int) -> Pr
     tag, count, log = path.parent.name, len(state.experiments), log_of(path.parent)
     pending = state.pending is not None and state.pending.number == number
     if number > max(1, count) and not (pending or edit):
+        has = f"#0 to #{count - 1}" if count else "none yet"
         return PreconditionError(
             f"experiment #{number} not found in session {tag}, and no process measures one",
-            hint=f"the session has {counted(count, 'experiment')}; measure an edit with `{typed(f'try --tag {tag}')}`",
+            hint=f"the session has {has}; measure an edit with `{typed(f'try --tag {tag}')}`",
         )
     why = f": {state.ended}" if state.ended else ""
     see = f"see its log {here(log)}, and " if log.exists() else ""

@@ -29,6 +29,7 @@ from agent.journal.experiment import REPEATED, Direction, Run, Value, by_station
 from agent.journal.state import State, experiment_named, gain, side
 from agent.report.gain import verdict_of
 from agent.report.holdout import holdout_lines
+from agent.report.inspection import find, is_number
 from agent.session.compare import compare as compare_here
 from agent.session.compare import noise_here
 from agent.session.context import known_constants
@@ -81,6 +82,9 @@ def _commit(runner: Runner, state: State, name: str) -> str:
     found = experiment_named(state, name)
     commit = found.commit if found is not None else runner.workspace.resolve(name)
     if commit is None:
+        if is_number(name):
+            assert state.session is not None
+            find(state, state.session["tag"], name)  # which says what the session has
         raise UsageError(f"unknown commit {name[:80]!r}", hint="use an experiment number, or a hash from results.tsv")
     return commit
 
@@ -511,7 +515,8 @@ def _about_seeds(data: Mapping[str, Any]) -> str:
         return f"seed not varied: {data['one_seed']}"
     known = dict.fromkeys(map(str, data["seeds"]))
     parts = data["spread"]
-    line = f"seeds {', '.join(known)}: a run varies by {parts['run']:.2g}"
+    new = "new pairs with " if max(data["runs"].values()) > len(data["seeds"]) else ""
+    line = f"{new}seeds {', '.join(known)}: a run varies by {parts['run']:.2g}"
     if parts["machine"] is None:
         return line
     if not parts["seed"]:

@@ -496,6 +496,7 @@ def test_wait_ends_at_once_beside_a_loop_that_measures_no_experiment(quick: Path
         assert cli(quick, "wait", "1", "--tag", "t").returncode == 0
     assert done.returncode == 3
     assert "experiment #50 not found in session t" in done.stderr
+    assert "the session has #0 to #" in done.stderr
 
 
 def test_session_without_baseline_is_not_the_default(quick: Path, cli: Cli) -> None:

@@ -109,6 +109,10 @@ def test_confirm_and_ablate_by_hand(quick: Path, cli: Cli) -> None:
     assert with_itself["gain"] == 0
     assert with_itself["verdict"] == "not confirmed"
     assert "unknown commit" in cli(quick, "confirm", "9" * 5000).stderr
+    missing = cli(quick, "confirm", "1", "99")
+    assert missing.returncode == 3
+    assert "experiment #99 not found in session t" in missing.stderr
+    assert f"the session has #0 to #{len(state.experiments) - 1}" in missing.stderr
     wrong = cli(quick, "confirm", "nothing")
     assert wrong.returncode == 2
     assert "unknown commit 'nothing'" in wrong.stderr

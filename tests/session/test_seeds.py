@@ -53,7 +53,7 @@ def test_pairs_share_a_seed_that_nothing_has_used(seeded: Path, cli: Cli) -> Non
     assert isinstance(spread, dict)
     assert spread["run"] > 0
     text = cli(seeded, "confirm").stdout
-    assert "seeds 46, 47, 48: a run varies by " in text
+    assert "new pairs with seeds 46, 47, 48: a run varies by " in text
     assert "mean of 6" in text
     assert_consistent(seeded)
 
