@@ -327,7 +327,8 @@ def _fresh(state: State, found: Experiment | Pending) -> tuple[Run, ...]:
 def _run(run: Run, kind: str) -> dict[str, Any]:
     """Return a run as plain data.
 
-    Its kind is `screen` with a shorter training, `measured` before the verdict, and `fresh` (held out) after it.
+    Its kind is `screen` with a shorter training, `measured` before the verdict, and `fresh` after it: a repeat
+    for the verdict on a later experiment, beside which it ran.
     """
     return {"kind": kind, **asdict(run)}
 

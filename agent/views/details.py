@@ -118,7 +118,7 @@ def _runs(data: dict[str, Any]) -> list[str]:
         parts += [f"on {shown_name(run['station'])}"] if run["station"] else []
         parts += [f"{name} {run['secondary'][name]:g}" for name in RUN_FIGURES if name in run["secondary"]]
         parts += [f"{name} {value:g}" for name, value in run["conditions"].items()]
-        parts += ["held out, after its verdict"] if run["kind"] == "fresh" else []
+        parts += ["repeat, beside a later experiment"] if run["kind"] == "fresh" else []
         parts += ["with the shorter training"] if run["kind"] == "screen" else []
         parts += [run["source"]] if run.get("source") else []
         parts += ["unconfined"] if run.get("unconfined") else []

@@ -120,7 +120,9 @@ def test_show_evidence_fresh_runs_and_failures(session: Path, cli: Cli) -> None:
     assert "crashed: exit code 1" in text
     assert "1m01s  load 0.5" in text
     earlier = next(e for e in reversed(record.state.experiments[:-1]) if e.verdict.status == "keep")
-    assert "held out, after its verdict" in cli(session, "show", str(earlier.number)).stdout
+    text = cli(session, "show", str(earlier.number)).stdout
+    assert "repeat, beside a later experiment" in text
+    assert "held out" not in text.partition("\nruns\n")[2]  # the word of `confirm`, which chose nothing
     assert (standing(record.state).noise or 0) > 0  # from the runs, not from the verdicts in the journal
 
 
