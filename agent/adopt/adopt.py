@@ -150,6 +150,8 @@ def merge(workspace: Workspace, state: State, choice: Choice, at: str, known: Ma
     found, conflicts = carried_over((ours, base, theirs), known, workspace.merge)
     # A file that the branch has, but not as text.
     conflicts += [path for path in found if path not in ours and workspace.content(at, path) is not None]
+    if conflicts and choice.commit is None and not choice.without and _has_best(workspace, state, ours, known):
+        return {}  # a later keep, which the branch has as well, changed the same places
     if conflicts:
         assert state.session is not None
         see = typed(f"diff --tag {state.session['tag']}")
@@ -158,3 +160,14 @@ def merge(workspace: Workspace, state: State, choice: Choice, at: str, known: Ma
             hint=f"adopt single keeps by their numbers, or merge by hand: see `{see}`",
         )
     return found
+
+
+def _has_best(workspace: Workspace, state: State, ours: Mapping[str, str], known: Mapping[str, Value]) -> bool:
+    """Return whether the branch already has all kept changes of the session."""
+    baseline, best = state.baseline, state.incumbent
+    assert baseline is not None
+    assert best is not None
+    theirs = workspace.files(best.commit)
+    base = {path: text for path, text in workspace.files(baseline.commit).items() if path in theirs}
+    found, conflicts = carried_over((ours, base, theirs), known, workspace.merge)
+    return not found and not conflicts

@@ -254,6 +254,13 @@ def test_single_keeps_bring_only_their_own_values(night: Path, cli: Cli) -> None
     assert train(night) == train(night, "autoresearch/t")
 
 
+def test_single_keep_is_there_where_all_are(quick: Path, cli: Cli) -> None:
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.2 /", "s/^RATE = 0.2 /RATE = 0.3 /")
+    assert cli(quick, "adopt", "--provisional").returncode == 0
+    done = cli(quick, "adopt", "1", "--provisional")
+    assert "already has these changes of session t" in done.stdout, done.stderr
+
+
 def test_single_keep_that_fails_an_assert_alone_is_refused(quick: Path, cli: Cli) -> None:
     text = (quick / "train.py").read_text()
     (quick / "train.py").write_text(text.replace("\nloss", "\nassert WIDTH <= 16 * DEPTH, 'too wide'\nloss"))
