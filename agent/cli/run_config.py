@@ -103,6 +103,7 @@ def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunCo
     from agent.cli.launch import ExecutionConfig, OutputConfig, RunConfig
     from agent.decision.decide import DecisionConfig
     from agent.proposers.choose import ProposerConfig
+    from agent.session.at_login import installed
 
     values = _kept_in(flags)
     given = given_in(values, {name.rstrip("_") for name in defaults})
@@ -118,7 +119,7 @@ def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunCo
     return RunConfig(
         tag=flags.session.tag,
         seed=held["seed"],
-        limits=_limits(end),
+        limits=_limits(end, resumes=flags.session.at_login is True and installed(folder, flags.session.tag)),
         proposer=ProposerConfig(**{each.name: held[each.name] for each in fields(ProposerConfig)}),
         execution=ExecutionConfig(
             training_seconds=held["training_seconds"],
@@ -201,11 +202,14 @@ def _ladder(held: Mapping[str, Any]) -> tuple[float, ...] | None:
     return rungs
 
 
-def _limits(end: EndFlags) -> Limits:
+def _limits(end: EndFlags, *, resumes: bool) -> Limits:
     """Return the limits of this start.
 
+    Args:
+        resumes: the session continues at login, perhaps after the time at which it was to end.
+
     Raises:
-        UsageError: one is longer than a session can last, or no time.
+        UsageError: one is longer than a session can last, or a time that is none or is over.
     """
     from agent.decision.limits import Limits
     from agent.system.until import LONGEST_HOURS, moment
@@ -215,10 +219,14 @@ def _limits(end: EndFlags) -> Limits:
         raise UsageError(
             f"--max-hours must be at most {LONGEST_HOURS}, got {hours:g}", hint="leave it out for no limit"
         )
+    now = time.time()
+    until = None if end.until is None else moment(end.until, now)
+    if until is not None and until <= now and not resumes:
+        raise UsageError(f"--until {end.until} is in the past", hint="give a later time, or a duration such as 8h")
     return Limits(
         experiments=end.max_experiments,
         seconds=None if hours is None else 3600 * hours,
-        until=None if end.until is None else moment(end.until, time.time()),
+        until=until,
         patience=end.patience,
         target=end.target,
     )

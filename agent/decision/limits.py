@@ -17,6 +17,7 @@ from agent.protocol.models import Protocol
 
 NOTED: dict[str, type] = {"experiments": int, "until": float, "patience": int, "target": float}
 LARGEST = sys.float_info.max
+SECONDS_OF_A_DAY = 86400
 LATEST = 1e11  # the latest Unix time that a calendar can show
 RESERVED = "the remaining time is reserved for confirmation"
 
@@ -58,7 +59,7 @@ class Limits:
         said = [
             f"after {counted(self.experiments, 'experiment')}" if self.experiments is not None else "",
             f"after {hours}" if hours else "",
-            f"at {time.strftime('%H:%M', time.localtime(self.until))}" if self.until is not None else "",
+            f"at {_clock(self.until)}" if self.until is not None else "",
             f"after {counted(self.patience, 'experiment')} in a row without a keep"
             if self.patience is not None
             else "",
@@ -105,8 +106,10 @@ def reached(limits: Limits, state: State, seconds: float, reserve: float = 0.0) 
         hours = f"{limits.seconds / 3600:.3g} hours"
         return f"{hours} have passed" if seconds >= limits.seconds else f"{hours} have almost passed: {RESERVED}"
     if limits.until is not None and time.time() + reserve >= limits.until:
-        until = time.strftime("%H:%M", time.localtime(limits.until))
-        return f"it is {until}" if time.time() >= limits.until else f"it is almost {until}: {RESERVED}"
+        until = _clock(limits.until)
+        if time.time() < limits.until:
+            return f"it is almost {until}: {RESERVED}"
+        return f"it is {until}" if _is_today(limits.until) else f"it is past {until}"
     if limits.patience is not None and state.since_keep >= limits.patience:
         return f"no improvement in the last {counted(state.since_keep, 'experiment')}"
     worth = estimate(incumbent) if incumbent is not None else None
@@ -140,6 +143,16 @@ def goes_on(limits: Limits, state: State, seconds: float, left: float) -> bool:
     assert state.pending is not None
     rejected = replace(state.pending, verdict=Verdict("discard", "")).experiment
     return reached(limits, replace(state, experiments=(*state.experiments, rejected)), seconds, left) is None
+
+
+def _clock(until: float) -> str:
+    """Return a moment as a time of day, with its date if that could mean another day."""
+    near = _is_today(until) or 0 <= until - time.time() < SECONDS_OF_A_DAY
+    return time.strftime("%H:%M" if near else "%Y-%m-%d %H:%M", time.localtime(until))
+
+
+def _is_today(moment: float) -> bool:
+    return datetime.fromtimestamp(moment).date() == datetime.now().date()
 
 
 def _least(first: Number | None, second: Number | None) -> Number | None:

@@ -43,7 +43,8 @@ def moment(text: str, now: float) -> float:
     if wanted is not None:
         return _next(wanted, now)
     raise UsageError(
-        f"--until must be a time such as 07:00 or 7am, or a duration such as 8h or 1h30m, got {text!r}"
+        "--until must be a time such as 07:00 or 7am, a date and time such as 2026-03-05T07:00, or a duration such as "
+        f"8h or 1h30m, got {text!r}"
     ) from None
 
 

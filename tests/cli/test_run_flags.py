@@ -14,9 +14,10 @@ import pytest
 
 from agent.cli.run_config import KEPT, config_of
 from agent.cli.run_flags import EndFlags, MeasureFlags, ProposerFlags, RunFlags, SessionFlags, TellFlags
+from agent.decision.limits import Limits
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path
-from tests.common.workspaces import Cli
+from tests.common.workspaces import Cli, git
 
 
 def session(folder: Path, cli: Cli, *args: str, code: int = 0, **env: str) -> str:
@@ -106,6 +107,26 @@ def test_infinite_training_seconds_of_the_environment_are_refused(quick: Path, c
     done = cli(quick, "try", AUTORESEARCH_TRAINING_SECONDS="inf")
     assert done.returncode == 2
     assert "error: AUTORESEARCH_TRAINING_SECONDS must be a finite number, got inf" in done.stderr
+
+
+@pytest.mark.parametrize("flag", [(), ("--detach",), ("--dry-run",), ("--at-login",)])
+def test_date_that_is_over_is_refused_before_anything_is_made(quick: Path, cli: Cli, flag: Sequence[str]) -> None:
+    for text in ("2020-01-01T07:00", "2020-01-01 07:00:00+01:00"):
+        done = cli(quick, "run", "--tag", "t", "--until", text, *flag)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"error: --until {text} is in the past\nhint: " in done.stderr
+    assert not (quick / ".autoresearch").exists()
+    assert git(quick, "branch", "--list", "autoresearch/*") == ""
+
+
+def test_end_says_its_date_unless_the_time_of_day_is_clear() -> None:
+    now = datetime.now()
+    for distance in (timedelta(hours=1), timedelta(hours=23), timedelta(0)):
+        then = now + distance
+        assert Limits(until=then.timestamp()).words() == f"at {then:%H:%M}"
+    for distance in (timedelta(days=3), timedelta(days=-3)):
+        then = now + distance
+        assert Limits(until=then.timestamp()).words() == f"at {then:%Y-%m-%d %H:%M}"
 
 
 def test_infinite_hours_are_no_limit(quick: Path, cli: Cli) -> None:

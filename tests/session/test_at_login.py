@@ -12,6 +12,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -263,6 +265,23 @@ def test_killed_session_continues_by_the_command_of_its_unit(quick: Path) -> Non
     assert not path.exists()
     assert not link.is_symlink()
     assert_consistent(quick)
+
+
+@pytest.mark.usefixtures("home")
+def test_login_after_the_end_ends_the_session_quietly(quick: Path, cli: Cli) -> None:
+    path = file_of(quick, "t")
+    loop = start(quick, "--until", "8h", "--at-login")
+    wait_for(quick, "started", 1)
+    loop.kill()
+    loop.wait(30)
+    path.write_text(re.sub(r"--until=[^\"]*", "--until=2020-01-01T07:00:00+00:00", path.read_text()))
+    done = by_hand(path)
+    assert done.returncode == 0, done.stderr
+    day = time.strftime("%Y-%m-%d %H:%M", time.localtime(datetime(2020, 1, 1, 7, tzinfo=UTC).timestamp()))
+    assert f"it is past {day}" in done.stdout
+    assert not path.exists()
+    refused = cli(quick, "run", "--tag", "t", "--until", "2020-01-01T07:00")
+    assert refused.returncode == 2
 
 
 @pytest.mark.usefixtures("home")

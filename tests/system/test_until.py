@@ -117,7 +117,9 @@ def test_durations_count_from_now_whatever_the_clocks_do(zone: str, text: str, h
      "2026-02-30T07:00", "2026-03-05", "2026-03-05T7:00", "2026-03-05T07:00+25:00"],
 )  # fmt: skip
 def test_invalid_until_is_reported_in_one_sentence(tmp_path: Path, text: str) -> None:
-    with pytest.raises(UsageError, match="07:00 or 7am, or a duration such as 8h or 1h30m"):
+    with pytest.raises(
+        UsageError, match="07:00 or 7am, a date and time such as 2026-03-05T07:00, or a duration such as 8h or 1h30m"
+    ):
         moment(text, 1.0e9)
     done = call(tmp_path, "run", "--tag", "t", "--until", text)
     assert done.returncode == 2

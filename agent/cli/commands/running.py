@@ -73,6 +73,7 @@ def run(
 
     flags, folder = RunFlags(session, end, who, measure, output), Options.folder.resolve()
     if session.detach and not session.dry_run:
+        config_of(folder, flags, defaults(context))  # invalid flags are refused before a log is made
         return _detached(context, folder, session.tag)
     with answering() as tell:
         return launch(Options.folder, config_of(folder, flags, defaults(context)), lambda: tell({}))
