@@ -166,7 +166,9 @@ def _found(
     best, checkout = workspace.tree(incumbent), Checkout(workspace)
     # On another branch, a file with the incumbent's content differs from HEAD.
     tracked = [name for name in changed if name not in mine and not (name in best and checkout.holds(name, best[name]))]
-    folders = workspace.git.lines("ls-files", "-z", "--others", "--exclude-standard", "--directory")
+    # Git has no empty folders, so none differs from a commit.
+    listing = ("ls-files", "-z", "--others", "--exclude-standard", "--directory", "--no-empty-directory")
+    folders = workspace.git.lines(*listing)
     left = [name for name in folders if name not in best and not any(each.startswith(name) for each in mine)]
     head, known = workspace.files(workspace.head), workspace.files(incumbent)
     undoes = [path for path, text in files.items() if _undoes(head.get(path, ""), known.get(path, ""), text)]

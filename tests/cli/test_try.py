@@ -103,6 +103,17 @@ def test_other_changed_files_are_named_and_left_alone(quick: Path, cli: Cli) -> 
     assert git(quick, "status", "--porcelain").split() == ["M", "prepare.py", "??", "data/", "??", "notes.md"]
 
 
+def test_empty_folders_are_no_change(quick: Path, cli: Cli) -> None:
+    (quick / "empty dir").mkdir()
+    (quick / "lib" / "deep").mkdir(parents=True)
+    none = cli(quick, "try")
+    assert none.returncode == 3
+    assert "changed, but" not in none.stderr
+    edit(quick, *BETTER)
+    (quick / "lib" / "notes.txt").write_text("x\n")
+    assert result(cli(quick, "try", "--json"))["left_alone"] == ["lib/"]
+
+
 def test_changed_protocol_is_refused(quick: Path, cli: Cli) -> None:
     edit(quick, *BETTER)
     text = (quick / "protocol.json").read_text()
