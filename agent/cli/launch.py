@@ -172,7 +172,8 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         starter = _starter(runner, config)
         if output.dry_run:
             plan = _plan(session, config, config.start if start else None, at)
-            print(block("\n".join([plan, *where(config.stations), *(starter.plan() if starter else ()), *remarks])))
+            ends = config.limits.within(runner.protocol).words()
+            print(_shown_plan(plan, ends, config, starter, remarks))
             return 0
         if execution.setup and is_due(runner.protocol, state_folder(runner.workspace.folder)):
             started()
@@ -389,32 +390,68 @@ def _about_the_search(session: Session, config: RunConfig, at: str) -> list[str]
     return found
 
 
-def _plan(session: Session, config: RunConfig, first: str | None, at: str) -> str:
-    runner, state = session.runner, session.state
-    start = f"resume after {counted(len(state.experiments) - 1, 'experiment')}" if state.experiments else "start"
-    return "\n".join(
-        [
-            f"would {start} on branch {session.branch}" + (f", at the best of session {first}" if first else ""),
-            f"would run `{runner.protocol.execution.command}` in a new copy of each candidate, for at most "
-            f"{duration(runner.limit)}"
-            + (f", with {duration(runner.training_seconds)} of training" if runner.training_seconds else "")
-            + (f", after a screen with {duration(session.rung)}" if session.rung else ""),
-            f"would change {', '.join(runner.workspace.files(at))} and write "
-            f"{runner.protocol.provenance.results_log.path}",
-            f"would end {config.limits.within(runner.protocol).words() or 'only when it is stopped'}",
-            _proposer(session, config, at),
-            runner.sandbox.says,
-        ]
-    )
+def _plan(session: Session, config: RunConfig, first: str | None, at: str) -> dict[str, Any]:
+    """Return what a start would do, as plain data.
+
+    Args:
+        first: the session whose best a new session starts at; None for HEAD.
+        at: the commit with the files that it starts with.
+    """
+    runner, state, wanted = session.runner, session.state, config.proposer
+    limits, files = config.limits.within(runner.protocol), runner.workspace.files(at)
+    return {
+        "tag": session.tag,
+        "branch": session.branch,
+        "resumes": bool(state.experiments),
+        "experiments": max(0, len(state.experiments) - 1),
+        "from": first,
+        "command": runner.protocol.execution.command,
+        "limit_seconds": runner.limit,
+        "training_seconds": runner.training_seconds or None,
+        "screen_seconds": session.rung or None,
+        "files": [*files],
+        "results": runner.protocol.provenance.results_log.path,
+        "ends": noted(limits, time.time()),
+        "proposer": session.proposer,
+        "asks": wanted.model or wanted.agent or wanted.agent_cmd,
+        "constants": len(tunable_parameters(files, known_constants(runner.protocol))),
+        "sandbox": runner.sandbox.says,
+    }
 
 
-def _proposer(session: Session, config: RunConfig, at: str) -> str:
-    """Return the line of the plan about what proposes: `would propose by hybrid (claude), 14 constants to search`."""
-    runner, wanted = session.runner, config.proposer
-    count = len(tunable_parameters(runner.workspace.files(at), known_constants(runner.protocol)))
-    asked = wanted.model or wanted.agent or wanted.agent_cmd
-    searched = f", {counted(count, 'constant')} to search" if session.proposer in ("search", "hybrid") else ""
-    return f"would propose by {session.proposer}{f' ({asked})' if asked else ''}{searched}"
+def _plan_lines(plan: Mapping[str, Any], ends: str) -> list[str]:
+    start = f"resume after {counted(plan['experiments'], 'experiment')}" if plan["resumes"] else "start"
+    training, screen, asked = plan["training_seconds"], plan["screen_seconds"], plan["asks"]
+    hybrid = plan["proposer"] in ("search", "hybrid")
+    searched = f", {counted(plan['constants'], 'constant')} to search" if hybrid else ""
+    return [
+        f"would {start} on branch {plan['branch']}"
+        + (f", at the best of session {plan['from']}" if plan["from"] else ""),
+        f"would run `{plan['command']}` in a new copy of each candidate, for at most {duration(plan['limit_seconds'])}"
+        + (f", with {duration(training)} of training" if training else "")
+        + (f", after a screen with {duration(screen)}" if screen else ""),
+        f"would change {', '.join(plan['files'])} and write {plan['results']}",
+        f"would end {ends or 'only when it is stopped'}",
+        f"would propose by {plan['proposer']}{f' ({asked})' if asked else ''}{searched}",
+        plan["sandbox"],
+    ]
+
+
+def _shown_plan(
+    plan: dict[str, Any], ends: str, config: RunConfig, starter: Starter | None, remarks: Sequence[str]
+) -> str:
+    """Return the plan of `--dry-run` as lines, or under --json as one JSON object, a line of `run --json`.
+
+    Args:
+        ends: what ends the session, in words.
+    """
+    places = where(config.stations)
+    if config.output.json:
+        at_login = {"path": str(starter.path), "text": starter.text} if starter else None
+        more = {"stations": [*places], "at_login": at_login, "remarks": [*remarks]}
+        return json.dumps({"event": "plan", **plan, **more})
+    login = starter.plan() if starter else []
+    return block("\n".join([*_plan_lines(plan, ends), *places, *login, *remarks]))
 
 
 def _summarize(session: Session, as_json: bool, page: Path | None) -> None:

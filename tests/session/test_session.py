@@ -561,6 +561,10 @@ def test_a_dry_run_changes_nothing(quick: Path, cli: Cli) -> None:
     assert "\nwould end only when it is stopped\nwould propose by search, 3 constants to search\n" in done.stdout
     more = cli(quick, "run", "--tag", "t", "--dry-run", "--max-experiments", "3", "--agent-cmd", "true")
     assert "\nwould end after 3 experiments\nwould propose by hybrid (true), 3 constants to search\n" in more.stdout
+    (line,) = cli(quick, "run", "--tag", "t", "--dry-run", "--max-experiments", "3", "--json").stdout.splitlines()
+    plan = json.loads(line)
+    assert (plan["event"], plan["branch"], plan["resumes"]) == ("plan", "autoresearch/t", False)
+    assert (plan["ends"], plan["proposer"], plan["constants"]) == ({"experiments": 3}, "search", 3)
     assert git(quick, "for-each-ref") == before
     assert not journal_path(quick, "t").exists()
 

@@ -100,7 +100,9 @@ def ordinary(folder: Path, seen: Seen) -> None:
     """A session of the search, and all that looks at one."""
     make_quick(folder)
     seen.json("baseline", folder, "baseline", "--sandbox", "off")
+    seen.lines("run", run(folder, "--max-experiments", "4", "--max-hours", "1", "--json", "--dry-run").stdout)
     seen.lines("run", run(folder, "--max-experiments", "4", "--json", "--report").stdout)
+    seen.lines("run", run(folder, "--max-experiments", "9", "--json", "--dry-run").stdout)
     for command in ("status", "sessions", "report", "diff", "log", "doctor", "skill"):
         seen.json(command, folder, command)
     for flags in (["--mcp"], ["--install", "--yes"], ["--remove", "--yes"]):
