@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -102,7 +103,8 @@ def write_protocol(folder: Path, wanted: InitConfig, say: Callable[[str], None])
     path = workspace.folder / PROTOCOL
     if path.exists() and not wanted.force:
         raise PreconditionError(f"{path} already exists", hint="add --force to overwrite it")
-    plans = _plans(workspace.folder, workspace.files(workspace.head), wanted)
+    above = workspace.top if workspace.top.resolve() != workspace.folder.resolve() else None
+    plans = _plans(workspace.folder, above, workspace.files(workspace.head), wanted)
     outcome = _first_with_a_number(workspace, plans, wanted, say) if wanted.run else _untried(plans[0], wanted)
     changed = [name for name in Checkout(workspace).changes() if Path(name).name != PROTOCOL]
     protocol = _valid(outcome.protocol)
@@ -143,8 +145,14 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     raise Interrupted("stopped: nothing was written", 128 + number)
 
 
-def _plans(folder: Path, files: Files, wanted: InitConfig) -> list[Plan]:
+def _plans(folder: Path, top: Path | None, files: Files, wanted: InitConfig) -> list[Plan]:
     """Return the plans to try, most likely first; a single one if the user named a command.
+
+    Args:
+        folder: the workspace.
+        top: the repository's root if the workspace is below it, else None.
+        files: the committed files of the workspace.
+        wanted: the flags of `init`.
 
     Raises:
         PreconditionError: no command or no mutable file was found.
@@ -157,6 +165,8 @@ def _plans(folder: Path, files: Files, wanted: InitConfig) -> list[Plan]:
         hint = "name the command with --command 'python SCRIPT'"
         if notebook := next((path for path in files if path.endswith(".ipynb")), None):
             hint = f"run `jupyter nbconvert --to script {here(folder / notebook)}`, commit the script, and {hint}"
+        if top is not None:
+            hint = f"run `{program()} -C {shlex.quote(str(top))} init` for the whole repository, or {hint}"
         raise PreconditionError(
             f"no training script, benchmark or tests found among the committed files of {folder}",
             hint=hint,

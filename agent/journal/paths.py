@@ -164,6 +164,8 @@ def find_session(workspace: Path, tag: str | None) -> str:
     tags = tags_of(workspace)
     if not tags:
         start, other = f"start one with `{typed('run --tag NAME')}`", _in_another_working_tree(workspace)
+        if not (workspace / PROTOCOL).exists():
+            start = f"change to a workspace or name one with -C; `{typed('init')}` writes {PROTOCOL}"
         see = f", or see those in {other} with `{program()} -C {shlex.quote(str(other))} sessions`" if other else ""
         raise PreconditionError(f"no sessions in {workspace}", hint=start + see)
     require_own_state(workspace)

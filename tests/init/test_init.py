@@ -21,6 +21,7 @@ from agent.init.numbers import in_json, in_lines, in_output, pytest_summary
 from agent.protocol.extract import extract
 from agent.protocol.load import load_protocol, require_runnable
 from agent.protocol.models import Metric
+from tests.common.in_process import call
 from tests.common.sessions import rows
 from tests.common.workspaces import ROOT, SIEVE, Cli, git, repository
 
@@ -472,3 +473,13 @@ def test_trial_run_sees_no_password_of_an_index_and_nothing_sees_other_keys(tmp_
     done = program(folder, "init", AUTORESEARCH_CACHE=str(tmp_path / "cache"), **env)
     assert done.returncode == 0, done.stderr
     assert load_protocol(folder).environment.setup_commands == ["python prepare.py"]
+
+
+def test_folder_below_the_root_of_its_repository_is_told_of_the_root(tmp_path: Path) -> None:
+    root = repository(tmp_path / "with space", {"sub/deep/notes.md": "x\n"})
+    below = call(root / "sub" / "deep", "init")
+    assert below.returncode == 3
+    assert f"-C '{root}' init` for the whole repository, or name the command with --command" in below.stderr
+    top = call(root, "init")
+    assert "-C" not in top.stderr
+    assert "hint: name the command with --command" in top.stderr
