@@ -17,7 +17,7 @@ import typer
 from agent.cli import streams
 from agent.cli.program import Options, app, drop_output
 from agent.cli.usage import Page, print_error
-from agent.errors import AutoresearchError, Interrupted, UsageError, explain, fault
+from agent.errors import AutoresearchError, Interrupted, UsageError, fault
 from agent.format import Colored, block
 from agent.system.invocation import typed
 
@@ -170,7 +170,7 @@ def finish(
     except OSError as error:
         if Options.debug:
             raise
-        _tell(explain(error), command, as_json)
+        _tell(streams.explain_output(error), command, as_json)
         try:
             sys.stdout.flush()
         except OSError:

@@ -11,7 +11,6 @@ import typer
 
 from agent.cli import streams
 from agent.cli.usage import Commands, print_error
-from agent.errors import explain
 from agent.journal.paths import pin_cache, workspace_of
 from agent.system.invocation import stand
 
@@ -89,7 +88,7 @@ def start() -> None:
     except OSError as error:  # a help page that cannot be written
         if Options.debug:
             raise
-        print_error(explain(error))
+        print_error(streams.explain_output(error))
         drop_output()
         sys.exit(1)
 

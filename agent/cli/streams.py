@@ -9,6 +9,8 @@ import os
 import sys
 from typing import Any, TextIO
 
+from agent.errors import AutoresearchError, explain
+
 GONE = (errno.EPIPE, errno.EBADF, errno.EIO, errno.ENXIO)  # the reader or the terminal is gone for good
 UNCHANGED = "autoresearch.unchanged"
 
@@ -31,6 +33,19 @@ def harden() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=UNCHANGED if name == "stdout" and not stream.isatty() else "backslashreplace")
         setattr(sys, name, stream if name == "stdout" else Forgiving(stream))
+
+
+def explain_output(error: OSError) -> AutoresearchError:
+    """Turn an error of the operating system into one of the program, and say if it is the output's."""
+    try:
+        sys.stdout.flush()  # still holds what could not be written
+        os.write(sys.stdout.fileno(), b"")
+    except ValueError:  # it is closed, or no file
+        return explain(error)
+    except OSError as lost:
+        hint = "send the output elsewhere, then run the same command again"
+        return AutoresearchError(f"the output cannot be written: {lost.strerror}", hint=hint)
+    return explain(error)
 
 
 def _unchanged(error: UnicodeError) -> tuple[str | bytes, int]:

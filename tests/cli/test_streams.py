@@ -54,6 +54,14 @@ def test_closed_output_ends_command_without_traceback(finished: Path, command: s
     assert b"Exception ignored" not in done.stderr
 
 
+@pytest.mark.parametrize("command", ["status", "status --json", "report --json", "--help"])
+def test_full_output_is_not_blamed_on_the_disk_of_the_workspace(finished: Path, command: str) -> None:
+    done = shell(finished, f'"{sys.executable}" -m agent {command} >/dev/full')
+    assert done.returncode == 1
+    assert b"error: the output cannot be written: No space left on device\nhint: send the output" in done.stderr
+    assert b"disk space" not in done.stderr
+
+
 def test_a_description_needs_no_locale_that_knows_it(quick: Path, tmp_path: Path) -> None:
     (quick / "agent.sh").write_text(
         "printf 'DESCRIPTION: β2 → 0.95\\n' > autoresearch-notes.md\nsed -i 's/^RATE = 0.1 /RATE = 0.3 /' train.py\n"
