@@ -7,6 +7,7 @@ import json
 import os
 import re
 import threading
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import anyio
@@ -30,7 +31,19 @@ Item = SessionMessage | Exception
 
 
 class Server(MCPServer):
-    """A server that answers malformed messages, and whose errors are sentences."""
+    """A server that answers malformed messages, and whose errors are sentences.
+
+    Attributes:
+        files: URI -> the file of a resource, which is listed only if it exists.
+    """
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.files: dict[str, Path] = {}
+
+    async def list_resources(self) -> Any:
+        found = await super().list_resources()
+        return [each for each in found if (file := self.files.get(str(each.uri))) is None or file.exists()]
 
     async def run_stdio_async(self) -> None:
         """Serve on standard input and output until the client closes them."""

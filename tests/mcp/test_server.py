@@ -378,9 +378,15 @@ def test_resources(quick: Path, cli: Cli) -> None:
         assert "val_bpb" in json.dumps(json.loads(await agent.resource("protocol")))
         assert await agent.resource("program") == "Try widths.\n"
         assert json.loads(await agent.resource("report"))
+        assert "program" in {each.name for each in (await agent.client.list_resources()).resources}
         (quick / "program.md").unlink()
-        with pytest.raises(MCPError, match=r"program\.md"):
+        assert {each.name for each in (await agent.client.list_resources()).resources} == {"protocol", "report"}
+        with pytest.raises(MCPError, match=r"program\.md") as missing:
             await agent.resource("program")
+        assert missing.value.error.code == -32602
+        for which in (1, "1", "#1"):
+            assert (await agent.data("show", which=which))["number"] == 1
+        assert (await agent.data("diff", which=1, other=0))["to"]["number"] == 1
 
     talk(quick, talking)
 
