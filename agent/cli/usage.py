@@ -28,6 +28,7 @@ _EXPECTED = {
     "less_than_equal": "at most {le:g}",
 }
 _COMMAND = re.compile(r"No such command '(?P<name>.*?)'(?:\. Did you mean (?P<similar>.*)\?)?")
+_TYPE = re.compile(r" <[^<>]*>$")  # the parser's name of an argument's type, as in `N <int range>`
 _EXTRA = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)")
 
 Rows = list[tuple[str, str]]
@@ -86,7 +87,7 @@ class Page(TyperCommand):
                 name, says = record
                 kind = f"{each.param_type_name.capitalize()}s"
                 section = _section(each, kind) if len(options) > FEW else kind
-                sections.setdefault(section, []).append((name.removesuffix(" <str>"), says))
+                sections.setdefault(section, []).append((_TYPE.sub("", name), says))
         _write(formatter, sections)
 
 

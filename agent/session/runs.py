@@ -66,10 +66,14 @@ class Runs:
         assert commit is not None
         done = [run for run in self._pending.runs if run.metric is not None]
         if not done:
-            for run in baseline.valid_baseline(self._runner, fingerprint, commit)[:wanted]:
-                assert run.metric is not None
-                came = f"{self._runner.protocol.metric.name} {figure(run.metric)}"
-                self._journal.show("note", text=f"reusing the baseline, which is still valid: {came}")
+            valid = baseline.valid_baseline(self._runner, fingerprint, commit)[:wanted]
+            if valid:
+                came = dict.fromkeys(figure(run.metric) for run in valid if run.metric is not None)
+                values = f"{self._runner.protocol.metric.name} {', '.join(came)}"
+                self._journal.show(
+                    "note", text=f"reusing the baseline, which is still valid: {values} ({counted(len(valid), 'run')})"
+                )
+            for run in valid:
                 evaluation.drop_models(Path(run.log))  # it may be that of another recipe
                 self._measured(run, reused=True)
                 done.append(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,9 @@ def test_usage_error_names_variable(tmp_path: Path, program: Cli, name: str, val
     done = program(tmp_path, "run", "--tag", "t", **{name: value})
     assert done.returncode == 2
     assert done.stderr.splitlines()[0] == f"error: {name} {message}"
+
+
+@pytest.mark.parametrize("command", ["adopt", "wait", "show", "playbook", "run", "protocol check"])
+def test_help_shows_no_type_of_an_argument(tmp_path: Path, command: str) -> None:
+    page = call(tmp_path, *command.split(), "--help").stdout
+    assert not re.search(r"^ +\S+.* <[a-z][^>]*>( |$)", page, re.MULTILINE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -58,7 +59,8 @@ def test_field_measures_every_part(quick: Path, cli: Cli) -> None:
 def test_session_reuses_runs_as_its_baseline(quick: Path, cli: Cli) -> None:
     make_timed(quick)
     done = cli(quick, "field", *MINUTES, *OPEN)
-    assert done.stderr.count("reusing the baseline") == 5
+    assert done.stderr.count("reusing the baseline") == 1
+    assert re.search(r"reusing the baseline, which is still valid: .* \(5 runs\)", done.stderr)
     assert "#0 running" not in done.stderr
 
 

@@ -244,6 +244,6 @@ def test_log_of_a_session_in_its_workspace_is_no_file_of_its_runs(quick: Path) -
             flags = ("--tag", tag, "--max-experiments", "1")
             subprocess.run([*program, *flags], cwd=ROOT, stdout=output, stderr=output, check=True)
         git(quick, "switch", "--quiet", "main")
-    assert "reusing the baseline, which is still valid" in log.read_text()
+    assert log.read_text().count("reusing the baseline, which is still valid") == 1
     runs = quick / ".autoresearch/sessions/b/experiments/0001"
     assert "sees ['kept.txt']" in next(runs.glob("run-*.log")).read_text()
