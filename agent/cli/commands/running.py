@@ -73,18 +73,19 @@ def run(
 
     flags, folder = RunFlags(session, end, who, measure, output), Options.folder.resolve()
     if session.detach and not session.dry_run:
-        config_of(folder, flags, defaults(context))  # invalid flags are refused before a log is made
-        return _detached(context, folder, session.tag)
+        return _detached(context, folder, flags)
     with answering() as tell:
         return launch(Options.folder, config_of(folder, flags, defaults(context)), lambda: tell({}))
 
 
-def _detached(context: typer.Context, folder: Path, tag: str) -> int:
+def _detached(context: typer.Context, folder: Path, flags: RunFlags) -> int:
     """Start the session in the background, and print how to follow and to end it."""
     from agent.cli.launch import require_tag
     from agent.journal.paths import journal_path
 
+    tag = flags.session.tag
     require_tag(tag)
+    config_of(folder, flags, defaults(context))  # invalid flags are refused before a log is made
     log = log_of(journal_path(folder, tag).parent)
     pid, _ = start(again(context, "detach"), log)
     print(f"session   {one_line(tag)} runs in the background as process {pid}")
