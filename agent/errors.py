@@ -126,6 +126,10 @@ class NoMetric(ExperimentError):
     pass
 
 
+class Ambiguous(NoMetric):
+    """There are several values that differ."""
+
+
 def in_one_line(error: AutoresearchError | OSError) -> str:
     """Return message and hint on one line, for places without a second one: a note, a row, a check."""
     known = explain(error) if isinstance(error, OSError) else error

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from stat import S_IFMT
 from typing import Any
 
 from agent.errors import PreconditionError, Violation
@@ -59,7 +59,8 @@ def seals(folder: Path, paths: Iterable[str]) -> dict[str, Stamp]:
 def require_sealed(folder: Path, before: Mapping[str, Stamp]) -> None:
     """Raise Violation if a run, whose own files measure it, wrote to one of the files of `before`, or replaced it.
 
-    Nothing is read: what wrote to a file may have put its bytes back, but not the time of its last change.
+    Nothing is read. Commands may change permissions and links of these files, so a run that puts back bytes and time is
+    not seen.
     """
     for path, seal in before.items():
         if _seal(folder / path) != seal:
@@ -68,9 +69,7 @@ def require_sealed(folder: Path, before: Mapping[str, Stamp]) -> None:
 
 def _seal(path: Path) -> Stamp | None:
     try:
-        stat = path.lstat()
+        about = path.lstat()
     except (OSError, ValueError):
         return None
-    # macOS also counts attributes that the system itself gives to files.
-    changed = 0 if sys.platform == "darwin" else stat.st_ctime_ns
-    return (stat.st_size, stat.st_mtime_ns, changed, stat.st_ino)
+    return (about.st_size, about.st_mtime_ns, S_IFMT(about.st_mode), about.st_ino)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import (
+    Ambiguous,
     AutoresearchError,
     Crashed,
     ExperimentError,
@@ -196,8 +197,7 @@ def _measure(
             reference = next((losses for losses in kept if losses.exists()), None)
             args = runner.harness, evaluation.Place(runner.sandbox, place.layout.folder, runner.workspace.folder)
             evaluator = stack.enter_context(evaluation.evaluator(*args, reference, log, runner.keeps_models))
-        before, fixed = stamps(place, runner.protocol), runner.workspace.harness(recipe.commit) - {*recipe.files}
-        sealed = integrity.seals(place.workspace, fixed)
+        before, sealed = stamps(place, runner.protocol), _sealed(runner, recipe, place)
         attempt = Attempt(place, log, allowance, evaluator, began, before=before, sealed=sealed)
         try:
             ended = execute(runner, attempt, observer)
@@ -226,19 +226,17 @@ def _measure(
         except Pruned as error:
             return Run(metric=None, error=str(error), pruned=error.fraction, estimate=error.estimate, **around)
         except ExperimentError as error:
-            return _failed(runner, error, attempt, text, around)
+            knew = _knew(attempt) or (bool(other) and _gave_metric(runner, attempt, text))
+            return _failed(error, attempt, around, knew=knew)
         return Run(secondary=_secondary(runner, attempt, text), trained=told_training(text), **around)
 
 
-def _failed(runner: Runner, error: ExperimentError, attempt: Attempt, text: str, around: Mapping[str, Any]) -> Run:
+def _failed(error: ExperimentError, attempt: Attempt, around: Mapping[str, Any], *, knew: bool) -> Run:
     """Return a run without a metric.
 
     One that knew its metric is not to be repeated: it could look like a failure of the GPU whenever that was a bad one.
-
-    Args:
-        text: the log.
     """
-    if not isinstance(error, Violation | TimedOut) and _knew(runner, attempt, text):  # these repeat nothing
+    if knew and not isinstance(error, Violation | TimedOut):  # these repeat nothing
         return Run(metric=None, error=f"{KNEW}{error}", **around)
     if isinstance(error, Faulted) and attempt.evaluator is not None and evaluation.lacked_room(attempt.evaluator):
         error = Crashed("the model does not fit the disk of temporary files (TMPDIR)")
@@ -246,18 +244,36 @@ def _failed(runner: Runner, error: ExperimentError, attempt: Attempt, text: str,
     return Run(metric=None, error=str(error), fault=fault, out_of_memory=isinstance(error, OutOfMemory), **around)
 
 
-def _knew(runner: Runner, attempt: Attempt, text: str) -> bool:
-    """Return whether the evaluator told a run its metric or, where none does, its log or its file has one.
+def _knew(attempt: Attempt) -> bool:
+    """Return whether the evaluator told a run its metric."""
+    return attempt.evaluator is not None and bool(attempt.evaluator.event("answer"))
 
-    That may be the metric of an early epoch: one that is bad could be discarded as well.
+
+def _gave_metric(runner: Runner, attempt: Attempt, text: str) -> bool:
+    """Return whether the log or the file of a run without an evaluator has its metric, or several different ones.
+
+    That may be the metric of an early epoch: one that is bad could be discarded as well. The baseline is the user's
+    own, and no draw of it is discarded.
     """
     evaluator = attempt.evaluator
-    if evaluator is not None and (evaluator.event("answer") or not evaluator.event("untraced")):
-        return bool(evaluator.event("answer"))
-    with contextlib.suppress(NoMetric):
+    if evaluator is not None and not evaluator.event("untraced"):
+        return False
+    try:
         read(attempt.room, runner.protocol, runner.protocol.metric, text, attempt.before)
-        return True
-    return False
+    except NoMetric as error:
+        return isinstance(error, Ambiguous)
+    return True
+
+
+def _sealed(runner: Runner, recipe: Edited, place: Room) -> dict[str, integrity.Stamp]:
+    """Return what the files of the harness are before a run that may not change them.
+
+    Without those of metrics, which it writes, and of compiled modules, which Python writes anew.
+    """
+    metrics = (runner.protocol.metric, *runner.protocol.measurement.secondary_metrics)
+    written = {path for each in metrics if (path := _path(runner.protocol, each)) is not None}
+    fixed = runner.workspace.harness(recipe.commit) - {*recipe.files} - written
+    return integrity.seals(place.workspace, [path for path in fixed if not path.endswith(".pyc")])
 
 
 def _result(

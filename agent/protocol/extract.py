@@ -12,7 +12,7 @@ from xml.parsers import expat
 
 import regex
 
-from agent.errors import NoMetric
+from agent.errors import Ambiguous, NoMetric
 from agent.format import one_line, printed
 from agent.protocol.models import Metric
 from agent.system.files import read_text, reason
@@ -202,7 +202,7 @@ def _one_number(name: str, texts: set[str]) -> float:
     value = values[finest]
     others = {each for text, each in values.items() if not _rounds_to(value, text, each)}
     if others:
-        raise NoMetric(f"the log has {len({*others, value})} different values of {name}")
+        raise Ambiguous(f"the log has {len({*others, value})} different values of {name}")
     return value
 
 
@@ -238,7 +238,7 @@ def _json_pointer(metric: Metric, log: str) -> float:
     for part in (metric.extract.pointer or "").split("/")[1:]:
         key = part.replace("~1", "/").replace("~0", "~")
         if isinstance(value, _Object) and key in value.doubled:
-            raise NoMetric(f"{metric.name} has different values in the JSON at {where}")
+            raise Ambiguous(f"{metric.name} has different values in the JSON at {where}")
         try:
             value = value[int(key)] if isinstance(value, list) and _INDEX.fullmatch(key) else value[key]
         except (KeyError, IndexError, TypeError):
@@ -341,18 +341,11 @@ def _suites(name: str, log: str) -> list[dict[str, str]]:
 
 
 def _pytest_summary(metric: Metric, log: str) -> float:
-    # All of them: code that the tests import can print another summary when the process exits.
-    lines = (line for line in log.splitlines() if len(line) <= LONGEST_SUMMARY)
-    values = {_count(metric, found[0]) for found in map(_PYTEST_SUMMARY.search, lines) if found}
-    if not values:
+    lines = (line for line in reversed(log.splitlines()) if len(line) <= LONGEST_SUMMARY)
+    summary = next((found for found in map(_PYTEST_SUMMARY.search, lines) if found), None)
+    if summary is None:
         raise NoMetric(f"the log has no pytest summary line for {metric.name}")
-    if len(values) > 1:
-        raise NoMetric(f"the log has {len(values)} pytest summary lines that differ in {metric.name}")
-    return values.pop()
-
-
-def _count(metric: Metric, line: str) -> float:
-    """Return the metric in a summary line of pytest."""
+    line = summary[0]
     if line.startswith("no tests"):
         raise NoMetric(f"{metric.name} is missing: pytest ran no tests")
     count = metric.extract.count

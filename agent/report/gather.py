@@ -326,7 +326,8 @@ def _commands(protocol: Protocol, workspace: Workspace, state: State) -> list[di
     if state.keeps and shows_gain(state.confirmation or {}):
         adopt = f"{program(workspace.folder)} adopt --tag {tag}"
         found.append(("Take the kept changes to your branch, as one commit", adopt))
-    elif state.keeps:  # `adopt` takes only what held-out runs have confirmed
+    elif state.keeps and (state.confirmation or {}).get("verdict") != "refuted":
+        # `adopt` takes only what held-out runs have confirmed.
         found.append(("Confirm the gain by held-out runs", f"{program(workspace.folder)} confirm --tag {tag}"))
     found.append(("Resume the session", f"{program(workspace.folder)} run --tag {tag}"))
     return [{"says": _text(says), "command": _text(command)} for says, command in found]

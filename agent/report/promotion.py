@@ -47,8 +47,14 @@ def promotion_lines(data: Mapping[str, Any]) -> list[str]:
     elif kind != "transfers" and any(each["verdict"] == "does not transfer" for each in data["changes"] or ()):
         shown.append(_line("rest", "nothing remains that could be measured without the changes that do not transfer"))
     if kind == "transfers" or (rest is not None and rest["offered"]):
-        shown.append(_line("adopt", f"`{typed('adopt --promoted')}`"))
+        takes = "" if rest is None or kind != "transfers" else f" takes {_taken(rest)}"
+        shown.append(_line("adopt", f"`{typed('adopt --promoted')}`{takes}"))
     return [one_line(line) for line in shown]
+
+
+def _taken(rest: Mapping[str, Any]) -> str:
+    """Say which of two that transfer is adopted."""
+    return "what remains, which has the better mean" if rest["offered"] else "the best: what remains is no better"
 
 
 def promotion_line(data: Mapping[str, Any], best: str | None) -> str:

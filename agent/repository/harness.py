@@ -75,11 +75,8 @@ class HarnessFiles:
         return hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()
 
     def holds(self, commit: str, path: str) -> bool:
-        """Return whether `path` belongs to the harness in `commit`, unless allowedGlobs name it literally.
-
-        So does a file of attributes, by which git could write the harness and its data otherwise.
-        """
-        return path not in self._named and (PurePosixPath(path).name == ATTRIBUTES or path in self.of(commit))
+        """Return whether `path` belongs to the harness in `commit`, unless allowedGlobs name it literally."""
+        return path not in self._named and path in self.of(commit)
 
     def refusal(self, commit: str, paths: Iterable[str], *, shadows: bool = True) -> str | None:
         """Return why a candidate on top of `commit` may not change or add files at `paths`, or None if it may.

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from agent.execution.allowance import References
 from agent.execution.measure import Runner, measure
+from agent.journal.experiment import Run
 from agent.journal.pending import Pending
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Safety
@@ -26,6 +28,7 @@ PRINTS = "print('val_bpb: 2.5')\n"
 WRITES = "open('out.json', 'w').write('{\"loss\": 2.5}')\n"
 EPOCHS = 'for epoch in range(3):\n    print(\'{"epoch": %d, "loss": %f}\' % (epoch, 3 - epoch))\n'
 POINTER = {"kind": "json_pointer", "pointer": "/loss"}
+OF_CANDIDATE = References(other=(Run(2.1, 1.0),))
 Opens = Callable[[dict[str, Any] | None], AbstractContextManager[Runner]]
 
 
@@ -49,23 +52,35 @@ def opened(quick: Path) -> Opens:
 @pytest.mark.parametrize("failure", FAILURES, ids=["fault", "memory", "crash"])
 @pytest.mark.parametrize(
     ("rule", "knows"),
-    [(None, PRINTS), ({**POINTER, "path": "out.json"}, WRITES), (POINTER, EPOCHS)],
-    ids=["printed", "written", "in-each-epoch"],
+    [
+        (None, PRINTS),
+        ({**POINTER, "path": "out.json"}, WRITES),
+        (POINTER, EPOCHS),
+        (None, PRINTS + PRINTS.replace("2.5", "9.5")),
+    ],
+    ids=["printed", "written", "in-each-epoch", "ambiguous"],
 )
 def test_failure_after_the_metric_repeats_nothing(
     opened: Opens, tmp_path: Path, rule: dict[str, Any] | None, knows: str, failure: str
 ) -> None:
     """Otherwise a run could fail whenever its metric is a bad one, until it is lucky."""
     with opened(rule) as runner:
-        found = measure(runner, set_train(runner.workspace.folder, knows + failure), tmp_path / "run.log")
+        place, log = runner.workspace.folder, tmp_path / "run.log"
+        found = measure(runner, set_train(place, knows + failure), log, references=OF_CANDIDATE)
         assert (found.metric, found.fault, found.out_of_memory) == (None, "", False)
         assert (found.error or "").startswith("failed after its metric was known: ")
         pending = Pending(1, "llm", "", "", {}, "", (), 0.0, runs=(found,))
         assert owed(pending, Safety.model_validate({"crashStatus": "retry", "oomPolicy": "reduce_batch"})) is None
         # Before it, the same failure is the machine's, or can be mended.
-        found = measure(runner, set_train(runner.workspace.folder, failure + knows), tmp_path / "run.log")
+        found = measure(runner, set_train(place, failure + knows), log, references=OF_CANDIDATE)
         assert (found.fault, found.out_of_memory) == ("kernel" * (failure == FAULT), "Memory" in failure)
         assert "metric was known" not in (found.error or "")
+
+
+def test_baseline_is_repeated_after_a_fault_though_it_gave_its_metric(opened: Opens, tmp_path: Path) -> None:
+    with opened(POINTER) as runner:
+        found = measure(runner, set_train(runner.workspace.folder, EPOCHS + FAULT), tmp_path / "run.log")
+        assert (found.metric, found.fault) == (None, "kernel")
 
 
 def test_a_bad_draw_is_not_replaced_by_a_faked_fault(quick: Path, cli: Cli, tmp_path: Path) -> None:

@@ -237,7 +237,8 @@ def test_errors_are_sentences_and_change_nothing(quick: Path) -> None:
 @pytest.mark.quick
 def test_arguments_are_checked(quick: Path) -> None:
     async def talking(agent: Agent) -> None:
-        assert "argument which: Input should be a valid string" in await agent.error("show", which=5)
+        assert "argument tag: Input should be a valid string" in await agent.error("show", which=5, tag=5)
+        assert "argument which" in await agent.error("show", which=[5])
         unknown = await agent.error("start_experiment", message="a typo of why")
         assert unknown == "unknown argument 'message'; start_experiment takes why, tag, files, blocks"
         assert "argument why: Field required" in await agent.error("start_experiment")

@@ -21,6 +21,7 @@ from agent.journal.paths import journal_path
 from agent.journal.state import State
 from agent.promote.each import changes_of, gain_at_rung, gain_of_rest
 from agent.promote.rung import climb
+from agent.report.promotion import promotion_lines
 from agent.session.ablate import commit_variant
 from agent.session.opening import open_runner
 from agent.session.signals import Interrupts
@@ -461,6 +462,7 @@ def test_change_that_harms_is_left_out_although_the_whole_transfers(quick: Path,
     assert (found["whole"]["verdict"], by_name(found["changes"])["WIDTH"]) == ("transfers", "does not transfer")
     rest = found["rest"]
     assert (rest["judged"]["verdict"], rest["offered"], rest["without"]) == ("transfers", True, [2])
+    assert promotion_lines(found)[-1].endswith("takes what remains, which has the better mean")
     # Pairs of the whole; the best and three variants; what remains, the best and the baseline.
     assert len(events(quick, "compared")) == 6 + 12 + 9
     message, text = adopted(quick, cli)

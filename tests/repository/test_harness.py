@@ -65,7 +65,6 @@ def test_no_candidate_chooses_how_git_writes_the_files_that_measure_it(
     base = workspace.head
     with pytest.raises(Violation, match=f"changes {name}, by which git would write other files differently"):
         workspace.commit_candidate("refs/t/1", base, {name: text}, "another end of lines")
-    assert name not in workspace.files(base)
     assert "data/val.csv" in workspace.files(base)
     # What an earlier version kept can still be adopted, and what the user allows by its name is allowed.
     assert workspace.commit_files(base, {name: text}, "of an earlier version")

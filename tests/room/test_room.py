@@ -161,11 +161,6 @@ def test_a_build_goes_on_from_what_is_there(quick: Path, tmp_path: Path, way: Wa
     "attack",
     [
         "judge.write_text('print(\"val_bpb: 0.001\")')",
-        # The one in its place puts the first one back, with its times.
-        "text, at = judge.read_text(), judge.stat()\n"
-        'back = f\'import os; open("judge.py", "w").write({text!r}); \'\n'
-        "back += f'os.utime(\"judge.py\", ns=({at.st_atime_ns}, {at.st_mtime_ns}))'\n"
-        "judge.write_text('print(\"val_bpb: 0.001\"); ' + back)",
         "judge.rename('old.py'); judge.write_text('print(\"val_bpb: 0.001\")'); pathlib.Path('.').chmod(0o755)",
         "judge.unlink(); os.mkfifo('judge.py')\n"
         "if os.fork() == 0:\n    judge.write_text('print(\"val_bpb: 0.001\")')\n    os._exit(0)",
@@ -185,6 +180,21 @@ def test_a_run_that_rewrites_what_measures_it_has_no_metric(
     assert found.voided, found.error
     assert found.error == "voided: it changed judge.py, which belongs to the harness"
     assert run(quick, honest, way, tmp_path).metric == 1.5, "no later run has its judge"
+
+
+def test_honest_commands_leave_the_harness_alone(quick: Path, tmp_path: Path) -> None:
+    """They may change permissions, write the metric beside the judge, and let Python compile its modules anew."""
+    (quick / "eval").mkdir()
+    (quick / "eval" / "bench.sh").write_text("#!/bin/sh\necho '{\"loss\": 1.5}' > eval/out.json\n")
+    (quick / "eval" / "out.json").write_text("{}\n")
+    (quick / "eval" / "helper.pyc").write_bytes(b"old")
+    rule = {"kind": "json_pointer", "path": "eval/out.json", "pointer": "/loss"}
+    measurement = {"primaryMetric": {"name": "val_bpb", "direction": "minimize", "extract": rule}}
+    command = "chmod +x eval/bench.sh && ./eval/bench.sh && echo new > eval/helper.pyc"
+    execution = {"command": command, "hardTimeoutSeconds": 30}
+    set_protocol(quick, execution=execution, immutableHarness={"paths": ["eval/**"]}, measurement=measurement)
+    commit_all(quick, "a judge with its results", "eval")
+    assert run(quick, "", None, tmp_path).metric == 1.5
 
 
 @pytest.mark.parametrize("way", [*WAYS, None])

@@ -86,6 +86,7 @@ def about_crash(context: Context, error: str) -> str:
 
 def _sections(context: Context) -> list[tuple[str, list[str]]]:
     tried, noise = context.history[1:], noise_of(context.history).known
+    better = f"{'negative' if context.direction == 'minimize' else 'positive'} is better"
     known = "noise not measured" if noise is None else f"noise {noise:.2g}" if noise else "runs are deterministic"
     return [
         ("Goal and rules", context.rules.splitlines()),
@@ -102,7 +103,7 @@ def _sections(context: Context) -> list[tuple[str, list[str]]]:
         (f"Being measured now: propose something else {UNTRUSTED}", _flight(context)),
         ("The best points so far", best_points(context)),
         ("What the search knows about each constant", constant_ranges(context)),
-        (f"Earlier predictions of the change of {context.metric} {UNTRUSTED}", _predictions(context)),
+        (f"Earlier predictions of the change of {context.metric}; {better} {UNTRUSTED}", _predictions(context)),
         (f"Diffs of recent failures {UNTRUSTED}", _diffs(context)),
     ]
 
