@@ -9,7 +9,7 @@ from typing import Any
 
 from agent.journal.comparison import PendingComparison, comparison_of, run_of, rung_of, with_fault, with_run
 from agent.journal.events import Event
-from agent.journal.experiment import Direction, Experiment, Screen, verdict_from
+from agent.journal.experiment import Direction, Experiment, Run, Screen, verdict_from
 from agent.journal.faults import NO_FAULTS, Faults
 from agent.journal.flight import NO_FLIGHT, Flight
 from agent.journal.pending import Pending
@@ -105,6 +105,17 @@ class State:
             replace(each, heldout_runs=(*each.heldout_runs, *kept[each.number])) if each.number in kept else each
             for each in self.experiments
         )
+
+    def runs_in_comparisons(self, commit: str | None) -> list[tuple[PendingComparison, Run]]:
+        """Return the runs of a commit in comparisons, each with its comparison."""
+        comparisons = (*self.compared, *self.climbed, *((self.comparison,) if self.comparison else ()))
+        return [
+            (each, run)
+            for each in comparisons
+            for label, side in each.commits.items()
+            if side == commit
+            for run in each.runs.get(label, ())
+        ]
 
     @property
     def learned(self) -> Sequence[Mapping[str, Any]]:

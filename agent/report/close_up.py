@@ -133,13 +133,9 @@ def _kept(state: State, experiment: Experiment) -> list[ShownRun]:
 
 def _compared(state: State, experiment: Experiment) -> list[ShownRun]:
     """Return the runs of its commit in comparisons."""
-    comparisons = (*state.compared, *state.climbed, *([state.comparison] if state.comparison else []))
     return [
         _shown("held out" if each.rung is None else "promoted", run)
-        for each in comparisons
-        for label, commit in each.commits.items()
-        if commit == experiment.commit
-        for run in each.runs.get(label, ())
+        for each, run in state.runs_in_comparisons(experiment.commit)
     ]
 
 

@@ -40,10 +40,11 @@ def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
     tag, state = load(folder, tag)
     found = find(state, tag, which)
     assert state.session is not None
-    screens = [_run(each.run, "screen") for each in found.screens]
-    made = [*(each.run for each in found.screens), *found.runs]
-    logs = [(run.log, found.number) for run in made] + _current(found)
-    last, of = logs[-1] if logs else (None, None)
+    runs = _runs(state, found)
+    made = [run for _, run in runs]
+    # The end of the last run before the verdict, which says most about what was tried.
+    before = [(run.log, found.number) for kind, run in runs if kind in ("screen", "measured")]
+    last, of = next(iter(_current(state, found) or before[-1:]), (None, None))
     return {
         "tag": tag,
         "number": found.number,
@@ -62,9 +63,7 @@ def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
         **_effect(state, found),
         "bound": bound_of(state, found) if isinstance(found, Experiment) else None,
         "expected": found.expected,
-        "runs": screens
-        + [_run(run, "measured") for run in found.runs]
-        + [_run(run, "fresh") for run in _fresh(state, found)],
+        "runs": [{"kind": kind, **asdict(run)} for kind, run in runs],
         "cost": asdict(state.cost_of(found)),
         "diff": _change(folder, found),
         "log": _own(folder, last),
@@ -124,8 +123,11 @@ class RunLog:
     of: int
 
 
-def _current(found: Experiment | Pending) -> list[tuple[str, int]]:
+def _current(state: State, found: Experiment | Pending) -> list[tuple[str, int]]:
     """Return the log of the run in progress, and the number of the experiment that it runs: itself or its incumbent."""
+    comparison = state.comparison
+    if comparison and comparison.started and comparison.commits.get(comparison.started["label"]) == found.commit:
+        return [(comparison.started["log"], found.number)]
     if not isinstance(found, Pending) or not found.started:
         return []
     of = found.started.get("of")
@@ -146,12 +148,9 @@ def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Ru
         UsageError: `which` is ambiguous or is not an experiment's name.
     """
     tag, state = load(folder, tag)
-    last = state.pending or (state.experiments[-1] if state.experiments else None)
-    found = last if which is None else find(state, tag, which)
-    logs: list[tuple[str, int]] = []
-    if found is not None:
-        runs = (*found.runs, *_fresh(state, found)) if found.runs else [each.run for each in found.screens]
-        logs = [(each.log, found.number) for each in runs] + _current(found)
+    found = _latest(state) if which is None else find(state, tag, which)
+    runs = [run for _, run in _runs(state, found)] if found is not None else []
+    logs = [(each.log, found.number) for each in runs] + _current(state, found) if found is not None else []
     if found is None or not logs:
         what = f"experiment #{found.number} of session {tag}" if found else f"session {tag}"
         raise PreconditionError(
@@ -161,7 +160,7 @@ def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Ru
         has = f"only runs 1 to {len(logs)}" if len(logs) > 1 else "only run 1"
         raise PreconditionError(f"experiment #{found.number} of session {tag} has no run {run}, {has}")
     name, of = logs[(run or len(logs)) - 1]
-    if _is_lost(folder, found.runs, name):
+    if _is_lost(folder, runs, name):
         raise PreconditionError(
             f"log {name} of experiment #{found.number} of session {tag} now holds the baseline of a later session"
         )
@@ -317,20 +316,25 @@ def _effect(state: State, found: Experiment | Pending) -> dict[str, Any]:
     }
 
 
-def _fresh(state: State, found: Experiment | Pending) -> tuple[Run, ...]:
-    """Return the held-out runs of an experiment, those that stations made included."""
-    if not isinstance(found, Experiment):
-        return ()
-    return (*found.heldout_runs, *state.flight.kept.get(found.number, ()))
+def _latest(state: State) -> Experiment | Pending | None:
+    """Return the experiment that runs, or the latest one."""
+    compared = (each for each in state.experiments if state.pending is None and _current(state, each))
+    return next(compared, state.pending or (state.experiments[-1] if state.experiments else None))
 
 
-def _run(run: Run, kind: str) -> dict[str, Any]:
-    """Return a run as plain data.
+def _runs(state: State, found: Experiment | Pending) -> list[tuple[str, Run]]:
+    """Return the runs of an experiment, each with its kind.
 
-    Its kind is `screen` with a shorter training, `measured` before the verdict, and `fresh` after it: a repeat
-    for the verdict on a later experiment, beside which it ran.
+    That is `screen` with a shorter training, `measured` before the verdict, and `fresh` after it: a repeat for the
+    verdict on a later experiment, beside which it ran. Those of its commit in a comparison have what that is for.
     """
-    return {"kind": kind, **asdict(run)}
+    fresh = (*found.heldout_runs, *state.flight.kept.get(found.number, ())) if isinstance(found, Experiment) else ()
+    return [
+        *(("screen", each.run) for each in found.screens),
+        *(("measured", run) for run in found.runs),
+        *(("fresh", run) for run in fresh),
+        *((comparison.doing, run) for comparison, run in state.runs_in_comparisons(found.commit)),
+    ]
 
 
 def _change(folder: Path, found: Experiment | Pending) -> str | None:
@@ -355,8 +359,9 @@ def _is_written(folder: Path, path: Path) -> bool:
     holder = lock.holder(state_folder(folder))
     if holder is None:
         return False
-    pending = fold(journal_path(folder, holder.tag)).pending
-    return pending is not None and pending.started is not None and pending.started["log"] == str(path)
+    state = fold(journal_path(folder, holder.tag))
+    started = [each.started for each in (state.pending, state.comparison) if each and each.started]
+    return any(each["log"] == str(path) for each in started)
 
 
 def _status(folder: Path, tag: str, found: Experiment | Pending) -> str:

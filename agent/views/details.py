@@ -14,6 +14,13 @@ from agent.system.invocation import typed
 from agent.views.color import diff_lines, status_text
 
 LOST = "(the diff cannot be shown; find out why with `{doctor}`)"
+RUN_KINDS = {
+    "screen": "with the shorter training",
+    "fresh": "repeat, beside a later experiment",
+    "confirming": "held out, for `confirm`",
+    "promoting": "held out, for `promote`",
+    "ablating": "held out, for `ablate`",
+}
 RUN_FIGURES = ("peak_vram_mb", "num_steps", "mfu_percent")
 
 
@@ -118,8 +125,7 @@ def _runs(data: dict[str, Any]) -> list[str]:
         parts += [f"on {shown_name(run['station'])}"] if run["station"] else []
         parts += [f"{name} {run['secondary'][name]:g}" for name in RUN_FIGURES if name in run["secondary"]]
         parts += [f"{name} {value:g}" for name, value in run["conditions"].items()]
-        parts += ["repeat, beside a later experiment"] if run["kind"] == "fresh" else []
-        parts += ["with the shorter training"] if run["kind"] == "screen" else []
+        parts += [RUN_KINDS[run["kind"]]] if run["kind"] in RUN_KINDS else []
         parts += [run["source"]] if run.get("source") else []
         parts += ["unconfined"] if run.get("unconfined") else []
         if run["pruned"] is not None:

@@ -199,6 +199,41 @@ def test_log_shows_output_of_run(finished: Path, session: Path, cli: Cli) -> Non
     assert "of experiment #2 not found" in cli(session, "log", "2").stderr
 
 
+def test_runs_have_the_numbers_of_show_and_those_of_confirm_are_among_them(session: Path, cli: Cli) -> None:
+    assert cli(session, "confirm", "--runs", "2").returncode == 0
+    shown = data(cli, session, "show", "best")
+    assert [run["kind"] for run in shown["runs"]].count("confirming") == 2
+    assert "held out, for `confirm`" in cli(session, "show", "best").stdout
+    for number, run in enumerate(shown["runs"], start=1):
+        found = data(cli, session, "log", "best", "--run", str(number))
+        assert found["path"].endswith(run["log"].partition("/.autoresearch/")[2])
+    record = Journal(journal_path(session, "t"))
+    best = record.state.incumbent
+    assert best is not None
+    record.append("comparing", commits={"a": record.state.experiments[0].commit, "b": best.commit}, files=[], count=2)
+    log, about = best.runs[0].log, {"pid": 1, "born": 1.0, "run": 1, "expected": 1.0}
+    record.append("running", label="b", log=log, **about)
+    record.close()
+    assert data(cli, session, "log")["path"].endswith(log.partition("/.autoresearch/")[2])
+
+
+def test_screens_come_first_among_the_runs(session: Path, cli: Cli) -> None:
+    record = Journal(journal_path(session, "t"))
+    number, best = len(record.state.experiments), record.state.incumbent
+    assert best is not None
+    what = {"description": "d", "reasoning": "", "parameters": {}, "digest": "d", "files": ["train.py"]}
+    record.append("proposed", number=number, proposer="search", expected=None, **what)
+    record.append("committed", number=number, commit=best.commit)
+    first, second = (record.state.experiments[each].runs[0] for each in (0, 1))
+    screen = {"rung": 1.0, "edit": "", "lead": 0.0, "chance": 1.0, "then": "on", "reason": ""}
+    record.append("screened", number=number, run=1, **screen, metric=1.0, seconds=1.0, log=first.log)
+    record.append("measured", number=number, run=1, metric=1.0, seconds=1.0, log=second.log)
+    record.close()
+    shown = data(cli, session, "show", str(number))
+    assert [run["kind"] for run in shown["runs"]] == ["screen", "measured"]
+    assert data(cli, session, "log", "--run", "2")["path"].endswith(second.log.partition("/.autoresearch/")[2])
+
+
 def test_log_follows_a_run_to_its_end(quick: Path, cli: Cli) -> None:
     slow = (quick / "train.py").read_text().replace("loss = ", "import time\nprint('begun')\ntime.sleep(2)\nloss = ")
     (quick / "train.py").write_text(slow)
