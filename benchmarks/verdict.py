@@ -76,12 +76,24 @@ def drifting(rng: random.Random, *, counted: bool = True, memory: float = MEMORY
     return program
 
 
+def coarse(rng: random.Random) -> Machine:
+    """Return a Gaussian machine whose metric has steps of two standard deviations, as an accuracy on few examples."""
+    return lambda: lambda: (2.0 * round(rng.gauss(0.0, 1.0) / 2.0), 0.0)
+
+
+def two_values(rng: random.Random) -> Machine:
+    return lambda: lambda: (rng.choice((-1.0, 1.0)), 0.0)
+
+
 MACHINES: dict[str, Callable[[random.Random], Machine]] = {
     "gaussian": gaussian,
     "heavy": heavy,
     "drifting": drifting,
     "drifting, steps not counted": partial(drifting, counted=False),
+    "coarse": coarse,
+    "of two values": two_values,
 }
+COARSE = ("coarse", "of two values")
 
 
 @dataclass
@@ -281,14 +293,14 @@ def main() -> None:
     with ProcessPoolExecutor(2) as pool:
         for noise in MACHINES:
             print(f"\n{noise} noise\n{header}")
-            for rule in RULES[:1] if noise == "drifting, steps not counted" else RULES:
+            for rule in RULES[:1] if noise in ("drifting, steps not counted", *COARSE) else RULES:
                 print(report(pool, rule, noise, 1.0, options.sessions, options.edits), flush=True)
         print(f"\ngaussian, the prior of the noise wrong by a factor\n{header}")
         for prior in (0.1, 0.3, 3.0, 10.0):
             row = report(pool, "confirm", "gaussian", prior, options.sessions, options.edits)
             print(row.replace("confirm", f"confirm, prior times {prior:g}"), flush=True)
         print("\nnull edits whose own noise is larger: fraction kept")
-        for noise in MACHINES:
+        for noise in (name for name in MACHINES if name not in COARSE):
             for times in UNSTABLE:
                 kept = list(pool.map(partial(unstable, noise, times), range(1000), chunksize=50))
                 print(f"{noise}, {times:g} times the noise: {statistics.mean(kept):.3f}", flush=True)
