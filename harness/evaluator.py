@@ -77,7 +77,7 @@ class Service:
         self._reader = Worker()  # a process that runs a graph never holds the rows
         self._load = self._reader.start("load_task")
         self._lock = threading.Lock()
-        self._clock_runs = self._has_model = False
+        self._clock_runs = self._has_model = self._gave_rows = False
         self._training: list[Path] | None = None
 
     def train(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
@@ -102,6 +102,8 @@ class Service:
             self._has_model = True
         say("handed_over", at=at)
         try:
+            if self._gave_rows:  # it could hold them
+                raise NotEvaluated("the run was given the validation text before it handed over a model")
             task = self._load()
             self._reader.end()
             batch = int(request.get("rows", 0))
@@ -130,6 +132,8 @@ class Service:
         """Return the validation text, for a run that computes its own metric because its model cannot be traced."""
         if os.environ.get(UNTRACED_VARIABLE) != "1":
             return {"refused": "the validation split is for the evaluator alone"}, []
+        with self._lock:
+            self._gave_rows = True
         say("untraced")
         paths = sorted(evaluated_folder().glob("val_*.npy"))[:FILES_AT_ONCE]
         return {"names": [path.name for path in paths]}, [os.open(path, os.O_RDONLY) for path in paths]

@@ -291,7 +291,7 @@ def _result(
         raise evaluation.refusal(evaluator, attempt.allowance, ended.began)
     require_success(ended, text)
     metric = runner.protocol.metric
-    untraced = evaluator is not None and evaluator.event("untraced") and not evaluator.event("answer")
+    untraced = evaluator is not None and bool(evaluator.event("untraced"))
     if evaluator is None or runner.harness is None or untraced:
         integrity.require_sealed(place.workspace, attempt.sealed)
         found = read(place, runner.protocol, metric, text, attempt.before)

@@ -143,6 +143,21 @@ def test_a_run_does_not_see_the_validation_text(tokenizer: Tokenizer, beside: Be
         handover.ask(beside.address, {"ask": "rows"})
 
 
+def test_a_model_made_with_the_validation_text_is_refused(
+    model: Bigram, tokenizer: Tokenizer, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = "export AUTORESEARCH_ALLOW_UNTRACED=1"
+    with started(cache, tmp_path / "socket", tmp_path / "losses.npy", allowed) as found:
+        monkeypatch.setenv("AUTORESEARCH_EVALUATOR", str(found.address))
+        _, files = handover.ask(found.address, {"ask": "rows"})
+        for file in files:
+            os.close(file)
+        assert files
+        with pytest.raises(handover.Refused, match="was given the validation text before"):
+            evaluate_bpb(model, tokenizer, 16)
+        assert [found.event()["event"] for _ in range(3)] == ["untraced", "handed_over", "refused"]
+
+
 GARBAGE = [
     b"",
     b"\n",
