@@ -91,11 +91,16 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
     book, full = extended(workspace, state, numbers, at)
     told = {} if book is None else {PLAYBOOK: book.decode()}
     require_unedited(workspace, branch, {**files, **told})
-    message = message_of(state, choice)
+    now = {**workspace.files(at), **files}
+    merged = sorted(path for path in {*now, *choice.files} if now.get(path) != choice.files.get(path))
+    message = message_of(state, choice, merged)
     commit = workspace.commit_files(at, files, message, book)
     checkout.advance(branch, commit, at)
     done["files"] = sorted({*files, *told})
-    done["note"] = f"{PLAYBOOK} gets no entry: {full}" if full else None
+    notes = [f"{PLAYBOOK} gets no entry: {full}"] if full else []
+    if merged:
+        notes.append(f"{branch} has changes of its own in {', '.join(merged)}: what it has now was never measured")
+    done["note"] = "; ".join(notes) or None
     return {**done, "commit": commit, "provisional": not choice.confirmed, "message": message}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.adopt.choice import Choice
@@ -21,13 +21,17 @@ MOST_STATIONS = 16
 TRAILER, LEFT_OUT = "Autoresearch-Commit", "Autoresearch-Left-Out"
 
 
-def message_of(state: State, choice: Choice) -> str:
-    """Return subject and body."""
+def message_of(state: State, choice: Choice, merged: Sequence[str] = ()) -> str:
+    """Return subject and body.
+
+    Args:
+        merged: files in which the branch has changes that the session did not measure.
+    """
     session = state.session
     assert session is not None
     changes = counted(len(choice.keeps), "change")
     gained = _gained(state, choice)
-    mark = "" if choice.confirmed else ", provisional"
+    mark = ("" if choice.confirmed else ", provisional") + (", before merging" if merged else "")
     subject = f"Adopt {changes} of session {session['tag']}: {session['metric']} {gained}{mark}"
     kept = [_line(state, choice, index) for index in range(min(len(choice.keeps), MOST_LINES))]
     if len(choice.keeps) > MOST_LINES:
@@ -36,7 +40,10 @@ def message_of(state: State, choice: Choice) -> str:
     trailers = [f"{TRAILER}: {choice.commit}"] if choice.commit else []
     trailers += [f"{TRAILER}: {each.commit}" for each in choice.keeps if each.commit != choice.commit]
     trailers += [f"{LEFT_OUT}: {each.commit}" for each in state.experiments if each.number in choice.without]
-    blocks = [[subject], kept, [*_evidence(choice), *_conditions(state, choice.rung)], trailers]
+    evidence = [*_evidence(choice), *_conditions(state, choice.rung)]
+    if merged:
+        evidence.append(f"Merged: the branch has changes of its own in {', '.join(merged)}, not measured together")
+    blocks = [[subject], kept, evidence, trailers]
     return "\n\n".join("\n".join(_bounded(line) for line in block) for block in blocks if block) + "\n"
 
 

@@ -15,7 +15,7 @@ from agent.decision import anytime
 from agent.decision.difference import difference, equal_for_seeds
 from agent.errors import Interrupted, MachineFault, PreconditionError, Suspended, in_one_line
 from agent.execution import holdout
-from agent.execution.allowance import References
+from agent.execution.allowance import TOO_LATE, References
 from agent.execution.measure import Edited, Runner, measure
 from agent.execution.process import Observer
 from agent.format import counted, figure
@@ -34,7 +34,7 @@ ONE_SEED = "the best gives the same number with every seed, unlike the baseline,
 # How the errors of runs begin that a slower machine, or one with a smaller disk, may have alone.
 LOCAL = (
     *("timed out: ", "out of memory: ", "killed: it filled the disk"),
-    *("voided: it handed over ", "voided: it trained for ", "voided: its evaluation took "),
+    *(*TOO_LATE, "voided: its evaluation took "),
 )
 
 Verdict = Literal["replicated", "not replicated", "cannot tell"]

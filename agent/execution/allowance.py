@@ -10,6 +10,8 @@ from agent.errors import Violation
 from agent.journal.experiment import Run
 
 INCUMBENT = "the incumbent"
+# How the errors of runs begin that took too long until they handed over their model.
+TOO_LATE = ("voided: it handed over ", "voided: it trained for ")
 # The untimed part of a run may exceed its incumbent's by this fraction of the budget, but by no more than this many
 # seconds. It may exceed the baseline's by this multiple of that, and its evaluation may take this multiple of what is
 # allowed beside the baseline: else each keep would allow the next one more.

@@ -139,7 +139,14 @@ def disturbed(
             Then fewer steps are evidence as well.
         than: how the text names the reference.
     """
-    if any(run.metric is None or run.seconds < SHORTEST_RUN for run in runs):
+    if any(run.metric is None for run in runs):
+        return None
+    return hindered(runs, reference, equally_long=equally_long, than=than)
+
+
+def hindered(runs: Sequence[Run], reference: Sequence[Run], *, equally_long: bool, than: str) -> str | None:
+    """Return what `disturbed` does, also of runs without a metric."""
+    if any(run.seconds < SHORTEST_RUN for run in runs):
         return None
     others, before = _condition(runs, "others"), _condition(reference, "others")
     most = max(MORE_CORES, MORE_SHARE * (os.cpu_count() or 1))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
+from agent.execution.allowance import TOO_LATE
+from agent.execution.conditions import hindered
 from agent.execution.gpu_fault import described
 from agent.execution.oom import smaller_batch
-from agent.journal.experiment import KNEW, Proposal, Value
+from agent.journal.experiment import KNEW, Proposal, Run, Value
 from agent.journal.pending import Pending
 from agent.journal.state import EDIT
 from agent.proposers.search.space import tunable_parameters
@@ -17,12 +19,15 @@ MOST_REVISIONS = 2
 MOST_REPAIRS = 2
 
 
-def owed(pending: Pending, safety: Safety) -> Literal["run", "revision", "repair"] | None:
+def owed(
+    pending: Pending, safety: Safety, reference: Sequence[Run] = ()
+) -> Literal["run", "revision", "repair"] | None:
     """Return the next step before the verdict: a run, a revision with a smaller batch, or a repair by its proposer.
 
-    If the run is out of memory or the GPU keeps failing, and oomPolicy is reduce_batch, the candidate is revised and
-    repeated, at most twice. After any other crash it is repeated once if crashStatus is retry, then repaired by its
-    proposer, at most twice. The first successful run ends this.
+    A run that handed over its model too late is repeated once if other programs hindered it more than those of the
+    incumbent, `reference`. If the run is out of memory or the GPU keeps failing, and oomPolicy is reduce_batch, the
+    candidate is revised and repeated, at most twice. After any other crash it is repeated once if crashStatus is
+    retry, then repaired by its proposer, at most twice. The first successful run ends this.
 
     Returns:
         None if it can be judged.
@@ -33,12 +38,15 @@ def owed(pending: Pending, safety: Safety) -> Literal["run", "revision", "repair
     # After a success, a failure is not repaired: the candidate is judged as a program that does not always run.
     if last.pruned is not None or any(run.error is None for run in pending.runs):
         return None
+    repeated = len(pending.runs) - pending.revisions > 1
+    if (last.error or "").startswith(TOO_LATE):  # before it could know its metric
+        busy = hindered([last], reference, equally_long=False, than="the incumbent")
+        return "run" if busy and not repeated else None
     if last.voided or (last.error or "").startswith(KNEW):  # it could fail until its metric is a good one
         return None
     if last.out_of_memory or last.fault:
         smaller = pending.revisions - pending.repairs
         return "revision" if safety.oom_policy == "reduce_batch" and smaller < MOST_REVISIONS else None
-    repeated = len(pending.runs) - pending.revisions > 1
     if safety.crash_status == "retry" and not repeated:
         return "run"
     return "repair" if pending.number and pending.repairs < MOST_REPAIRS else None

@@ -290,7 +290,7 @@ class Session:
         if self._screens is not None and self._pending.verdict is None:
             self._screens.screen(self._incumbent)
         while self._pending.verdict is None and self._pending.screened_out is None:
-            step = owed(self._pending, self.runner.protocol.safety) or self._asked()
+            step = owed(self._pending, self.runner.protocol.safety, self._incumbent.runs) or self._asked()
             if step is None:
                 return
             if step == "incumbent":

@@ -94,6 +94,7 @@ def test_message_has_the_evidence(night: Path, cli: Cli) -> None:
     assert subject.startswith("Adopt 3 changes of session t: val_bpb ")
     assert " -> " in subject
     assert "provisional" not in message
+    assert "merg" not in message.lower()
     state = fold(journal_path(night, "t"))
     for part in (
         "- #1 ",
@@ -194,6 +195,10 @@ def test_branch_that_moved_on_keeps_its_own_changes(night: Path, cli: Cli) -> No
         assert part in text
     assert is_clean(night)
     assert git(night, "rev-parse", "HEAD") == data["commit"]
+    assert "main has changes of its own in train.py" in data["note"]
+    subject, _, body = data["message"].partition("\n")
+    assert subject.endswith(", before merging")
+    assert "\nMerged: the branch has changes of its own in train.py, not measured together\n" in body
 
 
 def test_value_of_the_branch_stays_where_the_session_left_it_alone(quick: Path, cli: Cli) -> None:
