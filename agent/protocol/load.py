@@ -161,11 +161,13 @@ def _start_of(journal: Path) -> list[dict[str, Any]]:
     return [event for event in found if isinstance(event, dict)]
 
 
-def fault_of(error: ValidationError) -> str:
+def fault_of(error: ValidationError, most: int = MOST_FAULTS) -> str:
     """Return what is wrong with a file as one clause, without the terms of pydantic."""
     faults = []
-    for fault in error.errors(include_url=False, include_input=False)[:MOST_FAULTS]:
-        where = ".".join(str(part) for part in fault["loc"] if not str(part).startswith("function-"))[:LONGEST_WHERE]
+    for fault in error.errors(include_url=False, include_input=False)[:most]:
+        where = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(("function-", "[key]")))[
+            :LONGEST_WHERE
+        ]
         what = _words(fault)
         faults.append(f"{where}: {what}" if where else what)
     more = error.error_count() - len(faults)
@@ -176,7 +178,7 @@ def _words(fault: ErrorDetails) -> str:
     """Return why a field is invalid."""
     limits = fault.get("ctx", {})
     match fault["type"]:
-        case "extra_forbidden":
+        case "extra_forbidden" | "unexpected_keyword_argument":
             return "unknown field"
         case "missing":
             return "required field is missing"

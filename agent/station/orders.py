@@ -5,25 +5,39 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any, TypeVar, cast, get_args
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    FailFast,
+    Field,
+    PlainValidator,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
 
 from agent.execution.allowance import INCUMBENT
 from agent.journal.experiment import Fault, Run
 from agent.protocol.extract import LARGEST_VALUE
+from agent.protocol.load import fault_of
 from agent.room.sandbox import Mode
-from agent.system.names import fault_of_own, fault_of_path
+from agent.system.names import fault_of_own
+from agent.system.patterns import short
 
 LARGEST_LOG = 2**20  # bytes of an answer's log: its end
-LONGEST_TEXT, LONGEST_SIDE = 4000, 100  # characters
+LONGEST_TEXT, LONGEST_KEY, LONGEST_SIDE = 4000, 200, 100  # characters
 MOST_ENTRIES = 1000  # of a mapping or a sequence
 MOST_SETTLED = 100_000
 LARGEST_NUMBER, MOST_SECONDS = 1e300, 1e9  # as in a journal (`agent.journal.events`)
 LARGEST_FILE = 2**24  # characters of a changed file
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-SOURCES = ("", "attested", "from the log", "untraced")
 
 T = TypeVar("T")
 
@@ -32,6 +46,99 @@ class Invalid(ValueError):
     """Data that is no order or answer. `str` gives the field and why."""
 
 
+def digest_of(commit: str, files: Mapping[str, str]) -> str:
+    """Return the SHA-256 of a commit and of the files on top of it."""
+    return hashlib.sha256(json.dumps([commit, dict(files)], sort_keys=True).encode()).hexdigest()
+
+
+def run_from_dict(data: object) -> Run:
+    """Check data that claims to be a run. Raises Invalid."""
+    found = _checked(_RUN, data)
+    run = Run(**{each: getattr(found, each) for each in found.model_fields_set})
+    if (run.metric is None) != bool(run.error):
+        raise Invalid("metric and error: exactly one is required")
+    return run
+
+
+def name(value: object) -> str:
+    """Return a value that is usable as the name of a folder. Raises Invalid."""
+    if not isinstance(value, str) or not NAME.fullmatch(value) or ".." in value:
+        raise Invalid("must be a name of letters, digits, dots and dashes")
+    return value
+
+
+def _hash(value: str) -> str:
+    if not HASH.fullmatch(value):
+        raise Invalid("must be a full hash")
+    return value
+
+
+def _own_path(path: str) -> str:
+    if reason := fault_of_own(path):
+        raise Invalid(f"{short(path)} {reason}")
+    return path
+
+
+def _of(kind: type[Any] | tuple[type[Any], ...], most: int, what: str) -> BeforeValidator:
+    """Check the kind and size of a value before what is in it. Pydantic counts no text with lone surrogates."""
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, kind) or len(value) > most:
+            raise Invalid(f"must be {what.format(most)}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _within(most: float) -> Any:
+    return Field(strict=True, allow_inf_nan=False, ge=-most, le=most)
+
+
+_OBJECT = _of(dict, MOST_ENTRIES, "an object of at most {:,} entries")  # an instance would be taken unchecked
+_LIST = "a list of at most {:,} entries"
+_TEXT = "a text of at most {:,} characters"
+
+Flag = Annotated[bool, Strict()]
+Text = Annotated[str, _of(str, LONGEST_TEXT, _TEXT)]
+Content = Annotated[str, _of(str, LARGEST_FILE, _TEXT)]
+Name = Annotated[str, BeforeValidator(name)]
+Hash = Annotated[Text, AfterValidator(_hash)]
+OwnPath = Annotated[Text, AfterValidator(_own_path)]
+Number = Annotated[float, _within(LARGEST_NUMBER)]
+Measured = Annotated[float, _within(LARGEST_VALUE)]  # a metric, or a forecast of it, as `extract` bounds one from here
+Seconds = Annotated[float, _within(MOST_SECONDS)]
+Numbers = Annotated[dict[Annotated[str, _of(str, LONGEST_KEY, _TEXT)], Measured], _OBJECT]
+
+
+class _Run(BaseModel, extra="forbid"):
+    """The bounds of each field of a Run. What is left out gets the default of Run."""
+
+    metric: Measured | None
+    seconds: Annotated[Seconds, Field(ge=0)]
+    secondary: Numbers = {}
+    error: Text | None = None
+    out_of_memory: Flag = False
+    conditions: Numbers = {}
+    log: Text = ""
+    pruned: Number | None = None
+    estimate: Measured | None = None
+    rebased: Flag = False
+    source: Literal["", "attested", "from the log", "untraced"] = ""
+    untimed: Seconds | None = None
+    overrun: Seconds | None = None
+    evaluated: Seconds | None = None
+    unconfined: Flag = False
+    fault: Fault = ""
+    trained: Seconds | None = None
+    seed: Annotated[int, Field(strict=True, ge=-(2**63), le=2**63)] | None = None
+    holdout: Measured | None = None
+    station: Text = ""
+
+
+Checked = Annotated[Run, PlainValidator(run_from_dict)]
+
+
+@with_config(extra="forbid")
 @dataclass(frozen=True)
 class Leased:
     """An earlier run, with which a run is compared.
@@ -40,10 +147,14 @@ class Leased:
         lease: its lease if this station made it, so that its log is here; else empty.
     """
 
-    run: Run
-    lease: str = ""
+    run: Checked
+    lease: Name | Literal[""] = ""
 
 
+Runs = Annotated[tuple[Annotated[Leased, _OBJECT], ...], FailFast(), _of((list, tuple), MOST_ENTRIES, _LIST)]
+
+
+@with_config(extra="forbid")
 @dataclass(frozen=True)
 class Order:
     """One run that a station is asked for.
@@ -69,27 +180,27 @@ class Order:
         settled: leases of this session whose answers are in the decider's journal.
     """
 
-    version: str
-    session: str
-    lease: str
-    repository: str
-    commit: str
-    base: str
-    prefix: str = "."
-    files: Mapping[str, str] = field(default_factory=dict)
-    bundle: bytes | None = None
-    snapshot: str | None = None
-    training_seconds: float | None = None
+    version: Text
+    session: Name
+    lease: Name
+    repository: Name
+    commit: Hash
+    base: Hash
+    prefix: OwnPath = "."
+    files: Annotated[Mapping[OwnPath, Content], _OBJECT] = field(default_factory=dict)
+    bundle: Annotated[bytes, Strict()] | None = None
+    snapshot: Text | None = None
+    training_seconds: Number | None = None
     sandbox: Mode = "auto"
-    setup: bool = True
-    untraced: bool = False
-    holdout: bool = False
-    holdout_command: str | None = None
-    own: tuple[Leased, ...] = ()
-    baseline: tuple[Leased, ...] = ()
-    other: tuple[Leased, ...] = ()
-    side: str = INCUMBENT
-    settled: tuple[str, ...] = ()
+    setup: Flag = True
+    untraced: Flag = False
+    holdout: Flag = False
+    holdout_command: Text | None = None
+    own: Runs = ()
+    baseline: Runs = ()
+    other: Runs = ()
+    side: Annotated[str, _of(str, LONGEST_SIDE, _TEXT)] = INCUMBENT
+    settled: Annotated[tuple[Name, ...], FailFast(), _of((list, tuple), MOST_SETTLED, _LIST)] = ()
 
     @property
     def digest(self) -> str:
@@ -102,9 +213,10 @@ class Order:
     @staticmethod
     def from_dict(data: object) -> Order:
         """Check data that claims to be an order. Raises Invalid."""
-        return cast(Order, _built(Order, data, _ORDER))
+        return _checked(_ORDER, data)
 
 
+@with_config(extra="forbid")
 @dataclass(frozen=True)
 class Answer:
     """What became of an order.
@@ -117,13 +229,13 @@ class Answer:
         measured: `Order.digest` of what was measured; empty if nothing was.
     """
 
-    lease: str
-    station: str
-    run: Run | None = None
-    log: bytes = b""
-    failed: str = ""
-    lacks: bool = False
-    measured: str = ""
+    lease: Name
+    station: Text
+    run: Checked | None = None
+    log: Annotated[bytes, _of(bytes, LARGEST_LOG, "a log of at most {:,} bytes")] = b""
+    failed: Text = ""
+    lacks: Flag = False
+    measured: Text = ""
 
     def to_dict(self) -> dict[str, Any]:
         return cast(dict[str, Any], _listed(asdict(self)))
@@ -131,158 +243,17 @@ class Answer:
     @staticmethod
     def from_dict(data: object) -> Answer:
         """Check data that claims to be an answer. Raises Invalid."""
-        answer = cast(Answer, _built(Answer, data, _ANSWER))
+        answer = _checked(_ANSWER, data)
         if (answer.run is None) != bool(answer.failed):
             raise Invalid("run and failed: exactly one is required")
         return answer
 
 
-def digest_of(commit: str, files: Mapping[str, str]) -> str:
-    """Return the SHA-256 of a commit and of the files on top of it."""
-    return hashlib.sha256(json.dumps([commit, dict(files)], sort_keys=True).encode()).hexdigest()
-
-
-def run_from_dict(data: object) -> Run:
-    """Check data that claims to be a run. Raises Invalid."""
-    run = cast(Run, _built(Run, data, _RUN))
-    if (run.metric is None) != bool(run.error):
-        raise Invalid("metric and error: exactly one is required")
-    return run
-
-
-def name(value: object) -> str:
-    """Return a value that is usable as the name of a folder. Raises Invalid."""
-    if not isinstance(value, str) or not NAME.fullmatch(value) or ".." in value:
-        raise Invalid("is not a name of letters, digits, dots and dashes")
-    return value
-
-
-def text(value: object, most: int = LONGEST_TEXT) -> str:
-    if not isinstance(value, str) or len(value) > most:
-        raise Invalid(f"is not a text of at most {most} characters")
-    return value
-
-
-def _built(kind: type[Any], data: object, checks: Mapping[str, Callable[[Any], Any]]) -> object:
-    if not isinstance(data, Mapping):
-        raise Invalid(f"{kind.__name__.lower()}: is not an object")
-    required = {each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING}
-    if wrong := (required - {*data}) | ({*data} - {*checks}):
-        raise Invalid(f"{kind.__name__.lower()}: missing or unknown: {', '.join(sorted(map(str, wrong)))[:200]}")
-    found = {}
-    for key, value in data.items():
-        try:
-            found[key] = checks[key](value)
-        except Invalid as reason:
-            raise Invalid(f"{key}: {reason}") from None
-    return kind(**found)
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_NUMBER:
-        raise Invalid("is not a finite number")
-    return float(value)
-
-
-def _measured(value: object) -> float:
-    """Check a metric, or a forecast of it, as `extract` bounds that of a run on this machine."""
-    found = _number(value)
-    if abs(found) > LARGEST_VALUE:
-        raise Invalid("is too large to compare")
-    return found
-
-
-def _seconds(value: object) -> float:
-    seconds = _number(value)
-    if not abs(seconds) <= MOST_SECONDS:
-        raise Invalid("is not a number of seconds")
-    return seconds
-
-
-def _duration(value: object) -> float:
-    seconds = _seconds(value)
-    if seconds < 0:
-        raise Invalid("is negative")
-    return seconds
-
-
-def _seed(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > 2**63:
-        raise Invalid("is not an integer")
-    return value
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise Invalid("is not true or false")
-    return value
-
-
-def _hash(value: object) -> str:
-    if not isinstance(value, str) or not HASH.fullmatch(value):
-        raise Invalid("is not a full hash")
-    return value
-
-
-def _optional(check: Callable[[Any], T]) -> Callable[[object], T | None]:
-    return lambda value: None if value is None else check(value)
-
-
-def _one_of(*words: str) -> Callable[[object], Any]:
-    def check(value: object) -> Any:
-        if value not in words:
-            raise Invalid(f"is not one of {', '.join(word or 'an empty text' for word in words)}")
-        return value
-
-    return check
-
-
-def _numbers(value: object) -> dict[str, float]:
-    if not isinstance(value, Mapping) or len(value) > MOST_ENTRIES:
-        raise Invalid("is not an object of numbers")
-    return {text(key, 200): _measured(each) for key, each in value.items()}
-
-
-def _files(value: object) -> dict[str, str]:
-    if not isinstance(value, Mapping) or len(value) > MOST_ENTRIES:
-        raise Invalid("is not an object of texts")
-    found = {text(path): text(content, LARGEST_FILE) for path, content in value.items()}
-    for path in found:
-        if reason := fault_of_own(path):
-            raise Invalid(f"{path} {reason}")
-    return found
-
-
-def _prefix(value: object) -> str:
-    path = text(value)
-    if path != "." and (reason := fault_of_path(path) or fault_of_own(path)):
-        raise Invalid(f"{path} {reason}")
-    return path
-
-
-def _log(value: object) -> bytes:
-    if not isinstance(value, bytes) or len(value) > LARGEST_LOG:
-        raise Invalid(f"is not a log of at most {LARGEST_LOG // 2**20} MiB")
-    return value
-
-
-def _bytes(value: object) -> bytes:
-    if not isinstance(value, bytes):
-        raise Invalid("is not bytes")
-    return value
-
-
-def _leased(value: object) -> tuple[Leased, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) > MOST_ENTRIES:
-        raise Invalid("is not a list of runs")
-    checks = {"run": run_from_dict, "lease": lambda each: name(each) if each else ""}
-    return tuple(cast(Leased, _built(Leased, each, checks)) for each in value)
-
-
-def _settled(value: object) -> tuple[str, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) > MOST_SETTLED:
-        raise Invalid("is not a list of leases")
-    return tuple(name(each) for each in value)
+def _checked(kind: TypeAdapter[T], data: object) -> T:
+    try:
+        return kind.validate_python(data)
+    except ValidationError as error:
+        raise Invalid(fault_of(error, most=1)) from None
 
 
 def _listed(value: Any) -> Any:
@@ -292,57 +263,6 @@ def _listed(value: Any) -> Any:
     return [_listed(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-_RUN: dict[str, Callable[[Any], Any]] = {
-    "metric": _optional(_measured),
-    "seconds": _duration,
-    "secondary": _numbers,
-    "error": _optional(text),
-    "out_of_memory": _flag,
-    "conditions": _numbers,
-    "log": text,
-    "pruned": _optional(_number),
-    "estimate": _optional(_measured),
-    "rebased": _flag,
-    "source": _one_of(*SOURCES),
-    "untimed": _optional(_seconds),
-    "overrun": _optional(_seconds),
-    "evaluated": _optional(_seconds),
-    "unconfined": _flag,
-    "fault": _one_of(*get_args(Fault)),
-    "trained": _optional(_seconds),
-    "seed": _optional(_seed),
-    "holdout": _optional(_measured),
-    "station": text,
-}
-_ANSWER: dict[str, Callable[[Any], Any]] = {
-    "lease": name,
-    "station": text,
-    "run": _optional(run_from_dict),
-    "log": _log,
-    "failed": text,
-    "lacks": _flag,
-    "measured": text,
-}
-_ORDER: dict[str, Callable[[Any], Any]] = {
-    "version": text,
-    "session": name,
-    "lease": name,
-    "repository": name,
-    "prefix": _prefix,
-    "commit": _hash,
-    "base": _hash,
-    "files": _files,
-    "bundle": _optional(_bytes),
-    "snapshot": _optional(text),
-    "training_seconds": _optional(_number),
-    "sandbox": _one_of(*get_args(Mode)),
-    "setup": _flag,
-    "untraced": _flag,
-    "holdout": _flag,
-    "holdout_command": _optional(text),
-    "own": _leased,
-    "baseline": _leased,
-    "other": _leased,
-    "side": lambda value: text(value, LONGEST_SIDE),
-    "settled": _settled,
-}
+_RUN = TypeAdapter(Annotated[_Run, _OBJECT])
+_ORDER = TypeAdapter(Annotated[Order, _OBJECT])
+_ANSWER = TypeAdapter(Annotated[Answer, _OBJECT])
