@@ -15,7 +15,7 @@ import psutil
 
 from agent.errors import AutoresearchError, PreconditionError
 from agent.journal.paths import stop_file
-from agent.system.files import read_bounded, write_whole
+from agent.system.files import locked, read_bounded, write_whole
 from agent.system.invocation import typed
 
 LARGEST_NOTE = 4096
@@ -121,13 +121,8 @@ def holder(state_folder: Path) -> Holder | None:
 
 
 def _is_locked(state_folder: Path) -> bool:
-    from filelock import FileLock, Timeout
-
-    try:
-        with FileLock(state_folder / "lock", timeout=0):
-            return False
-    except Timeout:
-        return True
+    with locked(state_folder / "lock") as free:
+        return not free
 
 
 def _note(state_folder: Path) -> Path:

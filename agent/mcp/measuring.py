@@ -23,7 +23,7 @@ from agent.report.verdict import await_verdict
 from agent.repository.excludes import exclude
 from agent.repository.workspace import Workspace
 from agent.system.background import log_of
-from agent.system.files import read_end
+from agent.system.files import locked, read_end
 from agent.views.verdict import experiment_result
 
 # Together they stay below the time limit of a client.
@@ -132,23 +132,16 @@ def _starting(folder: Path) -> Iterator[None]:
     Raises:
         PreconditionError: another call is not done.
     """
-    from filelock import FileLock, Timeout
-
     require_own_state(folder)
     state_folder(folder).mkdir(parents=True, exist_ok=True)
     exclude(Workspace(folder, load_protocol(folder)), [".autoresearch/"])
-    lock = FileLock(state_folder(folder) / STARTING)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise PreconditionError(
-            "another call is starting a measurement here, and only one process measures at a time",
-            hint="call start_experiment again after its verdict",
-        ) from None
-    try:
+    with locked(state_folder(folder) / STARTING) as free:
+        if not free:
+            raise PreconditionError(
+                "another call is starting a measurement here, and only one process measures at a time",
+                hint="call start_experiment again after its verdict",
+            )
         yield
-    finally:
-        lock.release()
 
 
 def _require_free(folder: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from agent.repository.git import Git
+from agent.system.files import locked
 
 SCRATCH = "autoresearch-"  # how the names of temporary folders in .git begin
 INDEX, INDEX_LOCK = "index", "index.lock"
@@ -111,16 +112,9 @@ def _flags(git: Git, entries: Mapping[str, tuple[str, str] | None]) -> dict[str,
 
 @contextlib.contextmanager
 def _locked(file: Path) -> Iterator[bool]:
-    """Lock a file during the block, and say whether no other process has locked it. The lock ends with its process."""
-    from filelock import FileLock, Timeout  # imported late: commands that only read do not need it
-
-    lock = FileLock(file)
-    try:
-        lock.acquire(timeout=0)
-    except (Timeout, OSError):
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
+    """Lock a file as `locked` does. That of a disk without locks is never free."""
+    with contextlib.ExitStack() as stack:
+        free = False
+        with contextlib.suppress(OSError):
+            free = stack.enter_context(locked(file))
+        yield free

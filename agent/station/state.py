@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from agent.errors import AutoresearchError, Interrupted
+from agent.system.files import locked
 
 POLL_SECONDS = 0.2
 CANCELLED = "the run was cancelled"
@@ -94,18 +95,11 @@ def _machine_lock(name: str, log: Path) -> Iterator[None]:
     Args:
         log: of the run: the lock is four folders above it.
     """
-    from filelock import FileLock, Timeout  # imported late: a decider does not need it
-
     folder = log.parents[3]
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise AutoresearchError(
-            f"another process of this machine runs as station {name}", hint="give each station a name of its own"
-        ) from None
-    try:
+    with locked(folder / "lock") as free:
+        if not free:
+            raise AutoresearchError(
+                f"another process of this machine runs as station {name}", hint="give each station a name of its own"
+            )
         yield
-    finally:
-        lock.release()

@@ -12,6 +12,7 @@ import os
 import secrets
 import stat
 import sys
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
@@ -145,6 +146,24 @@ def write_whole(path: Path, content: bytes | str, mode: int | None = None, *, du
         raise
     if durable:
         _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[bool]:
+    """Lock a file during the block, and say whether no other process has locked it. The lock ends with its process.
+
+    Raises:
+        OSError: the disk has no locks.
+    """
+    from filelock import FileLock, Timeout  # imported late: commands that only read do not need it
+
+    lock = FileLock(file)
+    with contextlib.suppress(Timeout):
+        lock.acquire(timeout=0)
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
 
 
 def remove_tree(top: Path) -> None:
