@@ -17,13 +17,13 @@ from agent.errors import AutoresearchError, fault
 from agent.journal.experiment import Experiment, Proposal, Value, digest
 from agent.proposers.base import Context, Exhausted
 from agent.proposers.earlier import Earlier
-from agent.proposers.search import near_misses, parallel, transfer, turns
+from agent.proposers.search import near_misses, transfer, turns
 from agent.proposers.search.alignment import aligned, completed, renamed
 from agent.proposers.search.candidates import draw_candidates, groups, point, points
 from agent.proposers.search.space import NAME_CONSTANTS, Space, space_of, why_nothing
 from agent.proposers.search.steps import steps
 from agent.proposers.search.threads import one_thread
-from agent.proposers.search.training_set import FEWEST, measured, targets, value_of
+from agent.proposers.search.training_set import FEWEST, measured, measured_in_flight, pending_points, targets, value_of
 from agent.proposers.search.untried import untried
 from agent.source.seed import moved_seeds
 
@@ -159,7 +159,7 @@ def _model(space: Space, context: Context, earlier: Sequence[Earlier]) -> tuple[
     from agent.proposers.search.gaussian_process import fit
 
     rows, values = measured(space, context.history, context.direction)
-    for parameters, value in parallel.measured(context):
+    for parameters, value in measured_in_flight(context):
         with contextlib.suppress(KeyError, TypeError):  # it lacks a constant of the current space
             rows.append(point(space, parameters))
             values.append(value)
@@ -178,7 +178,7 @@ def _model(space: Space, context: Context, earlier: Sequence[Earlier]) -> tuple[
     here = [value is not None and index < own for index, value in enumerate(values)]
     best = float(model.predict(known)[0][here].min())
     count = f"{own} and {len(values) - own} earlier" if len(values) > own else f"{own}"
-    return model.pending(np.array(parallel.pending(space, context))), best, count
+    return model.pending(np.array(pending_points(space, context))), best, count
 
 
 def _until_it_fails(candidates: Iterator[tuple[dict[str, Value], str]]) -> Iterator[tuple[dict[str, Value], str]]:

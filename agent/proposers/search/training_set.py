@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agent.decision.estimate import estimate
-from agent.journal.experiment import Direction, Experiment
+from agent.journal.experiment import Direction, Experiment, Value
+from agent.proposers.base import Context
 from agent.proposers.search.candidates import point
 from agent.proposers.search.space import Space
 
@@ -72,3 +74,19 @@ def value_of(experiment: Experiment) -> float | None:
     """
     metric = estimate(experiment)
     return metric if metric is not None and math.isfinite(metric) else None
+
+
+def pending_points(space: Space, context: Context) -> list[list[float]]:
+    """Return the points of the candidates in flight that no run has finished of."""
+    rows = []
+    for each in context.flight:
+        with contextlib.suppress(KeyError, TypeError):  # it lacks a constant of the current space
+            if each.metric is None:
+                rows.append(point(space, each.parameters))
+    return rows
+
+
+def measured_in_flight(context: Context) -> list[tuple[Mapping[str, Value], float]]:
+    """Return the constants of the candidates in flight with the values of their runs; smaller is better."""
+    sign = 1.0 if context.direction == "minimize" else -1.0
+    return [(each.parameters, sign * each.metric) for each in context.flight if each.metric is not None]

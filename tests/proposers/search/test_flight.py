@@ -10,10 +10,10 @@ import pytest
 
 from agent.journal.experiment import Experiment, Proposal, Run, Verdict, digest
 from agent.proposers.base import Context, Flying
-from agent.proposers.search import parallel
 from agent.proposers.search.gaussian_process import GaussianProcess, fit
 from agent.proposers.search.search import SearchProposer
 from agent.proposers.search.space import space_of, tunable_parameters
+from agent.proposers.search.training_set import measured_in_flight, pending_points
 
 pytestmark = pytest.mark.quick
 
@@ -100,6 +100,6 @@ def test_candidates_in_flight_count_with_their_runs() -> None:
     ran = Flying(1, "", {**start.parameters, "RATE": 0.3}, "d", ("train.py",), 0.9)
     waits = Flying(2, "", {**start.parameters, "RATE": 0.5}, "e", ("train.py",))
     about = context(3, [start], (ran, waits))
-    assert parallel.measured(about) == [(ran.parameters, 0.9)]
-    assert parallel.measured(replace(about, direction="maximize")) == [(ran.parameters, -0.9)]
-    assert len(parallel.pending(space_of(FILES, {}), about)) == 1
+    assert measured_in_flight(about) == [(ran.parameters, 0.9)]
+    assert measured_in_flight(replace(about, direction="maximize")) == [(ran.parameters, -0.9)]
+    assert len(pending_points(space_of(FILES, {}), about)) == 1
