@@ -44,11 +44,7 @@ def message_of(state: State, choice: Choice, merged: Sequence[str] = ()) -> str:
     if merged:
         evidence.append(f"Merged: the branch has changes of its own in {', '.join(merged)}, not measured together")
     blocks = [[subject], kept, evidence, trailers]
-    return "\n\n".join("\n".join(_bounded(line) for line in block) for block in blocks if block) + "\n"
-
-
-def _bounded(line: str) -> str:
-    return one_line(line)[:LONGEST_LINE]
+    return "\n\n".join("\n".join(one_line(line)[:LONGEST_LINE] for line in block) for block in blocks if block) + "\n"
 
 
 def _left_out(choice: Choice) -> list[str]:

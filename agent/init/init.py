@@ -252,7 +252,8 @@ def _tried_in(stage: trial.Stage, plan: Plan, wanted: InitConfig, say: Callable[
         f"running `{plan.candidate.command}` in a copy of the committed files, for up to {LONGEST_RUN / 60:.0f} minutes"
     )
     plan, ran = _attempted(stage, plan, given, say)
-    seen = _seen(ran, wanted.metric)
+    in_files = (found for name, text in ran.files.items() for found in in_json(text, name))
+    seen = [*in_output(ran.text, wanted.metric), *in_files]
     found = _chosen(plan, ran, seen, wanted, say)
     protocol = plan.protocol(found.metric, limit_of(ran.seconds, plan.budget, given))
     protocol["measurement"]["secondaryMetrics"] = secondary(seen, found.name)
@@ -339,10 +340,6 @@ def _without_submodules(stage: trial.Stage) -> str:
         return ""
     update = f"{git_here(workspace.top)} submodule update --init --recursive"
     return f"the submodule {', '.join(empty[:MOST_NAMED])} is not checked out: run `{update}`; otherwise "
-
-
-def _seen(ran: trial.Trial, metric: str | None) -> list[Found]:
-    return [*in_output(ran.text, metric), *(found for name, text in ran.files.items() for found in in_json(text, name))]
 
 
 def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: InitConfig, say: Callable[[str], None]) -> Found:

@@ -67,7 +67,7 @@ def climb(bench: Workbench, given: Sequence[str]) -> Workbench:
             f"got {seconds:g}",
             hint="give a larger number",
         )
-    if not differences(before, here) and not _changes(trees, values, known):
+    if not differences(before, here) and not any(with_values(files, known, values) for files in trees.values()):
         confirm = typed(f"confirm --tag {session['tag']}")
         raise UsageError(
             f"this is the rung at which session {session['tag']} was measured",
@@ -176,10 +176,6 @@ def refused(files: Mapping[str, str], known: Mapping[str, Value], values: Mappin
     """Return the first assert that these files would fail with these constants, or None."""
     texts = (text for path, text in set_in(files, known, values).items() if path.endswith(".py"))
     return next((why for text in texts if (why := refuses(text, known, {})) is not None), None)
-
-
-def _changes(trees: Mapping[str, Mapping[str, str]], values: Mapping[str, Value], known: Mapping[str, Value]) -> bool:
-    return any(with_values(files, known, values) for files in trees.values())
 
 
 def _like(name: str, trees: Mapping[str, Mapping[str, str]], known: Mapping[str, Value]) -> Value:

@@ -40,7 +40,8 @@ def promotion_lines(data: Mapping[str, Any]) -> list[str]:
         shown.append(_line("", f"seed not varied: {whole['one_seed']}"))
     shown += [_line("", line) for line in holdout_lines(whole)]
     for entry in data["changes"] or ():
-        shown.append(_line(named_keeps(entry), f"{change_words(entry)}: {entry['description']}"))
+        keeps = " ".join(f"#{number}" for number in entry["numbers"])
+        shown.append(_line(keeps, f"{change_words(entry)}: {entry['description']}"))
     rest, kind = data["rest"], data["whole"]["verdict"]
     if rest is not None:
         shown.append(_line("rest", f"without {'; '.join(rest['descriptions'])}: {judged_words(rest['judged'])}"))
@@ -99,10 +100,6 @@ def change_words(entry: Mapping[str, Any]) -> str:
 
 def interval_words(found: Mapping[str, Any]) -> str:
     return f"{_share(found, found['low'])} to {_share(found, found['high'])}"
-
-
-def named_keeps(entry: Mapping[str, Any]) -> str:
-    return " ".join(f"#{number}" for number in entry["numbers"])
 
 
 def _share(found: Mapping[str, Any], value: float, sign: str = "") -> str:

@@ -126,7 +126,7 @@ def _station(state: State, name: str, lease: Lease | None, records: Records, mom
         running=None if lease is None else _running(state, lease, moment.now),
         runs=station.runs,
         lost=station.lost,
-        kept=_kept(state, name),
+        kept=sum(any(run.station == name for run in each.runs) for each in state.keeps),
         noise=_noise(records, name),
         level=records.levels.values.get(name),
         reference=name == records.reference,
@@ -197,10 +197,6 @@ def _running(state: State, lease: Lease, now: float) -> Running:
         seconds=max(0.0, now - lease.at),
         done_at=lease.at + lease.expected,
     )
-
-
-def _kept(state: State, name: str) -> int:
-    return sum(any(run.station == name for run in each.runs) for each in state.keeps)
 
 
 def _noise(records: Records, name: str) -> float | None:

@@ -53,7 +53,7 @@ def result(folder: Path, tag: str, number: int) -> dict[str, Any]:
         "direction": session.get("direction"),
         "delta": came.value - came.against if came.value is not None and came.against is not None else None,
         "gain": came.gain,
-        "compared_with": _compared_with(came),
+        "compared_with": None if came.incumbent is None else {"number": came.incumbent, "value": came.against},
         "evidence": asdict(verdict.evidence) if verdict and verdict.evidence else None,
         "confirmed": came.sure if isinstance(found, Experiment) else None,
         "estimate": estimate_of(state, found) if isinstance(found, Experiment) else None,
@@ -142,10 +142,6 @@ def _get_back(folder: Path, ref: str, files: Sequence[str]) -> str:
     return (
         f"{git_here(folder)} restore --source {shlex.quote(ref)} -- {' '.join(here(folder / name) for name in files)}"
     )
-
-
-def _compared_with(came: Outcome) -> dict[str, Any] | None:
-    return None if came.incumbent is None else {"number": came.incumbent, "value": came.against}
 
 
 def _most_recent(folder: Path) -> str:

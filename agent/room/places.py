@@ -156,7 +156,8 @@ def places(
 
 def wanted(workspace: Path, command: str, more: Iterable[Path] = ()) -> list[Path]:
     """Return the paths that `places` shows if they exist, also those that lie in another one."""
-    found = [*map(Path, SYSTEM[sys.platform]), *_tools(home_folder()), *_programs(workspace, command), *more]
+    tools = (home_folder() / name for name in TOOLS)
+    found = [*map(Path, SYSTEM[sys.platform]), *tools, *_programs(workspace, command), *more]
     return [*found, *_environment_of_uv(), *_of_network(), *asked(), *_paths(os.environ.get(KERNELS_VARIABLE, ""))]
 
 
@@ -260,10 +261,6 @@ def split(read: Iterable[Path], hidden: Iterable[Path]) -> list[Path]:
             yield from parts(each)
 
     return [part for place in read for part in parts(place)]
-
-
-def _tools(home: Path) -> list[Path]:
-    return [home / name for name in TOOLS]
 
 
 def _programs(workspace: Path, command: str) -> list[Path]:

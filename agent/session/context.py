@@ -101,6 +101,7 @@ def known_constants(protocol: Protocol) -> Known:
 
 def rules_of(protocol: Protocol, training_seconds: float | None) -> str:
     surface, budget = protocol.mutable_surface, training_seconds
+    guarded = sorted({*protocol.immutable_harness.paths, *surface.forbidden_globs, "protocol.json"})
     lines = [
         protocol.meta.purpose_statement or "",
         f"- Goal: {protocol.metric.direction} {protocol.metric.name}.",
@@ -108,7 +109,7 @@ def rules_of(protocol: Protocol, training_seconds: float | None) -> str:
         + (f"; it trains for {budget:g} s by its own clock" if budget else "")
         + f" and is killed after {protocol.execution.hard_timeout_seconds:g} s.",
         f"- Only files that match {', '.join(surface.allowed_globs)} may change.",
-        f"- Never change, bypass or trick these files: {', '.join(_guarded(protocol))}. A run that does is voided.",
+        f"- Never change, bypass or trick these files: {', '.join(guarded)}. A run that does is voided.",
         "- No new dependencies." if protocol.environment.constraints.no_new_dependencies else "",
         "- The same gain with less code is better; a tiny gain with ugly code is not worth it."
         if protocol.agent_rules.simplicity_criterion
@@ -126,10 +127,6 @@ def _may_be_made(folder: Path, protocol: Protocol, path: str) -> bool:
         return False
     below_a_file = any((folder / parent).is_file() for parent in parents)
     return not below_a_file and not os.path.lexists(folder / path)
-
-
-def _guarded(protocol: Protocol) -> list[str]:
-    return sorted({*protocol.immutable_harness.paths, *protocol.mutable_surface.forbidden_globs, "protocol.json"})
 
 
 def program_of(path: Path) -> str:

@@ -334,7 +334,7 @@ class Session:
         workspace, pending, old = self.runner.workspace, self._pending, self._head
         if pending.verdict is None:
             self.journal.append("judged", number=pending.number, **dataclasses.asdict(verdict))
-        self._require_own_branch()
+        recovery.require_undisturbed(workspace, self.branch, old, self.tag)
         experiment = self._pending.experiment
         parent = experiment.commit if verdict.status == "keep" else old
         assert self.state.session is not None
@@ -365,9 +365,6 @@ class Session:
         if pending is not None:
             self.journal.append("interrupted", number=pending.number, reason=reason)
         self.end(reason)
-
-    def _require_own_branch(self) -> None:
-        recovery.require_undisturbed(self.runner.workspace, self.branch, self._head, self.tag)
 
     def _revise(self) -> bool:
         """Halve the candidate's device batch. Return whether that was possible."""

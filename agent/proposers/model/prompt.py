@@ -87,6 +87,7 @@ def about_crash(context: Context, error: str) -> str:
 def _sections(context: Context) -> list[tuple[str, list[str]]]:
     tried, noise = context.history[1:], noise_of(context.history).known
     better = f"{'negative' if context.direction == 'minimize' else 'positive'} is better"
+    crashed = [each for each in reversed(tried) if each.verdict.status == "crash"]
     known = "noise not measured" if noise is None else f"noise {noise:.2g}" if noise else "runs are deterministic"
     return [
         ("Goal and rules", context.rules.splitlines()),
@@ -96,7 +97,7 @@ def _sections(context: Context) -> list[tuple[str, list[str]]]:
         ("Training of the incumbent", _training(context.incumbent)),
         (f"The last {RECENT} experiments, newest first {UNTRUSTED}", _lines(context, reversed(tried[-RECENT:]))),
         (f"Near misses: discarded, but close {UNTRUSTED}", _near_misses(context)),
-        (f"Crashes and their reasons {UNTRUSTED}", _lines(context, _crashed(tried))),
+        (f"Crashes and their reasons {UNTRUSTED}", _lines(context, crashed[:CRASHES])),
         (f"All experiments by idea; {known} {UNTRUSTED}", _by_idea(context, noise)),
         (f"Earlier sessions: what they kept, and what failed there {UNTRUSTED}", _earlier(context)),
         (f"The playbook: ideas not tried here yet, best first {IDEAS_ONLY}", _playbook(context)),
@@ -194,10 +195,6 @@ def _near_misses(context: Context) -> list[str]:
         return []
     missed.sort(key=lambda each: gain(each[1], best, context.direction))
     return _lines(context, (e for e, _ in missed[:NEAR_MISSES]))
-
-
-def _crashed(tried: Sequence[Experiment]) -> list[Experiment]:
-    return [e for e in reversed(tried) if e.verdict.status == "crash"][:CRASHES]
 
 
 def _by_idea(context: Context, noise: float | None) -> list[str]:
