@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePosixPath
 
 from pydantic import ValidationError
 
@@ -19,6 +20,7 @@ from agent.protocol.changes import clause_of
 from agent.protocol.extract import extract
 from agent.protocol.models import Protocol
 from agent.repository.bundle import fetch_bundle, new_content
+from agent.repository.links import way_out
 from agent.repository.workspace import Workspace
 from agent.source.constants import constants
 from agent.source.diff import CODE, changed
@@ -125,7 +127,7 @@ def fetch(evidence: Evidence, workspace: Workspace, refs: str, tick: Callable[[]
 
     Raises:
         FalseClaim: the bundle does not hold what the claim says.
-        PreconditionError: the commits have another harness than HEAD.
+        PreconditionError: the commits have another harness than HEAD, or other links out of the repository.
     """
     claim, head = evidence.claim, workspace.head
     commits = claim.commits.model_dump()
@@ -147,6 +149,8 @@ def fetch(evidence: Evidence, workspace: Workspace, refs: str, tick: Callable[[]
             hint="check out the commit that its session began with, then run the same command again",
         )
     _require_allowed(claim, workspace)
+    for name, commit in commits.items():
+        _require_own_links(workspace, name, commit, tick)
     return {"a": claim.commits.baseline, "b": claim.commits.best}
 
 
@@ -160,6 +164,29 @@ def _require_own_protocol(claim: Claim, workspace: Workspace, name: str, commit:
         found = ""
     if found != claim.protocol:
         raise FalseClaim(f"{PROTOCOL} of its {name} is not the one that its claim.json names")
+
+
+def _require_own_links(workspace: Workspace, name: str, commit: str, tick: Callable[[], None]) -> None:
+    """Raise PreconditionError if a link leads where none of HEAD does: a room shows what links lead to."""
+    own = {lead for _, lead in _leading_out(workspace, workspace.head, tick)}
+    for path, lead in _leading_out(workspace, commit, tick):
+        if lead not in own:
+            raise PreconditionError(
+                f"the {name} of the claim has a link that leads out of the repository, and HEAD has none that leads "
+                f"there: {path[:LONGEST_SHOWN]} -> {lead[:LONGEST_SHOWN]}",
+                hint="if its runs may see that, check out the commit that its session began with, then run the same "
+                "command again",
+            )
+
+
+def _leading_out(workspace: Workspace, commit: str, tick: Callable[[], None]) -> Iterator[tuple[str, str]]:
+    """Yield the links of a commit that lead out of the repository, and where."""
+    links = workspace.links(commit)
+    folders = {str(each) for path in workspace.tree(commit) for each in PurePosixPath(path).parents} if links else set()
+    for path in links:
+        tick()
+        if (lead := way_out(path, links, folders - {"."})) is not None:
+            yield path, lead
 
 
 def _first_difference(workspace: Workspace, one: str, other: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from agent.protocol.models import Protocol
+from agent.repository.links import way_to
 from agent.source.encoding import decoded
 from agent.source.imports import COMPILED, SOURCE_FOLDER, Import, closure, imports
 from agent.system.memory import remember
@@ -21,7 +22,6 @@ HANDED_OVER = "handed_over"  # an event of the evaluator's protocol, by which it
 MOST_COMMITS, MOST_BLOBS = 64, 10_000
 LINK, LONGEST_LINK = "120000", 4096  # git's mode of symbolic links; the longest target that a system follows, in bytes
 WILD = "*?"
-MOST_HOPS = 40  # links on one way, as on Linux: path_resolution(7)
 # Python or pytest imports these on its own wherever it finds them.
 LOADED_UNASKED = ("conftest.py", "sitecustomize.py", "usercustomize.py")
 CUSTOMIZING = {"sitecustomize", "usercustomize"}  # they may be packages as well
@@ -147,7 +147,7 @@ class HarnessFiles:
         def ways(place: str) -> list[str]:
             if place in builds:
                 return builds[place]
-            return _way_to(place, files, links) if links else [place] if place in files else []
+            return way_to(place, files, links) if links else [place] if place in files else []
 
         def read(paths: list[str]) -> dict[str, frozenset[Import]]:
             return self._read({path: tree[path][1] for path in paths})
@@ -231,34 +231,6 @@ def _names_in(folder: Path) -> set[str]:
     except OSError:
         return set()
     return {each.name.split(".")[0] for each in entries if each.is_dir() or each.name.endswith(MODULE_FILES)}
-
-
-def _way_to(path: str, files: Collection[str], links: Mapping[str, str]) -> list[str]:
-    """Return the links on the way to `path`, as the system resolves it, and, last, the file that it leads to.
-
-    A link that leads out of the commit resolves to itself. The list is empty if no file is found.
-
-    Args:
-        files: all paths of the commit.
-        links: path of each symbolic link -> its target as written in it.
-    """
-    way: list[str] = []
-    at, rest = "", path.split("/")[::-1]
-    while rest:
-        part = rest.pop()
-        if part == "..":
-            if not at:
-                return [path] if path in files else []
-            at = at.rpartition("/")[0]
-        elif part not in ("", "."):
-            at = f"{at}/{part}" if at else part
-        if at in links:
-            if len(way) == MOST_HOPS or links[at].startswith("/"):
-                return [path] if path in files else []
-            way.append(at)
-            rest += links[at].split("/")[::-1]
-            at = at.rpartition("/")[0]
-    return [*way, at] if at in files else [path] if path in files else []
 
 
 def _is_file(entry: tuple[str, str]) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from agent.errors import AutoresearchError, PreconditionError, Violation
 from agent.protocol.models import Protocol
 from agent.repository.git import LITERAL, Git
-from agent.repository.harness import HarnessFiles
+from agent.repository.harness import LINK, LONGEST_LINK, HarnessFiles
 from agent.source.encoding import decoded, encoded
 from agent.system.invocation import git_here
 from agent.system.memory import remember
@@ -356,6 +356,12 @@ class Workspace:
             if len(commit) >= 40:  # a full hash
                 remember(self._trees, commit, known, MOST_TREES)
         return known
+
+    def links(self, commit: str) -> dict[str, str]:
+        """Return path -> target, as it is written and cut after `LONGEST_LINK` bytes, of all links in `commit`."""
+        blobs = {path: blob for path, (mode, blob) in self.tree(commit).items() if mode == LINK}
+        contents = self._blobs([*blobs.values()])
+        return {path: os.fsdecode(contents[blob][:LONGEST_LINK]) for path, blob in blobs.items()}
 
     def staged(self) -> dict[str, tuple[str, str]]:
         """Return path -> mode and blob of all files in the index."""

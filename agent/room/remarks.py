@@ -7,8 +7,9 @@ from pathlib import Path
 
 from agent.format import named
 from agent.journal.paths import home_folder
+from agent.repository.harness import LINK
 from agent.repository.workspace import Workspace
-from agent.room.keys import KEY_PLACES, is_key
+from agent.room.keys import KEY_PLACES, is_key, is_private, leading_out
 from agent.room.places import OF_ROOM, READ_VARIABLE, asked
 from agent.room.room import ENVIRONMENT, LARGEST_COPY, SoFar, UntrackedFiles
 from agent.room.sandbox import Sandbox
@@ -22,9 +23,14 @@ SAMPLES = (".example", ".sample", ".template", ".dist", ".defaults")
 def remarks(sandbox: Sandbox, workspace: Workspace, untracked: UntrackedFiles) -> Iterator[str]:
     """Yield a sentence for each thing that runs see, or do not see, against what the user may expect."""
     yield from _of_asked(sandbox)
-    keys = [name for name, (mode, _) in workspace.staged().items() if mode in FILES and _may_hold_keys(workspace, name)]
+    tracked = workspace.staged()
+    keys = [name for name, (mode, _) in tracked.items() if mode in FILES and _may_hold_keys(workspace, name)]
     if keys:
         yield f"{named(keys, MOST_NAMED)} may contain keys, and runs see what git tracks"
+    own = ((name, lead) for name, lead in leading_out(workspace.top) if tracked.get(name, ("",))[0] == LINK)
+    leads = [f"{name} -> {lead}" for name, lead in own if not is_private(lead, workspace.top)]
+    if leads:
+        yield f"runs see what tracked links lead to: {named(leads, MOST_NAMED)}"
     if sandbox.way is None and (lent := _lent(workspace, untracked)):
         size = f"{LARGEST_COPY // 2**20} MiB"
         yield f"{named(lent, MOST_NAMED)}: too large to copy (over {size}), so runs without a sandbox can change them"

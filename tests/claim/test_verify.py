@@ -185,6 +185,44 @@ def test_best_that_changes_what_it_may_not_is_refused(
     assert words in done.stderr
 
 
+def with_link(author: Path, claim: Path, folder: Path, name: str, target: str) -> None:
+    """Make the claim one of a baseline that links to a target, and prints what is there."""
+    work = claims.fresh_clone(author, folder)
+    (work / name).parent.mkdir(exist_ok=True)
+    (work / name).symlink_to(target)
+    git(work, "add", name)
+    spy = f"import pathlib\nprint([each.read_text() for each in pathlib.Path({name!r}).glob('*')])\n"
+    claims.with_baseline(claim, work, lambda text: spy + text, DEPTH=(4, 6))
+
+
+@pytest.mark.parametrize(("name", "target"), [("data", "{private}"), ("lib/data", "../../private"), ("a", "data/..")])
+def test_link_that_the_reader_lacks_shows_nothing_of_the_machine(
+    author: Path, reader: Path, claim: Path, cli: Cli, tmp_path: Path, name: str, target: str
+) -> None:
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "letter.txt").write_text("SECRET")
+    (reader / "data").symlink_to(tmp_path / "private")  # untracked, and for its own runs
+    with_link(author, claim, tmp_path / "stranger", name, target.format(private=tmp_path / "private"))
+    done = cli(reader, "verify", str(claim), "--seeds", "2")
+    assert done.returncode == 3, done.stderr
+    assert "the baseline of the claim has a link that leads out of the repository, and HEAD has none" in done.stderr
+    assert f": {name} -> " in done.stderr
+    assert not [*reader.glob(".autoresearch/claims/*/*.log")]
+
+
+def test_links_of_the_reader_and_within_the_repository_are_no_fault(
+    author: Path, claim: Path, cli: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    own = claims.fresh_clone(author, tmp_path / "own")
+    (own / "data").symlink_to(tmp_path / "data")
+    git(own, "add", "data")
+    git(own, "commit", "--quiet", "-m", "data")
+    with_link(own, claim, tmp_path / "stranger", "lib/recipe.py", "../train.py")
+    done = cli(claims.fresh_clone(own, tmp_path / "clone"), "verify", str(claim), "--seeds", "3")
+    assert "replicated: " in done.stdout, done.stderr
+
+
 def test_bundle_that_is_none_is_refused(reader: Path, claim: Path, cli: Cli) -> None:
     (claim / "commits.bundle").write_bytes(b"# v2 git bundle\nnonsense")
     done = cli(reader, "verify", str(claim))

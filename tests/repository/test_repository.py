@@ -358,6 +358,15 @@ def test_a_tracked_link_to_keys_is_named(quick: Path, cli: Cli, mode: str, says:
     assert f"k may lead to keys: runs {says}" in done.stderr
 
 
+def test_what_a_tracked_link_shows_to_runs_is_named(quick: Path, cli: Cli) -> None:
+    (quick.parent / "corpus").mkdir()
+    (quick / "data").symlink_to("../corpus")
+    (quick / "same.py").symlink_to("train.py")
+    commit(quick)
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "0")
+    assert f"runs see what tracked links lead to: data -> {(quick.parent / 'corpus').resolve()}\n" in done.stderr
+
+
 def test_an_untracked_file_in_the_way_of_a_folder_is_named(quick: Path) -> None:
     workspace, main = Workspace(quick, load_protocol(quick)), git(quick, "branch", "--show-current")
     (quick / "lib").write_text("mine\n")
