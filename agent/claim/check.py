@@ -20,6 +20,7 @@ from agent.protocol.changes import clause_of
 from agent.protocol.extract import extract
 from agent.protocol.models import Protocol
 from agent.repository.bundle import fetch_bundle, new_content
+from agent.repository.harness import ATTRIBUTES
 from agent.repository.links import way_out
 from agent.repository.workspace import Workspace
 from agent.source.constants import constants
@@ -29,6 +30,8 @@ from agent.system.names import PROTOCOL
 
 LARGEST_CONTENT, MOST_FILES = 256 * 2**20, 10_000
 LINK = "120000"
+# By these git and git-lfs choose the programs of the user's that write files, outside of any room, and what they fetch.
+FILTERING = (ATTRIBUTES, ".lfsconfig")
 LONGEST_SHOWN = 500  # characters of a text that is longer than a claim allows
 
 
@@ -127,7 +130,8 @@ def fetch(evidence: Evidence, workspace: Workspace, refs: str, tick: Callable[[]
 
     Raises:
         FalseClaim: the bundle does not hold what the claim says.
-        PreconditionError: the commits have another harness than HEAD, or other links out of the repository.
+        PreconditionError: the commits have another harness than HEAD, other attributes of git, or other links out of
+            the repository.
     """
     claim, head = evidence.claim, workspace.head
     commits = claim.commits.model_dump()
@@ -150,6 +154,7 @@ def fetch(evidence: Evidence, workspace: Workspace, refs: str, tick: Callable[[]
         )
     _require_allowed(claim, workspace)
     for name, commit in commits.items():
+        _require_own_filters(workspace, name, commit)
         _require_own_links(workspace, name, commit, tick)
     return {"a": claim.commits.baseline, "b": claim.commits.best}
 
@@ -164,6 +169,24 @@ def _require_own_protocol(claim: Claim, workspace: Workspace, name: str, commit:
         found = ""
     if found != claim.protocol:
         raise FalseClaim(f"{PROTOCOL} of its {name} is not the one that its claim.json names")
+
+
+def _require_own_filters(workspace: Workspace, name: str, commit: str) -> None:
+    before, after = (
+        {
+            path: entry
+            for path, entry in workspace.tree(each).items()
+            if PurePosixPath(path).name.casefold() in FILTERING
+        }
+        for each in (workspace.head, commit)
+    )
+    for path in sorted({*before, *after}):
+        if before.get(path) != after.get(path):
+            raise PreconditionError(
+                f"the {name} of the claim has another {path[:LONGEST_SHOWN]} than HEAD, which chooses the programs by "
+                "which git writes files",
+                hint="check out the commit that its session began with, then run the same command again",
+            )
 
 
 def _require_own_links(workspace: Workspace, name: str, commit: str, tick: Callable[[], None]) -> None:

@@ -119,6 +119,7 @@ def replicate(setting: Setting, claim: Claim, most: int) -> Found:
     used = {run.seed for run in (*claim.runs.a, *claim.runs.b)}
     found = Found()
     setting = replace(setting, runner=replace(setting.runner, keeps_models=True))
+    setting.runner.workspace.tick = lambda: raise_if_asked(setting.interrupts, len(found.pairs))
     scores = setting.runner.harness is not None and setting.runner.harness.holdout is not None
     for number in range(1, most + 1):
         raise_if_asked(setting.interrupts, len(found.pairs))

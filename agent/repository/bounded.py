@@ -9,7 +9,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import IO
 
@@ -42,18 +42,18 @@ class Bounds:
 
     Attributes:
         seconds: the time.
-        memory: MiB of address space for each of its processes.
+        memory: MiB of address space for each of its processes; None for no limit.
         tick: called while git runs; may raise to end it.
         most: bytes of output.
     """
 
     seconds: float
-    memory: int = 2048
+    memory: int | None = 2048
     tick: Callable[[], None] = lambda: None
     most: int = LONGEST_SAID
 
 
-def run_bounded(git: Git, args: list[str], bounds: Bounds) -> bytes:
+def run_bounded(git: Git, args: list[str], bounds: Bounds, env: Mapping[str, str] | None = None) -> bytes:
     """Run git and return what it prints on both of its streams.
 
     Raises:
@@ -63,11 +63,12 @@ def run_bounded(git: Git, args: list[str], bounds: Bounds) -> bytes:
         AutoresearchError: git could not be started.
     """
     small = [part for setting in SMALL for part in ("-c", setting)]
+    limited = () if bounds.memory is None else (*LIMITED, str(bounds.memory * 2**10))
     try:
         process = subprocess.Popen(
-            [*LIMITED, str(bounds.memory * 2**10), *GIT, *small, *args],
+            [*limited, *GIT, *small, *args],
             cwd=git.top,
-            env=git.environment(),
+            env=git.environment(**(env or {})),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -85,7 +86,7 @@ def run_bounded(git: Git, args: list[str], bounds: Bounds) -> bytes:
             raise
     if process.returncode != 0:
         words = " ".join(said.decode(errors="replace").split())
-        if OUT_OF_MEMORY.search(words):
+        if bounds.memory is not None and OUT_OF_MEMORY.search(words):
             raise TooMuch(f"takes more than {bounds.memory:,} MiB of memory")
         killed = -process.returncode if process.returncode < 0 else next(map(int, DIED.findall(words)), 0)
         if killed:

@@ -8,14 +8,16 @@ that holds the incumbent and the new row of the results; see `agent.repository.c
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from agent.errors import AutoresearchError, PreconditionError, Violation
 from agent.protocol.models import Protocol
+from agent.repository.bounded import Bounds, run_bounded
 from agent.repository.git import LITERAL, Git
 from agent.repository.harness import LINK, LONGEST_LINK, HarnessFiles
 from agent.source.encoding import decoded, encoded
@@ -28,6 +30,7 @@ SUBMODULE = "160000"
 PLAIN = ("--no-color", "--no-ext-diff", "--no-textconv")
 MOST_DIFFS = 200  # diffs by one process, to bound its output
 HASH_LINE = re.compile(r"^([0-9a-f]{40}|[0-9a-f]{64})\n", re.MULTILINE)
+MOST_SAID = 2**26  # bytes, by filters that report how far they are
 NO_COMMIT = "Needed a single revision"  # git's own words
 NOTHING_MAY_CHANGE_HINT = "commit the file to research, or name it in allowedGlobs"
 
@@ -38,7 +41,11 @@ class Workspace:
     Attributes:
         git: only for the modules of this package.
         top: the top folder of the repository.
+        tick: called while git writes the files of a commit, by the user's filters, and may raise to end it. None lets
+            nothing end it.
     """
+
+    tick: Callable[[], None] | None = None
 
     def __init__(self, folder: Path, protocol: Protocol) -> None:
         self.folder = folder.resolve()
@@ -193,7 +200,11 @@ class Workspace:
         with tempfile.TemporaryDirectory() as scratch:
             index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
             self.git.run("read-tree", commit, env=index)
-            self.git.run("checkout-index", "--all", f"--prefix={folder}/", env=index)
+            write = ["checkout-index", "--all", f"--prefix={folder}/"]
+            if self.tick is None:
+                self.git.run(*write, env=index)
+            else:
+                run_bounded(self.git, write, Bounds(math.inf, None, self.tick, MOST_SAID), index)
         for path, (mode, blob) in self.staged().items():
             if self.tree(commit).get(path) == (mode, blob):
                 with contextlib.suppress(OSError):

@@ -223,6 +223,22 @@ def test_links_of_the_reader_and_within_the_repository_are_no_fault(
     assert "replicated: " in done.stdout, done.stderr
 
 
+@pytest.mark.parametrize("name", [".gitattributes", "lib/.gitattributes", ".lfsconfig"])
+def test_filters_of_the_reader_are_not_chosen_by_a_claim(
+    author: Path, reader: Path, claim: Path, cli: Cli, tmp_path: Path, name: str
+) -> None:
+    work = claims.fresh_clone(author, tmp_path / "stranger")
+    (work / name).parent.mkdir(exist_ok=True)
+    (work / name).write_text("* filter=own\n")
+    git(work, "add", name)
+    claims.with_baseline(claim, work, lambda text: f"{text}\n", DEPTH=(4, 6))
+    git(reader, "config", "--global", "filter.own.smudge", f"touch {tmp_path}/ran; cat")
+    done = cli(reader, "verify", str(claim), "--seeds", "2")
+    assert done.returncode == 3, done.stderr
+    assert f"the baseline of the claim has another {name} than HEAD, which chooses the programs by which" in done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
 def test_bundle_that_is_none_is_refused(reader: Path, claim: Path, cli: Cli) -> None:
     (claim / "commits.bundle").write_bytes(b"# v2 git bundle\nnonsense")
     done = cli(reader, "verify", str(claim))
@@ -421,6 +437,31 @@ def test_ctrl_c_leaves_nothing_half_done(author: Path, claim: Path, tmp_path: Pa
     assert "stopped; 0 finished pairs of runs are dropped, and the claim is as before" in errors
     assert not (claim / "attestations").exists()
     assert not [*reader.glob(".autoresearch/claims/*/*")]
+
+
+def test_ctrl_c_ends_a_filter_that_hangs(author: Path, reader: Path, claim: Path, tmp_path: Path) -> None:
+    work = claims.fresh_clone(author, tmp_path / "filtered")
+    (work / ".gitattributes").write_text("weights.bin filter=own\n")
+    git(work, "add", ".gitattributes")
+    git(work, "commit", "--quiet", "-m", "a filter")
+    clone = claims.fresh_clone(work, tmp_path / "clone")
+    (work / "weights.bin").write_text("a pointer")
+    git(work, "add", "weights.bin")
+    claims.with_baseline(claim, work, lambda text: f"{text}\n", DEPTH=(4, 6))
+    git(reader, "config", "--global", "filter.own.smudge", f"touch {tmp_path}/hangs; exec sleep 10000")
+    verify = Forked(clone, ("verify", str(claim)), os.environ)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "hangs").exists():
+        assert time.monotonic() < deadline
+        assert verify.poll() is None
+        time.sleep(0.02)
+    verify.send_signal(signal.SIGINT)
+    try:
+        _, errors = verify.communicate(timeout=60)
+    finally:
+        verify.kill()
+    assert verify.returncode == 130
+    assert "stopped; 0 finished pairs of runs are dropped" in errors
 
 
 def test_ctrl_c_ends_the_git_that_reads_the_bundle(
