@@ -19,7 +19,8 @@ from agent.journal.experiment import Value
 from agent.protocol.changes import clause_of
 from agent.protocol.extract import extract
 from agent.protocol.models import Protocol
-from agent.repository.bundle import fetch_bundle, new_content
+from agent.repository.bundle import fetch_bundle, new_sizes
+from agent.repository.edit import LARGEST_EDIT, LARGEST_FILE
 from agent.repository.harness import ATTRIBUTES
 from agent.repository.links import way_out
 from agent.repository.workspace import Workspace
@@ -138,9 +139,11 @@ def fetch(evidence: Evidence, workspace: Workspace, refs: str, tick: Callable[[]
     if fault := fetch_bundle(workspace, evidence.bundle, commits, refs, tick):
         raise FalseClaim(f"its commits.bundle {fault}")
     for name, commit in commits.items():
-        count, size = new_content(workspace, commit, head)
+        sizes = new_sizes(workspace, commit, head)
+        count, size = len(sizes), sum(sizes.values())
         if count > MOST_FILES or size > LARGEST_CONTENT:
             raise FalseClaim(f"its {name} adds {count:,} files of {size // 2**20:,} MiB, which is too much to run")
+        _require_small(claim, workspace, name, sizes)
         _require_own_protocol(claim, workspace, name, commit)
     digests = {name: workspace.harness_digest(commit) for name, commit in commits.items()}
     for name, digest in digests.items():
@@ -157,6 +160,28 @@ def fetch(evidence: Evidence, workspace: Workspace, refs: str, tick: Callable[[]
         _require_own_filters(workspace, name, commit)
         _require_own_links(workspace, name, commit, tick)
     return {"a": claim.commits.baseline, "b": claim.commits.best}
+
+
+def _require_small(claim: Claim, workspace: Workspace, name: str, sizes: Mapping[str, int]) -> None:
+    """Raise FalseClaim if files that are parsed are too large for that: a tree takes 1,000 times the memory.
+
+    Args:
+        sizes: path -> bytes of the files that HEAD lacks.
+    """
+    before, after = (workspace.tree(commit) for commit in (claim.commits.baseline, claim.commits.best))
+    parsed = {}
+    for path, size in sizes.items():
+        inside = workspace.inside(path)
+        is_read = path.endswith(".py") or before.get(path) != after.get(path)
+        if inside == PROTOCOL or (inside and is_read and workspace.protocol.mutable_surface.allows(inside)):
+            parsed[path] = size
+    for path, size in parsed.items():
+        if size > LARGEST_FILE:
+            raise FalseClaim(
+                f"{path[:LONGEST_SHOWN]} of its {name} has {size:,} bytes, of which {LARGEST_FILE:,} are read at most"
+            )
+    if sum(parsed.values()) > LARGEST_EDIT:
+        raise FalseClaim(f"its {name} changes more than {LARGEST_EDIT // 2**20} MiB of code, which is too much to read")
 
 
 def _require_own_protocol(claim: Claim, workspace: Workspace, name: str, commit: str) -> None:

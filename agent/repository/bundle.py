@@ -161,10 +161,12 @@ def _is_listable(git: Git, commit: str, bounds: Bounds) -> bool:
     return True
 
 
-def new_content(workspace: Workspace, commit: str, known: str) -> tuple[int, int]:
-    """Return how many files of `commit` differ from those of the commit `known`, and how many bytes they have."""
-    same = set(workspace.tree(known).items())
-    new = {blob for path, (mode, blob) in workspace.tree(commit).items() if (path, (mode, blob)) not in same}
-    said = workspace.git.fed(["cat-file", "--batch-check"], "".join(f"{blob}\n" for blob in new).encode(), {})
-    sizes = [line.split() for line in said.decode(errors="replace").splitlines()]
-    return len(new), sum(int(parts[2]) for parts in sizes if len(parts) == 3 and parts[2].isdecimal())
+def new_sizes(workspace: Workspace, commit: str, known: str) -> dict[str, int]:
+    """Return path -> bytes of the files of `commit` that differ from those of the commit `known`."""
+    before = workspace.tree(known)
+    new = {path: blob for path, (mode, blob) in workspace.tree(commit).items() if before.get(path) != (mode, blob)}
+    asked = "".join(f"{blob}\n" for blob in {*new.values()}).encode()
+    said = workspace.git.fed(["cat-file", "--batch-check"], asked, {}).decode(errors="replace")
+    parts = [line.split() for line in said.splitlines()]
+    sizes = {each[0]: int(each[2]) for each in parts if len(each) == 3 and each[2].isdecimal()}
+    return {path: sizes.get(blob, 0) for path, blob in new.items()}

@@ -239,6 +239,41 @@ def test_filters_of_the_reader_are_not_chosen_by_a_claim(
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(("lines", "copies"), [(2**18 + 1, 1), (2**18 - 2**12, 17)])
+def test_code_that_is_too_large_to_parse_is_refused(
+    author: Path, reader: Path, claim: Path, cli: Cli, tmp_path: Path, lines: int, copies: int
+) -> None:
+    work = claims.fresh_clone(author, tmp_path / "large")
+    protocol = json.loads((work / "protocol.json").read_bytes())
+    protocol["mutableSurface"]["allowedGlobs"] = ["train.py", "parts/*.py"]
+    for place in (work, reader):
+        (place / "protocol.json").write_text(json.dumps(protocol))
+        commit_all(place, "parts")
+    shutil.copy(work / "protocol.json", claim)
+    claims.edit(claim, lambda content: content.update(protocol=load_protocol(work).digest))
+    (work / "parts").mkdir()
+    for number in range(copies):
+        (work / "parts" / f"p{number}.py").write_text("A=1\n" * lines)
+    git(work, "add", "parts")
+    claims.with_baseline(claim, work, lambda text: f"{text}\n", DEPTH=(4, 6))
+    done = cli(reader, "verify", str(claim))
+    assert done.returncode == 1, done.stderr
+    said = "parts/p0.py of its baseline has 1,048,580 bytes, of which 1,048,576 are read at most"
+    assert f"false claim: {said if copies == 1 else 'its baseline changes more than 16 MiB of code'}" in done.stderr
+
+
+def test_one_file_under_many_names_is_many(author: Path, reader: Path, claim: Path, cli: Cli, tmp_path: Path) -> None:
+    work = claims.fresh_clone(author, tmp_path / "many")
+    (work / "data").mkdir()
+    for number in range(17):
+        (work / "data" / f"{number}.bin").write_bytes(bytes(2**24))
+    git(work, "add", "data")
+    claims.with_baseline(claim, work, lambda text: f"{text}\n", DEPTH=(4, 6))
+    done = cli(reader, "verify", str(claim))
+    assert done.returncode == 1, done.stderr
+    assert "false claim: its baseline adds 18 files of 272 MiB, which is too much to run" in done.stderr
+
+
 def test_bundle_that_is_none_is_refused(reader: Path, claim: Path, cli: Cli) -> None:
     (claim / "commits.bundle").write_bytes(b"# v2 git bundle\nnonsense")
     done = cli(reader, "verify", str(claim))
