@@ -19,6 +19,7 @@ from agent.journal.experiment import Value
 from agent.protocol.changes import clause_of
 from agent.protocol.extract import extract
 from agent.protocol.models import Protocol
+from agent.pruning.ladder import LEAST
 from agent.repository.bundle import fetch_bundle, new_sizes
 from agent.repository.edit import LARGEST_EDIT, LARGEST_FILE
 from agent.repository.harness import ATTRIBUTES
@@ -57,10 +58,12 @@ def require_consistent(evidence: Evidence) -> None:
     """Check the claim against the logs and the protocol in its own folder.
 
     Raises:
-        FalseClaim: a log, a metric, the gain or the protocol was changed.
+        FalseClaim: a log, a metric, the gain, the training budget or the protocol was changed.
     """
     require_named_protocol(evidence)
     claim, protocol = evidence.claim, evidence.protocol
+    if claim.training_seconds != protocol.training_seconds and (claim.training_seconds or LEAST) < LEAST:
+        raise FalseClaim(f"its runs train for {claim.training_seconds:g} s, and no session for less than {LEAST:g} s")
     metric = protocol.metric
     if (claim.metric, claim.direction) != (metric.name, metric.direction):
         raise FalseClaim(f"its metric is {claim.metric} ({claim.direction}), but its {PROTOCOL} has another one")

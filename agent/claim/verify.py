@@ -83,7 +83,7 @@ def verify(folder: Path, claim: Path, config: VerifyConfig) -> dict[str, Any]:
             found = _replicated(evidence, opened, runner, interrupts, config)
         about = fingerprint(opened.protocol, opened.training_seconds, "")
     attestation = _attestation(evidence, found, about, opened)
-    says = line(attestation)
+    says = f"{line(attestation)}{_of_other_budget(opened)}"
     save(target, attestation, says)
     return {**attestation.model_dump(mode="json"), "says": says, "path": str(target)}
 
@@ -120,6 +120,7 @@ def _replicated(
             setting = Setting(ready, commits, known, seeds, steps, logs, interrupts, say)
             try:
                 _tell_holdout(claim, ready)
+                _tell_budget(ready, config.pairs)
                 return replicate(setting, claim, config.pairs)
             except Interrupted:
                 remove_tree(logs)
@@ -134,6 +135,22 @@ def _tell_holdout(claim: Claim, runner: Runner) -> None:
         say("the claim has a holdout and this machine has none, so the result cannot be `replicated`")
     elif holdout_id(claim.snapshot.id if claim.snapshot else None) != claim.holdout:
         say("the holdout here is another one than the claim's; the gain must show on it as well")
+
+
+def _tell_budget(runner: Runner, pairs: int) -> None:
+    """Say before the runs how long they train, which the author of the claim has chosen."""
+    seconds, usual = runner.training_seconds, runner.protocol.training_seconds
+    if seconds is not None:
+        known = "none" if usual is None else f"{usual:g} s"
+        say(f"runs train for {seconds:g} s (budget of the protocol: {known}), up to {counted(pairs, 'pair')}")
+
+
+def _of_other_budget(runner: Runner) -> str:
+    """Return a clause if runs train for longer or shorter than the protocol says, or nothing."""
+    seconds, usual = runner.training_seconds, runner.protocol.training_seconds
+    if seconds == usual or seconds is None:
+        return ""
+    return f"; runs trained for {seconds:g} s" + ("" if usual is None else f", not the {usual:g} s of the protocol")
 
 
 def _require_confined(runner: Runner, mode: Mode) -> None:

@@ -120,6 +120,10 @@ FORGED: dict[str, tuple[Change, str]] = {
         lambda content: content.update(protocol="0" * 64),
         r"its protocol\.json is not the one that its claim\.json names",
     ),
+    "a budget that no session has": (
+        lambda content: content.update(training_seconds=0.001),
+        r"its runs train for 0\.001 s, and no session for less than 0\.1 s",
+    ),
     "the direction": (
         lambda content: content.update(direction="maximize"),
         r"its metric is val_bpb \(maximize\), but its protocol\.json has another one",
@@ -272,6 +276,14 @@ def test_one_file_under_many_names_is_many(author: Path, reader: Path, claim: Pa
     done = cli(reader, "verify", str(claim))
     assert done.returncode == 1, done.stderr
     assert "false claim: its baseline adds 18 files of 272 MiB, which is too much to run" in done.stderr
+
+
+def test_training_budget_of_the_claim_is_said(reader: Path, claim: Path, cli: Cli) -> None:
+    claims.edit(claim, lambda content: content.update(training_seconds=0.5))
+    done = cli(reader, "verify", str(claim), "--seeds", "2")
+    assert done.returncode == 0, done.stderr
+    assert "runs train for 0.5 s (budget of the protocol: 300 s), up to 2 pairs\n" in done.stderr
+    assert re.search(r"^replicated: .* 2 seeds; runs trained for 0\.5 s, not the 300 s of the protocol\n", done.stdout)
 
 
 def test_bundle_that_is_none_is_refused(reader: Path, claim: Path, cli: Cli) -> None:
