@@ -32,6 +32,7 @@ from agent.system.names import PROTOCOL
 
 LARGEST_CONTENT, MOST_FILES = 256 * 2**20, 10_000
 LINK = "120000"
+STEPS = "num_steps"
 # By these git and git-lfs choose the programs of the user's that write files, outside of any room, and what they fetch.
 FILTERING = (ATTRIBUTES, ".lfsconfig")
 LONGEST_SHOWN = 500  # characters of a text that is longer than a claim allows
@@ -58,7 +59,7 @@ def require_consistent(evidence: Evidence) -> None:
     """Check the claim against the logs and the protocol in its own folder.
 
     Raises:
-        FalseClaim: a log, a metric, the gain, the training budget or the protocol was changed.
+        FalseClaim: a log, a metric, a count of steps, the gain, the training budget or the protocol was changed.
     """
     require_named_protocol(evidence)
     claim, protocol = evidence.claim, evidence.protocol
@@ -72,7 +73,27 @@ def require_consistent(evidence: Evidence) -> None:
             raise FalseClaim(f"{run.log} was changed: its hash is not the one in claim.json")
         if fault := fault_of_metric(run, evidence.logs[run.log], protocol):
             raise FalseClaim(fault)
+        shown = _steps_in(evidence.logs[run.log], protocol)
+        if None not in (shown, run.num_steps) and shown != run.num_steps:
+            raise FalseClaim(f"claim.json gives num_steps {run.num_steps:g} for {run.log}, which shows {shown:g}")
     _require_gain(claim)
+
+
+def fewest_steps(evidence: Evidence) -> float | None:
+    """Return the fewest steps of a run of the best that its log shows as claim.json does; None if no log does."""
+    runs = [run for run in evidence.claim.runs.b if run.num_steps]
+    shown = [run.num_steps for run in runs if _steps_in(evidence.logs[run.log], evidence.protocol) == run.num_steps]
+    return min(filter(None, shown), default=None)
+
+
+def _steps_in(log: bytes, protocol: Protocol) -> float | None:
+    metrics = [each for each in protocol.measurement.secondary_metrics if each.name == STEPS]
+    if not metrics or metrics[0].extract.path is not None:
+        return None
+    try:
+        return extract(metrics[0], printed(log.decode(errors="replace")))
+    except NoMetric:  # of a long log a claim has a part
+        return None
 
 
 def fault_of_metric(run: ClaimedRun, log: bytes, protocol: Protocol) -> str | None:

@@ -113,7 +113,7 @@ def _replicated(
         seeds = check.require_seed_used(workspace, commits, known)
         if not seeds and seed_of(workspace.files(workspace.head), known) is not None:
             say(f"the recipe of HEAD has a seed, and a commit of the claim has none: the result holds for {OWN_SEED}")
-        steps = min((run.num_steps for run in claim.runs.b if run.num_steps), default=None)
+        steps = check.fewest_steps(evidence)
         remove_tree(logs)
         with prepared(runner, setup=False) as ready, kept_awake():
             ready = showing(opened.workspace, ready, commits["b"])

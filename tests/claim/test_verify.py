@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from agent.claim import check
+from agent.claim.folder import read_claim
 from agent.claim.replicate import failed, references_of
 from agent.errors import Violation
 from agent.execution.allowance import Allowance
@@ -86,6 +88,10 @@ def in_run(content: dict[str, Any]) -> None:
     content["runs"]["b"][0]["metric"] -= 0.5
 
 
+def in_steps(content: dict[str, Any]) -> None:
+    content["runs"]["b"][0]["num_steps"] = 1
+
+
 def in_digits(content: dict[str, Any]) -> None:
     content["runs"]["b"][0]["metric"] += 1e-8
 
@@ -99,6 +105,7 @@ def in_gain(content: dict[str, Any]) -> None:
 
 
 FORGED: dict[str, tuple[Change, str]] = {
+    "steps": (in_steps, r"claim\.json gives num_steps 1 for logs/b-1\.log, which shows 10"),
     "a run": (in_run, r"claim\.json gives [\d.]+ for logs/b-1\.log, which shows [\d.]+"),
     "the gain": (in_gain, r"its gain of 0\.900000 does not follow from its runs, which show [\d.]+"),
     "digits that are not shown": (in_digits, r"claim\.json gives [\d.]{9,} for logs/b-1\.log, which shows [\d.]+"),
@@ -149,6 +156,15 @@ def test_forged_claim_is_refused_in_one_sentence(reader: Path, claim: Path, cli:
     assert len(errors) == 1
     assert re.fullmatch(f"error: false claim: {words}", errors[0]), errors
     assert not (claim / "attestations").exists()
+
+
+def test_steps_that_no_log_shows_do_not_count(claim: Path) -> None:
+    assert check.fewest_steps(read_claim(claim)) == 10
+    claims.forge_runs(claim, (2.0, 2.01, 2.02), (1.0, 1.01, 1.02))
+    claims.edit(claim, in_steps)
+    evidence = read_claim(claim)
+    check.require_consistent(evidence)
+    assert check.fewest_steps(evidence) is None
 
 
 def test_forged_log_is_refused(reader: Path, claim: Path, cli: Cli) -> None:
