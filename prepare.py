@@ -165,9 +165,10 @@ def _trace(model: Callable[[mx.array], mx.array], shape: tuple[int, int], vocab_
     except WrongShape:
         raise
     except Exception as error:
+        # The advice first: of a long line, the reason of a row has the beginning alone.
         raise Untraceable(
-            f"the model cannot be traced{_line_of(error)}: {' '.join(str(error).split())[:200]}. The forward pass must "
-            "use MLX operations only: no numpy, mx.eval or mx.checkpoint"
+            f"the model cannot be traced{_line_of(error)}: use no numpy, mx.eval or mx.checkpoint in its forward pass; "
+            f"MLX: {' '.join(str(error).split())[:200]}"
         ) from None
 
 

@@ -105,8 +105,11 @@ def untraceable(model: Bigram) -> Callable[[mx.array], mx.array]:
 
 def test_a_model_that_cannot_be_traced_is_told_its_line(model: Bigram, tokenizer: Tokenizer) -> None:
     (number,) = [n for n, line in enumerate(Path(__file__).read_text().splitlines(), 1) if line.endswith("# the line")]
-    with pytest.raises(prepare.Untraceable, match=rf"cannot be traced \(line {number} of test_prepare.py\)"):
+    with pytest.raises(prepare.Untraceable, match=rf"cannot be traced \(line {number} of test_prepare.py\)") as raised:
         evaluate_bpb(untraceable(model), tokenizer, 16)
+    # Of the last line of a traceback, the reason of a row has this much.
+    assert "use no numpy, mx.eval or mx.checkpoint" in f"prepare.Untraceable: {raised.value}"[:120]
+    assert len(str(raised.value).partition("MLX: ")[2]) > 20
 
 
 def test_a_model_that_cannot_be_traced_may_be_evaluated_by_itself(
