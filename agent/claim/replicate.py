@@ -24,7 +24,7 @@ from agent.session import faults
 from agent.session.confirm import LARGEST_SEED
 from agent.session.references import BASELINE
 from agent.session.signals import Interrupts
-from agent.source.seed import with_seed
+from agent.source.seed import alters_randomness, with_seed
 from agent.system.invocation import here
 
 ALPHA = 0.05
@@ -70,12 +70,14 @@ class Found:
     Attributes:
         why: what decided, if it was not the interval.
         runs: all runs of the baseline, with which those of the best are compared.
+        alters_randomness: whether the best uses random numbers in another way than the baseline.
     """
 
     verdict: Verdict = "cannot tell"
     why: str | None = None
     pairs: list[Pair] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    alters_randomness: bool = True
 
     def interval(self, direction: Direction, *, holdout: bool = False) -> anytime.Interval | None:
         """Return the gain on the metric, or on the holdout by the pairs scored there; None before two such pairs."""
@@ -92,7 +94,12 @@ class Found:
 
     @property
     def of_one_seed(self) -> bool:
-        """Whether the best gives the same number with every seed so far, unlike the baseline."""
+        """Whether the best gives the same number with every seed so far, unlike the baseline, because of its edit.
+
+        If it uses random numbers as the baseline does, the metric is coarse, or at the end of its scale.
+        """
+        if not self.alters_randomness:
+            return False
         varied = [pair for pair in self.pairs if pair.seed is not None]
         return equal_for_seeds([[pair.a for pair in varied]], [[pair.b for pair in varied]])
 
@@ -117,7 +124,8 @@ def replicate(setting: Setting, claim: Claim, most: int) -> Found:
     # Not the seed of the runs: it only decides which side of a pair runs first, so that no order can be prepared for.
     chance = random.SystemRandom()
     used = {run.seed for run in (*claim.runs.a, *claim.runs.b)}
-    found = Found()
+    files = {label: setting.runner.workspace.files(commit) for label, commit in setting.commits.items()}
+    found = Found(alters_randomness=alters_randomness(files["a"], files["b"]))
     setting = replace(setting, runner=replace(setting.runner, keeps_models=True))
     setting.runner.workspace.tick = lambda: raise_if_asked(setting.interrupts, len(found.pairs))
     scores = setting.runner.harness is not None and setting.runner.harness.holdout is not None

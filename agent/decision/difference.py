@@ -158,7 +158,11 @@ def ignores_seed(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], mac
     # Squares of large numbers are a product here, because `**` raises OverflowError.
     apart, beyond = more / less if less else math.inf, less / machine.sd
     larger = f_tail(apart * apart, a_degrees, b_degrees) <= CERTAINLY
-    return larger and f_tail(beyond * beyond, b_degrees, machine.degrees) > POSSIBLY
+    if not larger or f_tail(beyond * beyond, b_degrees, machine.degrees) <= POSSIBLY:
+        return False
+    # A fixed seed leaves the machine's noise. Values that differ by less are those of a coarse or saturated metric.
+    below = machine.sd / less if less else math.inf
+    return f_tail(below * below, machine.degrees, b_degrees) > CERTAINLY
 
 
 @dataclass(frozen=True)

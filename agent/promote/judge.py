@@ -16,7 +16,7 @@ from agent.journal.state import State
 from agent.promote.rung import why_no_longer
 from agent.report.gain import standing
 from agent.session.compare import compare
-from agent.session.confirm import HOLDOUT, Pairs, alike, described, evidence, plan_seeds, sample_of
+from agent.session.confirm import HOLDOUT, ONE_SEED, Pairs, alike, described, evidence, plan_seeds, sample_of
 from agent.session.workbench import Workbench
 
 Part = Literal["whole", "each", "rest"]
@@ -106,6 +106,7 @@ def judge(bench: Workbench, measured: Measured, a: str, b: str, own: float | Non
     earlier = [each for each in every if pair <= set(each.commits.values())]
     sample = sample_of(commits, {"a": measured.runs[a], "b": measured.runs[b]}, earlier, measured.seeds)
     found = evidence(bench, commits, sample)
+    reason = found.pop("reason")
     says, why = verdict_at(found, own)
     return {
         **described(bench, commits, sample),
@@ -113,7 +114,7 @@ def judge(bench: Workbench, measured: Measured, a: str, b: str, own: float | Non
         "one_seed": measured.one_seed,
         **found,
         "verdict": says,
-        "why": why,
+        "why": (why == ONE_SEED and reason) or why,
     }
 
 

@@ -199,7 +199,7 @@ def confirmed_by_heldout_runs(state: State, experiment: Experiment) -> bool:
 def verdict_of(confirmation: Mapping[str, Any]) -> str:
     """Return the verdict of held-out runs with its reason or caveat: `not confirmed: one seed alone shows the gain`."""
     why, caveat = confirmation.get("why"), caveat_of(confirmation)
-    why = ONE_SEED if why == "one seed" else why
+    why = confirmation.get("reason") or (ONE_SEED if why == "one seed" else why)
     return f"{confirmation['verdict']}{f': {why}' if why else f' {caveat}' if caveat else ''}"
 
 

@@ -34,7 +34,7 @@ from agent.session.compare import compare as compare_here
 from agent.session.compare import noise_here
 from agent.session.context import known_constants
 from agent.session.workbench import Workbench
-from agent.source.seed import hides_seed, seed_of, why_no_seed
+from agent.source.seed import alters_randomness, hides_seed, seed_of, why_no_seed
 from agent.system.invocation import typed
 
 # (bench, commits, runs per commit, folder of the logs, seeds of the runs) -> label -> runs that count
@@ -43,6 +43,10 @@ RUNS = 3
 LARGEST_SEED = 2**31 - 10**6  # as a seed, some libraries take no more than 31 bits
 # Why a gain that the validation split shows is not confirmed.
 ONE_SEED, HOLDOUT, NOT_SCORED = "one seed", "not on the holdout", "not scored on the holdout"
+# How the code or the numbers of `b` show that setting the seed does not vary it.
+IN_CODE = "its code does not read its seed where the other's does"
+EQUAL = "it gives the same number with every seed, and its edit changes its random numbers"
+BY_NOISE = "it varies with the seed no more than by the machine's noise"
 
 
 def sides(runner: Runner, state: State, a: str | None, b: str | None) -> dict[str, str]:
@@ -297,8 +301,8 @@ def evidence(bench: Workbench, commits: Mapping[str, str], sample: Sample, noise
     assert found is not None
     holdout, holdout_means = _compared(sample, lambda run: run.holdout, direction, least=least)
     cost, _ = _compared(sample, _beyond_holdout, direction)
-    verdict, why = found.verdict, ""
-    if verdict == "confirmed" and _hides_seed(bench, commits, sample):
+    verdict, why, reason = found.verdict, "", ""
+    if verdict == "confirmed" and (reason := _hidden_seed(bench, commits, sample)):
         verdict, why = "not confirmed", ONE_SEED
     elif verdict == "confirmed" and holdout is None and _may_be_scored(bench.runner, sample):
         verdict, why = "not confirmed", NOT_SCORED
@@ -312,6 +316,7 @@ def evidence(bench: Workbench, commits: Mapping[str, str], sample: Sample, noise
         "noise": found.noise,
         "verdict": verdict,
         "why": why,
+        "reason": reason,
         "holdout": None if holdout is None else {"means": holdout_means, **_interval(holdout)},
         "cost": None if cost is None else _interval(cost),
     }
@@ -431,16 +436,24 @@ def _may_be_scored(runner: Runner, sample: Sample) -> bool:
     )
 
 
-def _hides_seed(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> bool:
-    """Return whether setting SEED varies `a` but not `b`: a seed does not read it, or its numbers hardly differ."""
+def _hidden_seed(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> str:
+    """Return what shows that setting SEED varies `a` but not `b`; empty for nothing.
+
+    Equal numbers alone show nothing where equal programs differ: then the metric is coarse, or at the end of its scale.
+    Elsewhere it may be so too, unless the edit changes how random numbers are used.
+    """
     (before, known), (after, _) = (_sources(bench.runner, commits[label]) for label in ("a", "b"))
     if seed_of(before, known) is None:
-        return False
+        return ""
     if hides_seed(before, after, known):
-        return True
+        return IN_CODE
+    if not sample.varied:
+        return ""
     state = bench.journal.state
     a, b = (_numbers(state, commits[label], sample.runs[label]) for label in ("a", "b"))
-    return sample.varied and (equal_for_seeds(a, b) or _ignores_seed(state, sample))
+    if equal_for_seeds(a, b) and not noise_of(state.measured).known and alters_randomness(before, after):
+        return EQUAL
+    return BY_NOISE if _ignores_seed(state, sample) else ""
 
 
 def _ignores_seed(state: State, sample: Sample) -> bool:

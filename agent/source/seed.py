@@ -18,6 +18,7 @@ from agent.source.simplicity import SEEDING, repeats
 NAMES = ("SEED", "RANDOM_STATE")  # the second as in scikit-learn
 ENDS = re.compile(rf"(^|_)({'|'.join(NAMES)})$")
 PASSED_AS = frozenset({"seed", "random_state"})
+RANDOM = re.compile("seed|rand|rng", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,37 @@ def hides_seed(before: Mapping[str, str], after: Mapping[str, str], known: Mappi
         return False
     fixed, reading = literal_seeds(after) > literal_seeds(before), read_seeds(after) < read_seeds(before)
     return seed_of(after, known) is None or fixed or reading
+
+
+def alters_randomness(before: Mapping[str, str], after: Mapping[str, str]) -> bool:
+    """Return whether the statements that mention a seed or random numbers differ, as far as can be told.
+
+    Where they are the same, `after` uses the seed as `before` does.
+    """
+    return _random_statements(before) != _random_statements(after)
+
+
+def _random_statements(files: Mapping[str, str]) -> Counter[str] | None:
+    """Return the statements that mention a seed or random numbers, without their place; None if a file is unreadable.
+
+    Of a statement with others inside, such as a function, these are the parts outside of them.
+    """
+    texts = [text for path, text in files.items() if path.endswith(".py")]
+    trees = _trees(files)
+    if len(trees) < len(texts):
+        return None
+    nodes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.stmt))
+    return Counter(shown for node in nodes if RANDOM.search(shown := _alone(node)))
+
+
+def _alone(node: ast.stmt) -> str:
+    """Return a statement without the statements inside it."""
+    parts = [type(node).__name__]
+    for name, value in ast.iter_fields(node):
+        every = value if isinstance(value, list) else [value]
+        if not any(isinstance(each, ast.stmt | ast.ExceptHandler | ast.match_case) for each in every):
+            parts += [name, *(ast.dump(each) if isinstance(each, ast.AST) else repr(each) for each in every)]
+    return " ".join(parts)
 
 
 def _seeds(files: Mapping[str, str], known: Mapping[str, Value]) -> dict[str, dict[str, Constant]]:

@@ -17,7 +17,8 @@ import pytest
 
 from agent.claim import check
 from agent.claim.folder import read_claim
-from agent.claim.replicate import failed, references_of
+from agent.claim.models import Pair
+from agent.claim.replicate import Found, failed, references_of
 from agent.errors import Violation
 from agent.execution.allowance import Allowance
 from agent.journal.experiment import Run
@@ -437,6 +438,13 @@ def test_best_with_one_number_for_every_seed_is_not_replicated(
     done = cli(reader, "verify", str(claim), "--seeds", "3")
     assert done.returncode == 1, done.stderr
     assert "cannot tell: the best gives the same number with every seed, unlike the baseline" in done.stdout
+
+
+def test_equal_numbers_of_a_best_that_draws_as_the_baseline_does_are_those_of_its_metric() -> None:
+    values = ((0.8, 1.0), (0.83, 1.0), (0.79, 1.0))
+    pairs = [Pair(seed=seed, first="a", a=a, b=b, holdout_a=None, holdout_b=None) for seed, (a, b) in enumerate(values)]
+    assert Found(pairs=pairs).of_one_seed
+    assert not Found(pairs=pairs, alters_randomness=False).of_one_seed
 
 
 def test_result_of_a_recipe_that_renames_its_seed_is_said_to_be_for_that_seed(

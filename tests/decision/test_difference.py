@@ -118,6 +118,13 @@ def test_program_whose_seed_is_fixed_is_found_in_spite_of_noise() -> None:
     assert found > 450
 
 
+def test_program_whose_numbers_differ_by_less_than_the_machines_noise_has_no_fixed_seed() -> None:
+    """Those of an accuracy close to 1 do, and a fixed seed would leave the machine's noise."""
+    machine, a = Noise(0.02, 6.1), [0.7, 0.83, 0.76, 0.81, 0.7, 0.88]
+    assert not ignores_seed([a], [[1.0] * 6], machine)
+    assert not ignores_seed([a], [[1.0, 1.0, 0.995, 1.0, 1.0, 1.0]], machine)
+
+
 @pytest.mark.parametrize("unit", [2.0**-970, 1.0, 2.0**970])
 def test_seed_is_judged_in_any_unit(unit: float) -> None:
     machine = Noise(0.02 * unit, 6.1)

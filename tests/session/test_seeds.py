@@ -168,6 +168,35 @@ def test_recipe_that_does_not_use_its_seed_is_found_on_stations_of_different_lev
     assert found["means"]["a"] - found["means"]["b"] == pytest.approx(found["gain"])
 
 
+SATURATED = """import random
+SEED = 42  # search: off
+EASY = 1  # search: off
+draw = random.Random(SEED)
+passed = min(200, sum(draw.random() < 0.8 for _ in range(200)) + 60 * (EASY - 1))
+{noise}"""
+NOISY = "passed = min(200, passed + random.SystemRandom().randrange(-3, 4)) if EASY == 1 else passed\n"
+
+
+@pytest.mark.parametrize("noise", ["", NOISY])
+def test_best_at_the_end_of_its_scale_for_every_seed_is_confirmed(quick: Path, cli: Cli, noise: str) -> None:
+    """An accuracy of 200 of 200 shows no seed, and a coarse metric may not either."""
+    recipe = with_code(quick, SATURATED.format(noise=noise), "loss = (200 - passed) / 200\n")
+    keep_in_turn(recipe, cli, "s/^EASY = 1 /EASY = 2 /")
+    data = confirmed(recipe, cli)
+    assert data["values"]["b"] == [0.0] * 3
+    assert len({*data["values"]["a"]}) > 1
+    assert (data["verdict"], data["why"], data["reason"]) == ("confirmed", "", "")
+    assert cli(recipe, "adopt").returncode == 0
+
+
+def test_hidden_seed_is_told_apart_from_a_gain_of_one_seed(seeded: Path, cli: Cli) -> None:
+    keep_in_turn(seeded, cli, "s/^random.seed(SEED)/random.seed(0 * SEED)/;s/^RATE = 0.1 /RATE = 0.3 /")
+    says = "not confirmed: it gives the same number with every seed, and its edit changes its random numbers"
+    assert says in cli(seeded, "confirm").stdout
+    assert says in cli(seeded, "status").stdout
+    assert says.removeprefix("not confirmed: ") in cli(seeded, "adopt").stderr
+
+
 def test_recipe_without_a_seed_says_so(quick: Path, cli: Cli) -> None:
     keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
     assert "seed not varied: baseline has no constant SEED or RANDOM_STATE" in cli(quick, "confirm").stdout

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from agent.source.seed import differing_seeds, literal_seeds, read_seeds, seed_of, why_no_seed, with_seed, with_seeds_of
+from agent.source.seed import (
+    alters_randomness,
+    differing_seeds,
+    literal_seeds,
+    read_seeds,
+    seed_of,
+    why_no_seed,
+    with_seed,
+    with_seeds_of,
+)
 from tests.common.workspaces import ROOT
 
 TEXT = """import mlx.core as mx
@@ -22,6 +31,26 @@ def test_seed_of_the_live_branch_is_found_and_set() -> None:
     assert seed_of(files, {"PROFILE": "mac"}) == 7
     assert with_seed(files, known, 43) == {"train.py": TEXT.replace("SEED = 42", "SEED = 43")}
     assert with_seed(files, known, 42) == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "alters"),
+    [
+        ("RATE = 0.1", "RATE = 0.2", False),
+        ("return x + rate", "y = 2 * x\n    return y + rate", False),
+        ("random.seed(SEED)", "random.seed(0 * SEED)", True),
+        ("random.seed(SEED)", "random.seed(SEED)\nrandom.setstate(KNOWN)", True),
+        ("if draws > 1:\n    x = random.random()", "if draws > 1:\n    x = 0.5", True),
+        ("RATE = 0.1", "RATE = (", True),
+    ],
+)
+def test_edit_of_how_random_numbers_are_used_is_seen(old: str, new: str, alters: bool) -> None:
+    text = (
+        "import random\nSEED = 1\nRATE = 0.1\nrandom.seed(SEED)\ndef f(x, rate=random.random()):\n    return x + rate\n"
+        "if draws > 1:\n    x = random.random()\n"
+    )
+    assert old in text
+    assert alters_randomness({"train.py": text}, {"train.py": text.replace(old, new)}) == alters
 
 
 def test_random_state_is_a_seed() -> None:
