@@ -56,7 +56,8 @@ class State:
         nothing: the data of the `nothing` event until the model has a usable proposal again; else None.
         preparing: the data of the `preparing` event while the next proposal is being made; else None.
         prepared: the data of the `prepared` event until that proposal is used or thrown away; else None.
-        confirmations: the data of the `confirmed` event for each pair of commits, `{a} {b}`.
+        confirmations: the data of the latest `confirmed` event for each pair of commits, `{a} {b}`; of the latest that
+            varied the seed, if one did.
         compared: the comparisons behind `confirmations`, whose runs are all held-out.
         comparison: the comparison of `agent.session.compare` in progress; else None.
         parked: unfinished comparisons that others displaced. They resume when requested again.
@@ -313,7 +314,11 @@ def _faulted(state: State, event: Event) -> State:
 
 
 def _confirmed(state: State, data: Mapping[str, Any]) -> State:
-    known = {**state.confirmations, f"{data.get('a')} {data.get('b')}": data}
+    pair = f"{data.get('a')} {data.get('b')}"
+    # Runs with one seed do not take back what several seeds have shown.
+    before = state.confirmations.get(pair, {})
+    latest = before if before.get("seeds") and not data.get("seeds") else data
+    known = {**state.confirmations, pair: latest}
     done = (state.comparison,) if state.comparison else ()
     return replace(state, confirmations=known, compared=(*state.compared, *done), comparison=None)
 

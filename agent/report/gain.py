@@ -19,6 +19,8 @@ from agent.journal.history import incumbent_before
 from agent.journal.state import State, gain
 
 ONE_SEED = "one seed alone shows the gain"  # the journal says `one seed`
+# Why runs keep the recipe's seed although it could be set.
+AS_ASKED, ONE_RUN = SEED_KEPT = ("as asked", "one run each")
 
 
 @dataclass(frozen=True)
@@ -205,8 +207,9 @@ def verdict_of(confirmation: Mapping[str, Any]) -> str:
 
 def caveat_of(confirmation: Mapping[str, Any]) -> str:
     """Return what a confirmed gain is limited to; empty for nothing."""
+    why = confirmation.get("one_seed")
     # Runs that neither a seed nor noise varies are one run, repeated.
-    one_run = confirmation.get("one_seed") is not None and confirmation.get("noise") == 0
+    one_run = why in SEED_KEPT or (why is not None and confirmation.get("noise") == 0)
     return "for one seed only" if one_run and shows_gain(confirmation) else ""
 
 

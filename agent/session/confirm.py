@@ -27,7 +27,7 @@ from agent.format import figure
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import REPEATED, Direction, Run, Value, by_station, mean, metrics, reservations, succeeded
 from agent.journal.state import State, experiment_named, gain, side
-from agent.report.gain import verdict_of
+from agent.report.gain import AS_ASKED, ONE_RUN, verdict_of
 from agent.report.holdout import holdout_lines
 from agent.report.inspection import find, is_number
 from agent.session.compare import compare as compare_here
@@ -211,7 +211,7 @@ def plan_seeds(
     """Return the seed of each pair of runs, or none and why they keep the recipe's own."""
     wanted = pairs.count if pairs.seeds is None else pairs.seeds
     if wanted == 1:
-        return (), "as asked" if pairs.seeds == 1 else "one run each"
+        return (), AS_ASKED if pairs.seeds == 1 else ONE_RUN
     runner, state = bench.runner, bench.journal.state
     own = {label: seed_of(*_sources(runner, commit)) for label, commit in commits.items()}
     for label, seed in own.items():

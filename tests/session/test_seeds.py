@@ -189,6 +189,36 @@ def test_best_at_the_end_of_its_scale_for_every_seed_is_confirmed(quick: Path, c
     assert cli(recipe, "adopt").returncode == 0
 
 
+def add_noise(folder: Path) -> None:
+    """Commit a noise of 0.001 in the metric, which no seed sets."""
+    noise = "; import os; loss += 0.001 * random.Random(os.urandom(8)).gauss(0, 1)"
+    text = (folder / "train.py").read_text()
+    (folder / "train.py").write_text(text.replace(METRIC.strip(), METRIC.strip() + noise))
+    commit_all(folder, "noise")
+
+
+def test_gain_for_the_recipes_own_seed_does_not_take_back_that_of_new_ones(seeded: Path, cli: Cli) -> None:
+    add_noise(seeded)
+    keep_in_turn(seeded, cli, "s/^LUCK = 0 /LUCK = 1 /")
+    assert confirmed(seeded, cli)["verdict"] == "not confirmed"
+    own = cli(seeded, "confirm", "--seeds", "1").stdout
+    assert " confirmed for one seed only: 95 %" in own
+    assert " not confirmed: one seed alone shows the gain " in cli(seeded, "status").stdout
+    refused = cli(seeded, "adopt")
+    assert refused.returncode == 3
+    assert "not confirmed: one seed alone shows the gain" in refused.stderr
+
+
+def test_gain_for_the_recipes_own_seed_alone_says_so_on_a_noisy_machine(seeded: Path, cli: Cli) -> None:
+    add_noise(seeded)
+    keep_in_turn(seeded, cli, "s/^LUCK = 0 /LUCK = 1 /")
+    assert confirmed(seeded, cli, "--seeds", "1")["noise"] > 0
+    assert " confirmed for one seed only (" in cli(seeded, "status").stdout
+    assert " confirmed for one seed only\n" in cli(seeded, "sessions").stdout.replace("  ", "\n")
+    assert cli(seeded, "adopt").returncode == 0
+    assert " confirmed for one seed only, 95 % interval " in git(seeded, "log", "-1", "--format=%B", "main")
+
+
 def test_hidden_seed_is_told_apart_from_a_gain_of_one_seed(seeded: Path, cli: Cli) -> None:
     keep_in_turn(seeded, cli, "s/^random.seed(SEED)/random.seed(0 * SEED)/;s/^RATE = 0.1 /RATE = 0.3 /")
     says = "not confirmed: it gives the same number with every seed, and its edit changes its random numbers"
