@@ -19,6 +19,7 @@ from agent.journal.flight import NO_FLIGHT
 from agent.journal.state import State
 
 # What the bound does not go beyond: the text and the seed that a metric comes from, or the only run, repeated.
+ON_SEED = "this seed"
 ON_SNAPSHOT = "this seed and this validation text"
 ON_ONE_RUN = "this seed and these data, since equal programs give equal numbers"
 
@@ -50,7 +51,7 @@ def statement(state: State) -> dict[str, Any] | None:
         "level": 1 - ALPHA,
         "experiments": experiments,
         "false_keeps": most_false_keeps(kind, experiments, sum(map(_as_measured, state.experiments[1:]))),
-        "on": ON_SNAPSHOT if session["fingerprint"].get("snapshot") else ON_ONE_RUN if known.exact else "",
+        "on": ON_SNAPSHOT if session["fingerprint"].get("snapshot") else ON_ONE_RUN if known.exact else ON_SEED,
     }
     return {**data, "line": statement_line(data)}
 
@@ -59,9 +60,8 @@ def statement_line(data: dict[str, Any]) -> str:
     """Format the statement: `at any time: #7 is at least 0.034 better than the baseline (95 %, ...); at most ...`."""
     bound = data["bound"]
     if bound is not None and bound["low"] > 0:
-        on = f", {data['on']}" if data["on"] else ""
         said = f"#{bound['number']} is at least {_down(bound['low'])} better than the baseline"
-        said += f" ({100 * data['level']:.0f} %{on})"
+        said += f" ({100 * data['level']:.0f} %, {data['on']})"
     elif not data["keeps"]:
         said = "nothing was kept"
     elif bound is not None:

@@ -144,7 +144,7 @@ def test_bound_of_one_run_repeated_is_for_its_seed() -> None:
     assert found is not None
     assert f"#1 is at least 0.5 better than the baseline (95 %, {ON_ONE_RUN});" in found["line"]
     noisy = replace(of_user, experiments=(kept(0, BASE), kept(1, [0.5, 0.6], heldout=GOOD)))
-    assert "(95 %);" in (statement(noisy) or {})["line"]
+    assert "(95 %, this seed);" in (statement(noisy) or {})["line"]
 
 
 def test_keep_that_is_random_has_no_exact_bound() -> None:
@@ -230,7 +230,7 @@ def test_without_a_snapshot_the_line_names_no_text() -> None:
         )
     )
     assert found is not None
-    assert "better than the baseline (95 %);" in found["line"]
+    assert "better than the baseline (95 %, this seed);" in found["line"]
 
 
 def test_rounding_of_single_models_is_no_cost_of_selection() -> None:
