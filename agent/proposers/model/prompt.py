@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from agent.decision.estimate import estimate
 from agent.decision.noise import noise_of
 from agent.format import fenced, fenced_files, figure, plain
 from agent.journal.experiment import Experiment
@@ -138,7 +139,9 @@ def _standing(context: Context) -> list[str]:
 
 
 def _value(experiment: Experiment) -> str:
-    return figure(experiment.metric) if experiment.metric is not None else "none"
+    """Format the best estimate, as `status` shows it: the metric at a keep may be lucky."""
+    value = estimate(experiment)
+    return figure(value) if value is not None else "none"
 
 
 def _signed(change: float | None) -> str:
@@ -189,7 +192,7 @@ def _gained(context: Context, change: float | None) -> float | None:
 
 def _near_misses(context: Context) -> list[str]:
     """Return the discarded experiments with the smallest loss against the incumbent."""
-    best = context.incumbent.metric
+    best = estimate(context.incumbent)
     missed = [(e, e.metric) for e in context.history[1:] if e.verdict.status == "discard" and e.metric is not None]
     if best is None:
         return []

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from agent.decision.estimate import estimate
 from agent.format import figure
 from agent.journal.experiment import Direction, Experiment, Value
 from agent.proposers.base import Context
@@ -27,8 +28,9 @@ def best_points(context: Context) -> list[str]:
     for experiment in _ranked(context.direction, history)[:BEST]:
         moved = [f"{key} {value}" for key, value in experiment.parameters.items() if base.get(key) != value]
         what = ", ".join(moved) or "the baseline's constants"
-        assert experiment.metric is not None
-        lines.append(f"#{experiment.number} {figure(experiment.metric)}: {what}")
+        value = estimate(experiment)
+        assert value is not None
+        lines.append(f"#{experiment.number} {figure(value)}: {what}")
     return lines
 
 
@@ -66,9 +68,10 @@ def _history(context: Context) -> list[Experiment]:
 
 
 def _ranked(direction: Direction, history: Sequence[Experiment]) -> list[Experiment]:
-    """Return the measured experiments, best first."""
+    """Return the measured experiments, best first by what is known of them now: the metric at a keep may be lucky."""
     sign = 1 if direction == "minimize" else -1
-    measured = [(sign * e.metric, e) for e in history if e.metric is not None]
+    known = [(e, estimate(e)) for e in history if e.metric is not None]
+    measured = [(sign * value, e) for e, value in known if value is not None]
     return [e for _, e in sorted(measured, key=lambda each: each[0])]
 
 

@@ -22,6 +22,7 @@ from agent.proposers.model.servers import ModelSpec
 from agent.proposers.model.wire import Answer
 from agent.proposers.search.search import SearchProposer
 from agent.proposers.validate import Seen, why_invalid
+from tests.common.experiments import kept
 from tests.common.model_server import half, model_server, reply
 from tests.common.proposals import NOTES, edit, walk
 from tests.common.workspaces import QUICK
@@ -356,6 +357,14 @@ def test_the_ledger_has_effects_and_noise() -> None:
     assert "best -0.01100 (11.0 x noise), median -0.01100" in larger
     assert "positive is better" in text
     assert "All experiments by idea; noise not measured" in briefing(context(history=5))
+
+
+def test_lucky_value_of_a_keep_is_told_as_its_held_out_runs_correct_it() -> None:
+    base = kept(0, [2.0, 2.02], heldout=[2.04])
+    best = kept(1, [1.5, 1.6], heldout=[1.9, 1.92])
+    text = briefing(dataclasses.replace(context(), history=(base, best), incumbent=best, number=2))
+    assert "baseline 2.020000, incumbent 1.910000 (#1)" in text
+    assert "#1 1.910000: " in text
 
 
 @pytest.mark.parametrize(("count", "known"), [(2, "noise not measured"), (3, "runs are deterministic")])
