@@ -27,7 +27,7 @@ from agent.format import figure
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import REPEATED, Direction, Run, Value, by_station, mean, metrics, reservations, succeeded
 from agent.journal.state import State, experiment_named, gain, side
-from agent.report.gain import AS_ASKED, ONE_RUN, verdict_of
+from agent.report.gain import AS_ASKED, ONE_RUN, metric_of, verdict_of
 from agent.report.holdout import holdout_lines
 from agent.report.inspection import find, is_number
 from agent.session.compare import compare as compare_here
@@ -43,9 +43,11 @@ RUNS = 3
 LARGEST_SEED = 2**31 - 10**6  # as a seed, some libraries take no more than 31 bits
 # Why a gain that the validation split shows is not confirmed.
 ONE_SEED, HOLDOUT, NOT_SCORED = "one seed", "not on the holdout", "not scored on the holdout"
-# How the code or the numbers of `b` show that setting the seed does not vary it.
+# How the code or the numbers of `b` show that setting the seed does not vary it; or else why the session saw a gain.
 IN_CODE = "its code does not read its seed where the other's does"
 EQUAL = "it gives the same number with every seed, and its edit changes its random numbers"
+LUCKY = "the session's own runs were lucky, or the machine drifted"
+LUCKY_SEED = "the session's own runs were lucky, or their seed is"
 BY_NOISE = "it varies with the seed no more than by the machine's noise"
 
 
@@ -280,9 +282,13 @@ def _evidence(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> d
     found = evidence(bench, commits, sample, NO_NOISE if sample.varied else same_seed)
     if not sample.varied:
         return {**found, "spread": None}
+    parts = spread(found["noise"], same_seed, PRIOR_DEGREES)
     if found["verdict"] == "not confirmed" and not found["why"]:
-        found["why"] = ONE_SEED if _holds_for_own_seed(state, commits, same_seed, direction) else ""
-    return {**found, "spread": asdict(spread(found["noise"], same_seed, PRIOR_DEGREES))}
+        if parts.seed and _holds_for_own_seed(state, commits, same_seed, direction):
+            found["why"] = ONE_SEED
+        elif _flattered(state, commits, found["high"]):
+            found["reason"] = LUCKY_SEED if parts.seed else LUCKY
+    return {**found, "spread": asdict(parts)}
 
 
 def evidence(bench: Workbench, commits: Mapping[str, str], sample: Sample, noise: Noise = NO_NOISE) -> dict[str, Any]:
@@ -480,13 +486,22 @@ def _numbers(state: State, commit: str, runs: Sequence[Run]) -> list[list[float]
 
 
 def _holds_for_own_seed(state: State, commits: Mapping[str, str], noise: Noise, direction: Direction) -> bool:
-    """Return whether the session's own runs, which all have the recipe's seed, show the gain."""
+    """Return whether the session's own runs, which all have the recipe's seed, show the gain without selection bias."""
     if any(run.station for e in state.experiments for run in e.runs):
         kept = next((e.verdict.evidence for e in state.experiments if e.commit == commits["b"]), None)
         return kept is not None and kept.confirmed and kept.gain > 0
-    found = {e.commit: metrics(unbiased(e) or e.runs) for e in state.experiments}
+    found = {e.commit: metrics(unbiased(e)) for e in state.experiments}
     a, b = (found.get(commits[label], []) for label in ("a", "b"))
     return bool(a and b) and difference(a, b, direction, noise).low > 0
+
+
+def _flattered(state: State, commits: Mapping[str, str], high: float) -> bool:
+    """Return whether `b` was kept with a larger gain than held-out runs leave possible."""
+    before, after = (next((e for e in state.experiments if e.commit == commits[label]), None) for label in ("a", "b"))
+    if state.session is None or before is None or after is None or not after.kept:
+        return False
+    first, then = metric_of(state, before), metric_of(state, after)
+    return first is not None and then is not None and gain(first, then, state.session["direction"]) > high
 
 
 def _runs_of(comparisons: Sequence[PendingComparison], commit: str) -> list[Run]:

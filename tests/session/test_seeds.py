@@ -20,7 +20,7 @@ from agent.session.confirm import Sample, evidence, on_reference
 from agent.session.opening import open_runner
 from agent.session.signals import Interrupts
 from agent.session.workbench import Workbench
-from tests.common.sessions import assert_consistent, confirmed, events, keep_in_turn
+from tests.common.sessions import assert_consistent, confirmed, events, journal, keep_in_turn
 from tests.common.station_journals import StationsBuilder
 from tests.common.terminals import in_terminal
 from tests.common.workspaces import Cli, commit_all, git, with_code
@@ -189,12 +189,41 @@ def test_best_at_the_end_of_its_scale_for_every_seed_is_confirmed(quick: Path, c
     assert cli(recipe, "adopt").returncode == 0
 
 
-def add_noise(folder: Path) -> None:
+def add_noise(folder: Path, metric: str = METRIC.strip()) -> None:
     """Commit a noise of 0.001 in the metric, which no seed sets."""
     noise = "; import os; loss += 0.001 * random.Random(os.urandom(8)).gauss(0, 1)"
     text = (folder / "train.py").read_text()
-    (folder / "train.py").write_text(text.replace(METRIC.strip(), METRIC.strip() + noise))
+    (folder / "train.py").write_text(text.replace(metric, metric + noise))
     commit_all(folder, "noise")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        # One run each: nothing tells the seed's part of the noise.
+        (("--verdict", "greedy"), "the session's own runs were lucky, or the machine drifted"),
+        # What was kept was chosen for its runs.
+        ((), "the session's own runs were lucky, or their seed is"),
+    ],
+)
+def test_gain_that_is_gone_is_not_said_to_be_of_one_seed_unless_that_is_seen(
+    seeded: Path, cli: Cli, flags: tuple[str, ...], says: str
+) -> None:
+    text = (seeded / "train.py").read_text()
+    (seeded / "train.py").write_text(text.replace("0.5 * LUCK * (SEED == 42)", "0.006 * LUCK"))
+    commit_all(seeded, "a small gain")
+    add_noise(seeded, METRIC.strip().replace("0.5 * LUCK * (SEED == 42)", "0.006 * LUCK"))
+    keep_in_turn(seeded, cli, "s/^LUCK = 0 /LUCK = 1 /", flags=flags)
+    lines = journal(seeded)
+    for line in lines:
+        if line["event"] == "measured" and line["number"] == 1 and "of" not in line:
+            line["metric"] -= 0.2
+        if line["event"] == "judged" and line["number"] == 1 and line["evidence"]:
+            line["evidence"] |= {"sigmas": 3.0, "mean": line["evidence"]["mean"] - 0.2}
+    journal_path(seeded, "t").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = confirmed(seeded, cli)
+    assert (found["verdict"], found["why"], found["reason"]) == ("not confirmed", "", says)
+    assert f" not confirmed: {says} " in cli(seeded, "status").stdout
 
 
 def test_gain_for_the_recipes_own_seed_does_not_take_back_that_of_new_ones(seeded: Path, cli: Cli) -> None:
