@@ -264,9 +264,10 @@ def _held_out(state: State, confirmed: Mapping[str, Any]) -> Runs:
 
 
 def _comparisons(state: State, confirmed: Mapping[str, Any]) -> list[PendingComparison]:
-    """Return all comparisons of the two commits of the confirmation."""
-    pair = {confirmed["a"], confirmed["b"]}
-    return [each for each in state.compared if set(each.commits.values()) == pair]
+    """Return all comparisons of the two commits whose runs, like the confirmation's, have new seeds, or have not."""
+    pair, varied = {confirmed["a"], confirmed["b"]}, bool(confirmed.get("seeds"))
+    same = [each for each in state.compared if set(each.commits.values()) == pair]
+    return [each for each in same if bool(each.seeds) == varied]
 
 
 def _shown(sides: Sides, looks: int, protocol: Protocol, tag: str) -> Confirmation:

@@ -244,13 +244,16 @@ def sample_of(
     Args:
         commits: `a` and `b`.
         latest: label -> the latest runs.
-        earlier: comparisons of the two.
+        earlier: comparisons of the two. Each that has runs of this kind is a look at them.
         plan: the seeds of the latest runs; empty if they have the recipe's own.
     """
     every = {label: [*_runs_of(earlier, commit), *latest[label]] for label, commit in commits.items()}
     # Runs of an earlier version all have the recipe's own seed.
     runs = {label: [run for run in each if (run.seed is None) == (not plan)] for label, each in every.items()}
-    return Sample(runs, len(earlier))
+    looks = sum(
+        any(run in runs[label] for label in runs for run in _runs_of([each], commits[label])) for each in earlier
+    )
+    return Sample(runs, looks)
 
 
 def latest_runs(state: State, commit: str) -> Sequence[Run]:

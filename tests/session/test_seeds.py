@@ -11,10 +11,11 @@ import pytest
 
 from agent.decision import anytime
 from agent.decision.difference import difference
+from agent.decision.noise import noise_of
 from agent.decision.schedule import counted, next_seed, next_turn
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run
-from agent.journal.journal import Journal
+from agent.journal.journal import Journal, fold
 from agent.journal.paths import journal_path
 from agent.session.confirm import Sample, evidence, on_reference
 from agent.session.opening import open_runner
@@ -308,6 +309,19 @@ def test_second_confirmation_has_an_interval_for_whoever_repeats_it(seeded: Path
     always = anytime.interval(values["a"], values["b"], "minimize")
     assert (data["low"], data["high"]) == (pytest.approx(always.low), pytest.approx(always.high))
     assert always.low < difference(values["a"], values["b"], "minimize").low
+
+
+def test_first_look_at_runs_of_a_kind_has_the_interval_of_one_look(seeded: Path, cli: Cli) -> None:
+    """Runs with new seeds are about another question, so that looking at them costs nothing here."""
+    add_noise(seeded)
+    keep_in_turn(seeded, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    confirmed(seeded, cli)
+    noise = noise_of(fold(journal_path(seeded, "t")).measured)
+    for always in (False, True):
+        data = confirmed(seeded, cli, "--seeds", "1")
+        values = data["values"]
+        once = difference(values["a"], values["b"], "minimize", noise)
+        assert (data["low"] < once.low - 1e-9) == always
 
 
 def test_every_seed_is_repeated_until_it_has_an_undisturbed_run() -> None:
