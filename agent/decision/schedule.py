@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 from agent.execution.conditions import disturbed
 from agent.journal.comparison import PendingComparison
@@ -30,8 +31,11 @@ def counted(comparison: PendingComparison, label: str) -> tuple[Run, ...]:
 
     Returns:
         `count` undisturbed runs, or the latest `count` runs if there are fewer undisturbed ones in the end: in all, or
-        of each seed if seeds are given. If the label fails, its last run only.
+        of each seed if seeds are given. If the label fails, its last run only. If the comparison was given up, the
+        undisturbed ones of whole pairs.
     """
+    if comparison.unfinished:
+        return tuple(undisturbed_pairs(comparison, label))
     if fails(comparison, label):
         return _runs(comparison, label)[-1:]
     runs, why = _runs(comparison, label), reasons(comparison, label)
@@ -54,6 +58,15 @@ def in_pairs(comparison: PendingComparison, label: str) -> list[Run]:
             left[run.station, run.seed] -= 1
             found.append(run)
     return found
+
+
+def undisturbed_pairs(comparison: PendingComparison, label: str) -> list[Run]:
+    """Return the undisturbed runs of the label that are part of a pair of such runs."""
+    good = {}
+    for each in comparison.commits:
+        why = reasons(comparison, each)
+        good[each] = tuple(run for index, run in enumerate(_runs(comparison, each)) if index not in why)
+    return in_pairs(replace(comparison, runs=good), label)
 
 
 def next_seed(comparison: PendingComparison, label: str) -> int | None:

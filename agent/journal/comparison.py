@@ -43,6 +43,7 @@ class PendingComparison:
         rung: None for the session's own.
         varied: the constants that a seed sets if they are several. Earlier versions set SEED alone.
         faulted: label -> number of runs that faults of the GPU ended.
+        unfinished: whether it was given up for another one, so that only its whole pairs of runs count.
     """
 
     commits: Mapping[str, str]
@@ -54,6 +55,7 @@ class PendingComparison:
     rung: Rung | None = None
     varied: tuple[str, ...] = ()
     faulted: Mapping[str, int] = field(default_factory=dict)
+    unfinished: bool = False
 
     @property
     def doing(self) -> str:
@@ -66,6 +68,13 @@ class PendingComparison:
         """Return whether this is the same comparison, with other runs so far."""
         mine, its = ((each.commits, each.count, each.seeds, each.rung, each.varied) for each in (self, other))
         return mine == its
+
+    def adds_to(self, other: PendingComparison) -> bool:
+        """Return whether runs of both are about one question: the same two commits, with new seeds, or without."""
+        mine, its = (
+            ({*each.commits.values()}, each.doing, each.rung, each.varied, bool(each.seeds)) for each in (self, other)
+        )
+        return mine == its and len(self.commits) == 2
 
 
 def comparison_of(data: Mapping[str, Any]) -> PendingComparison:

@@ -323,7 +323,7 @@ FIELDS: dict[str, dict[str, Check]] = {
     "confirmed": {
         "a": _commit, "b": _commit, "means": _map(_maybe(_number)), "gain": _maybe(_number), "low": _maybe(_figure),
         "high": _maybe(_figure), "noise": _maybe(_number), "verdict": _maybe(_text), "why": _text,
-        "reason": _text, "seeds": _list(_seed), "spread": _maybe(_map(_maybe(_number))),
+        "reason": _text, "unfinished": _count, "seeds": _list(_seed), "spread": _maybe(_map(_maybe(_number))),
         "holdout": _maybe(_fields(_OTHER_GAIN)), "cost": _maybe(_fields(_OTHER_GAIN)),
         "runs": _maybe(_map(lambda _: True)), "reservations": _list(_text),
     },

@@ -319,8 +319,17 @@ def _confirmed(state: State, data: Mapping[str, Any]) -> State:
     before = state.confirmations.get(pair, {})
     latest = before if before.get("seeds") and not data.get("seeds") else data
     known = {**state.confirmations, pair: latest}
-    done = (state.comparison,) if state.comparison else ()
-    return replace(state, confirmations=known, compared=(*state.compared, *done), comparison=None)
+    latest_runs, parked = state.comparison, state.parked
+    if latest_runs is None:
+        return replace(state, confirmations=known)
+    given_up = tuple(each for each in parked if data.get("unfinished") and each.adds_to(latest_runs))
+    return replace(
+        state,
+        confirmations=known,
+        compared=(*state.compared, *(replace(each, unfinished=True) for each in given_up), latest_runs),
+        comparison=None,
+        parked=tuple(each for each in parked if each not in given_up),
+    )
 
 
 def _ablated(state: State, _: Event) -> State:

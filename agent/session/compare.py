@@ -84,12 +84,17 @@ def begin(bench: Workbench, commits: Mapping[str, str], count: int, seeds: Seque
         count: runs per commit.
         seeds: see `compare`.
     """
-    workspace, known = bench.runner.workspace, known_constants(bench.runner.protocol)
     about: dict[str, Any] = {"rung": bench.rung.to_dict()} if bench.rung else {}
-    names = {name for commit in commits.values() for name in seed_names(workspace.files(commit), known)}
-    if seeds and len(names) > 1:  # an earlier version set one of them alone, and its runs vary less
-        about["varied"] = sorted(names)
+    if names := varied_by(bench, commits, seeds):
+        about["varied"] = list(names)
     bench.journal.append("comparing", commits=dict(commits), files=[], count=count, seeds=list(seeds), **about)
+
+
+def varied_by(bench: Workbench, commits: Mapping[str, str], seeds: Sequence[int]) -> tuple[str, ...]:
+    """Return the constants that the seeds set if they are several: an earlier version set one of them alone."""
+    workspace, known = bench.runner.workspace, known_constants(bench.runner.protocol)
+    names = {name for commit in commits.values() for name in seed_names(workspace.files(commit), known)}
+    return tuple(sorted(names)) if seeds and len(names) > 1 else ()
 
 
 def _add(journal: Journal, label: str, run: Run, **more: Any) -> None:

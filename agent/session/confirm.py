@@ -23,6 +23,7 @@ from agent.decision.noise import PRIOR_DEGREES, Noise, noise_of
 from agent.decision.schedule import counted, in_pairs
 from agent.errors import PreconditionError, UsageError
 from agent.execution.measure import Runner
+from agent.format import counted as counted_words
 from agent.format import figure
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import REPEATED, Direction, Run, Value, by_station, mean, metrics, reservations, succeeded
@@ -31,7 +32,7 @@ from agent.report.gain import AS_ASKED, ONE_RUN, metric_of, verdict_of
 from agent.report.holdout import holdout_lines
 from agent.report.inspection import find, is_number
 from agent.session.compare import compare as compare_here
-from agent.session.compare import noise_here
+from agent.session.compare import noise_here, varied_by
 from agent.session.context import known_constants
 from agent.session.workbench import Workbench
 from agent.source.seed import alters_randomness, hides_seed, seed_of, why_no_seed
@@ -130,7 +131,8 @@ def confirm(
     """Compare the commits `a` and `b`, and journal and return the evidence as plain data.
 
     Runs come in pairs, one of each commit with the same seed, which neither the recipe nor an earlier pair has used.
-    All held-out runs of the two count, including those of earlier confirmations.
+    All held-out runs of the two count, including those of earlier confirmations, and the whole pairs of those that were
+    begun with another number of pairs and not finished: else bad ones could be dropped.
 
     Args:
         bench: what every step uses.
@@ -144,22 +146,72 @@ def confirm(
     journal = bench.journal
     pair = set(commits.values())
     earlier = [each for each in journal.state.compared if len(pair) > 1 and set(each.commits.values()) == pair]
-    folder = journal.path.parent / "confirm" / f"{commits['a'][:12]}-{commits['b'][:12]}"
-    if earlier:
-        folder = folder.with_name(f"{folder.name}-{len(earlier) + 1}")
-    plan, one_seed = plan_seeds(bench, commits, earlier, pairs)
+    begun = [each for each in _unfinished(journal.state) if set(each.commits.values()) == pair]
+    plan, one_seed, again = _plan(bench, commits, [*earlier, *begun], pairs)
+    folder = _log_folder(bench, commits, len(earlier) + len(begun), again)
     scored = scoring(bench, pairs.holdout)
     latest = compare(scored, commits, pairs.count, folder, plan)
-    same = alike(journal.state.comparison, earlier)
+    given_up = _given_up(journal.state, commits)
+    whole = sum(len(_counted(each, next(iter(each.commits)))) for each in given_up)
+    same = [*alike(journal.state.comparison, earlier), *given_up]
     sample = on_reference(journal.state, sample_of(commits, latest, same, plan))
     data = {
         **described(bench, commits, sample),
         "seeds": list(plan),
+        "unfinished": whole,
         "one_seed": one_seed,
         **_evidence(scored, commits, sample),
     }
     journal.append("confirmed", **data)
     return data
+
+
+def _unfinished(state: State) -> list[PendingComparison]:
+    every = [each for each in (*state.parked, state.comparison) if each is not None]
+    return [each for each in every if each.doing == "confirming"]
+
+
+def _plan(
+    bench: Workbench, commits: Mapping[str, str], known: Sequence[PendingComparison], pairs: Pairs
+) -> tuple[tuple[int, ...], str | None, PendingComparison | None]:
+    """Return what `plan_seeds` does, or the seeds of an interrupted comparison that is asked for again, and that one.
+
+    Args:
+        bench: what every step uses.
+        commits: label -> commit.
+        known: all comparisons of the two so far.
+        pairs: how many, with which seeds.
+    """
+    plan, why = plan_seeds(bench, commits, known, pairs)
+    new = PendingComparison(commits, (), pairs.count, varied=varied_by(bench, commits, plan))
+    for each in reversed(_unfinished(bench.journal.state)):
+        if each.is_same(replace(new, seeds=each.seeds)) and len({*each.seeds}) == len({*plan}):
+            return each.seeds, why, each
+    return plan, why, None
+
+
+def _log_folder(bench: Workbench, commits: Mapping[str, str], known: int, again: PendingComparison | None) -> Path:
+    """Return where the logs go: where those of an interrupted comparison are, or else where no other has any.
+
+    Args:
+        bench: what every step uses.
+        commits: label -> commit.
+        known: number of comparisons of the two so far.
+        again: the interrupted one.
+    """
+    there = [run.log for runs in again.runs.values() for run in runs if run.log and not run.station] if again else []
+    if there:
+        return Path(there[0]).parent
+    name = f"{commits['a'][:12]}-{commits['b'][:12]}"
+    return bench.journal.path.parent / "confirm" / (f"{name}-{known + 1}" if known else name)
+
+
+def _given_up(state: State, commits: Mapping[str, str]) -> list[PendingComparison]:
+    """Return the unfinished comparisons of the two commits whose runs add to those of the one in progress."""
+    latest = state.comparison
+    if latest is None or commits["a"] == commits["b"]:
+        return []
+    return [replace(each, unfinished=True) for each in state.parked if each.adds_to(latest)]
 
 
 def described(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> dict[str, Any]:
@@ -220,6 +272,7 @@ def plan_seeds(
         if seed is None:
             return (), f"{side(state, label, commits[label])} {why_no_seed(*_sources(runner, commits[label]))}"
     used = [run.seed for each in earlier for runs in each.runs.values() for run in runs]
+    used += [seed for each in earlier for seed in each.seeds]
     most = max([0, *(seed for seed in (*own.values(), *used) if seed is not None and seed <= LARGEST_SEED)])
     return tuple(most + 1 + index % wanted for index in range(pairs.count)), None
 
@@ -250,10 +303,8 @@ def sample_of(
     every = {label: [*_runs_of(earlier, commit), *latest[label]] for label, commit in commits.items()}
     # Runs of an earlier version all have the recipe's own seed.
     runs = {label: [run for run in each if (run.seed is None) == (not plan)] for label, each in every.items()}
-    looks = sum(
-        any(run in runs[label] for label in runs for run in _runs_of([each], commits[label])) for each in earlier
-    )
-    return Sample(runs, looks)
+    looked_at = ([run for label in runs for run in _runs_of([each], commits[label])] for each in earlier)
+    return Sample(runs, sum(any((run.seed is None) == (not plan) for run in each) for each in looked_at))
 
 
 def latest_runs(state: State, commit: str) -> Sequence[Run]:
@@ -538,7 +589,10 @@ def confirm_lines(data: Mapping[str, Any]) -> list[str]:
     by, low, high = (figure(data[name], data["means"]["a"]) for name in ("gain", "low", "high"))
     interval = f"95 % interval {low} to {high}, noise of one run {data['noise']:.2g}"
     words = "".join(f", {word}" for word in data.get("reservations", ()))
-    return [*shown, f"gain {by} {verdict_of(data)}{words}: {interval}", _about_seeds(data), *holdout_lines(data)]
+    about = [_about_seeds(data)]
+    if whole := data.get("unfinished"):
+        about.append(f"{counted_words(whole, 'pair')} of an unfinished confirmation counted as well")
+    return [*shown, f"gain {by} {verdict_of(data)}{words}: {interval}", *about, *holdout_lines(data)]
 
 
 def _about_seeds(data: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
 from tests.common import claims, schemas
 from tests.common.sessions import confirmed
+from tests.common.sessions import journal as events_of
 from tests.common.workspaces import Cli, commit_all, git
 
 
@@ -180,6 +181,9 @@ def test_confirmation_of_one_seed_is_no_claim_where_others_can_be_set(
     published: Path, cli: Cli, tmp_path: Path
 ) -> None:
     author = shutil.copytree(published / "author", tmp_path / "author")
+    path = journal_path(author, "t")
+    comparison = ("comparing", "running", "compared", "confirmed")
+    path.write_text("".join(f"{json.dumps(each)}\n" for each in events_of(author) if each["event"] not in comparison))
     found = confirmed(author, cli, "--seeds", "1")
     assert (found["verdict"], found["seeds"]) == ("confirmed", [])
     done = cli(author, "claim", "--out", str(tmp_path / "claim"))
@@ -187,6 +191,12 @@ def test_confirmation_of_one_seed_is_no_claim_where_others_can_be_set(
     assert "the latest confirmation of session t is for one seed alone, and its recipe takes others" in done.stderr
     assert "confirm --tag t`" in done.stderr
     assert not (tmp_path / "claim").exists()
+    # One with new seeds is claimed whatever follows it.
+    confirmed(author, cli)
+    confirmed(author, cli, "--seeds", "1")
+    done = cli(author, "claim", "--out", str(tmp_path / "first"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "first" / "claim.json").read_bytes())["looks"] == 0
     confirmed(author, cli)
     done = cli(author, "claim", "--out", str(tmp_path / "claim"))
     assert done.returncode == 0, done.stderr

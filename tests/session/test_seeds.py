@@ -17,7 +17,7 @@ from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run
 from agent.journal.journal import Journal, fold
 from agent.journal.paths import journal_path
-from agent.session.confirm import Sample, evidence, on_reference
+from agent.session.confirm import Sample, evidence, latest_runs, on_reference
 from agent.session.opening import open_runner
 from agent.session.signals import Interrupts
 from agent.session.workbench import Workbench
@@ -322,6 +322,46 @@ def test_first_look_at_runs_of_a_kind_has_the_interval_of_one_look(seeded: Path,
         values = data["values"]
         once = difference(values["a"], values["b"], "minimize", noise)
         assert (data["low"] < once.low - 1e-9) == always
+
+
+def cut(folder: Path, count: int) -> None:
+    """Cut the journal after this number of `compared` events, as a kill does."""
+    lines = journal_path(folder, "t").read_text().splitlines(keepends=True)
+    made = [index for index, line in enumerate(lines) if '"event": "compared"' in line]
+    journal_path(folder, "t").write_text("".join(lines[: made[count - 1] + 1]))
+
+
+def test_unfinished_confirmation_counts_whatever_is_asked_for_next(seeded: Path, cli: Cli) -> None:
+    """Its seeds are used, its whole pairs are part of the sample, and they have been looked at."""
+    keep_in_turn(seeded, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    confirmed(seeded, cli, "--runs", "5")
+    cut(seeded, 5)  # two pairs and a half
+    assert "2 pairs of an unfinished confirmation counted as well" in cli(seeded, "confirm").stdout
+    data = events(seeded, "confirmed")[-1]
+    assert (data["seeds"], data["runs"], data["unfinished"]) == ([48, 49, 50], {"a": 5, "b": 5}, 2)
+    values = data["values"]
+    always = anytime.interval(values["a"], values["b"], "minimize")
+    assert (data["low"], data["high"]) == (pytest.approx(always.low), pytest.approx(always.high))
+    state = fold(journal_path(seeded, "t"))
+    assert not state.parked
+    assert len({run["log"] for run in events(seeded, "compared")}) == 11
+    assert [len(latest_runs(state, data[label])) for label in "ab"] == [5, 5]
+    again = confirmed(seeded, cli)
+    assert (again["seeds"], again["runs"], again["unfinished"]) == ([51, 52, 53], {"a": 8, "b": 8}, 0)
+
+
+def test_interrupted_confirmation_continues_with_its_seeds(seeded: Path, cli: Cli) -> None:
+    keep_in_turn(seeded, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    confirmed(seeded, cli, "--runs", "5")
+    cut(seeded, 1)
+    # Half a pair is no look, but its seeds are used.
+    data = confirmed(seeded, cli)
+    assert (data["seeds"], data["runs"], data["unfinished"]) == ([48, 49, 50], {"a": 3, "b": 3}, 0)
+    values = data["values"]
+    assert data["low"] == pytest.approx(difference(values["a"], values["b"], "minimize").low)
+    data = confirmed(seeded, cli, "--runs", "5")
+    assert (data["seeds"], data["runs"]) == ([43, 44, 45, 46, 47], {"a": 8, "b": 8})
+    assert len({run["log"] for run in events(seeded, "compared")}) == len(events(seeded, "compared")) == 16
 
 
 def test_every_seed_is_repeated_until_it_has_an_undisturbed_run() -> None:
