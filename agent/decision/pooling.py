@@ -88,6 +88,7 @@ class Pooled:
             dict(self.gains),
             self.adjusted,
             self.noise_ratio > 1,
+            None if self.noise.exact else self.noise.degrees,
         )
 
 

@@ -220,7 +220,8 @@ def _evidence(
     sigmas = by / error if error else None
     confirmed = n > 1 or noise.exact
     how = how or ("confirmed" if confirmed else "one run")
-    return Evidence(how, own, n, other, m, by, noise.sd, sigmas, doubt)
+    degrees = None if noise.exact else noise.degrees
+    return Evidence(how, own, n, other, m, by, noise.sd, sigmas, doubt, degrees=degrees)
 
 
 def exact(evidence: Evidence, gains: Sequence[Sequence[float]], leaner: str | None) -> Verdict | None:

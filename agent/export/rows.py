@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from agent.decision.difference import by_seed
+from agent.decision.student_t import quantile
 from agent.export.sessions import Measured, Session
 from agent.export.table import Column, Extra, Kind, Table
 from agent.format import one_line
@@ -136,7 +137,9 @@ def _interval(evidence: Evidence | None) -> tuple[float | None, float | None]:
     if evidence.sigmas is None:
         return None, None
     error = evidence.noise * math.sqrt(1 / evidence.runs + 1 / evidence.incumbent_runs + (evidence.doubt or 0.0))
-    return evidence.gain - Z * error, evidence.gain + Z * error
+    # Earlier versions kept no degrees of freedom.
+    width = error * (Z if evidence.degrees is None else quantile(0.975, max(evidence.degrees, 1.0)))
+    return evidence.gain - width, evidence.gain + width
 
 
 def _holdout(state: State, commit: str) -> float | None:

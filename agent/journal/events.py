@@ -207,6 +207,7 @@ _EVIDENCE: dict[str, Check] = {
     "how": _text, "mean": _number, "runs": _count, "incumbent_mean": _number, "incumbent_runs": _count,
     "gain": _number, "noise": _number, "sigmas": _maybe(_figure), "doubt": _maybe(_figure),
     "stations": _map(_figure), "adjusted": _flag, "own_noise": _flag,
+    "degrees": _maybe(_number),
 }  # fmt: skip
 _FAULT = _one_of("", "watchdog", "kernel", "leak", "machine")
 _RUN: dict[str, Check] = {

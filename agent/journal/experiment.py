@@ -151,6 +151,7 @@ class Evidence:
         stations: the gain on each station that both ran on; empty in a session of one machine.
         adjusted: whether `doubt`, if any, is that of an adjustment for steps.
         own_noise: whether `noise` is the candidate's own, because its runs clearly differ by more than the session's.
+        degrees: degrees of freedom of `noise`; None without noise, and in journals of earlier versions.
     """
 
     how: str
@@ -165,6 +166,7 @@ class Evidence:
     stations: Mapping[str, float] = field(default_factory=dict)
     adjusted: bool = True
     own_noise: bool = False
+    degrees: float | None = None
 
     @property
     def equal_steps(self) -> bool:

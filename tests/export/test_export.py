@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from agent.decision import student_t
 from agent.export.export import content
 from agent.export.formats import as_csv, as_jsonl
 from agent.export.rows import EXPERIMENT, POINT, RUN
@@ -58,6 +59,25 @@ def test_experiments_are_those_of_the_journal(finished: Path, cli: Cli) -> None:
         assert (row["memory_gb"], row["num_steps"], row["description"]) == (2.0, 10.0, each.description)
         assert row["code_changed"] is False
     assert rows[0]["metric_name"] == "val_bpb"
+
+
+def test_interval_allows_for_a_noise_that_few_runs_have_shown(quick: Path, cli: Cli) -> None:
+    text = (quick / "train.py").read_text()
+    noise = "import os, random\nloss += random.Random(os.urandom(8)).gauss(0, 0.001)\n"
+    (quick / "train.py").write_text(text.replace('print("---")', f'{noise}print("---")'))
+    commit_all(quick, "noise")
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    path = journal_path(quick, "t")
+    evidence = fold(path).experiments[1].verdict.evidence
+    assert evidence is not None
+    assert evidence.degrees is not None
+    assert evidence.degrees < 10
+    lines = path.read_text().replace(f', "degrees": {evidence.degrees}', "")
+    for quantile in (student_t.quantile(0.975, evidence.degrees), 1.96):  # now, and by an earlier version
+        row = exported(quick, cli)[1]
+        error = row["gain"] / row["sigmas"]
+        assert [row["gain"] - row["gain_low"], row["gain_high"] - row["gain"]] == pytest.approx([quantile * error] * 2)
+        path.write_text(lines)
 
 
 def test_all_formats_hold_the_same_values(synthetic: Path, cli: Cli, tmp_path: Path) -> None:
