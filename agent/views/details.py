@@ -78,9 +78,17 @@ def _effect(data: dict[str, Any]) -> list[str]:
             came += f"#{found['incumbent']}{steps} ({found['word']})"
     lines.append(f"result    {came}")
     if data["estimate"] is not None and data["estimate"] != data["value"]:
-        lines.append(f"estimate  {figure(data['estimate'])}, from held-out runs or runs that were stopped early")
+        lines.append(f"estimate  {figure(data['estimate'])}, {_source(data)}")
     lines += _bound(data["bound"])
     return [*lines, *([f"cost      {cost(data['cost'])}"] if data["cost"]["calls"] else [])]
+
+
+def _source(data: dict[str, Any]) -> str:
+    """Return what an estimate is from that is not the mean of the row."""
+    if data["value"] is None:
+        return "from a run that was stopped early"
+    heldout = any(run["kind"] == "fresh" and run["metric"] is not None for run in data["runs"])
+    return "with held-out runs" if heldout else "without disturbed runs"
 
 
 def _bound(bound: dict[str, Any] | None) -> list[str]:

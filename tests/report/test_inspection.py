@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from agent.journal.journal import Journal
 from agent.journal.paths import journal_path, state_folder
 from agent.report.gain import standing
 from tests.common.in_process import call
+from tests.common.journals import JournalBuilder
 from tests.common.sessions import journal
 from tests.common.workspaces import ROOT, Cli, git
 
@@ -55,6 +57,24 @@ def test_sessions_of_another_working_tree_are_named_where_there_are_none(session
     git(session, "worktree", "remove", "--force", str(other))
     (session / ".autoresearch").rename(session / "moved")
     assert "or see those" not in cli(session, "status").stderr
+
+
+def test_estimate_names_the_runs_that_it_is_from(session: Path, cli: Cli) -> None:
+    lines = journal(session)
+    own = [line for line in lines if line["event"] == "measured" and line["number"] == 0]
+    for line in own:
+        line |= {"seconds": 10.0, "conditions": {"others": 0.0}}
+    own[-1] |= {"conditions": {"others": 1000.0}, "metric": own[0]["metric"] + 0.1}
+    write(session, [line for line in lines if "of" not in line])
+    assert f"estimate  {own[0]['metric']:.6f}, without disturbed runs" in cli(session, "show", "0").stdout
+    write(session, lines)  # with a repeat beside a later experiment
+    assert ", with held-out runs" in cli(session, "show", "0").stdout
+    JournalBuilder("pruned").baseline().prune().save(journal_path(session, "pruned"))
+    assert ", from a run that was stopped early" in cli(session, "show", "1", "--tag", "pruned").stdout
+
+
+def write(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
+    journal_path(folder, "t").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def test_show_an_experiment_by_number_and_by_hash(session: Path, cli: Cli) -> None:
