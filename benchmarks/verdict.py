@@ -33,6 +33,7 @@ BASE = 1.0 / PRIOR  # the size of the metric at which the prior of the noise is 
 RULES = ("confirm", "lower wins", "three repeats, bootstrap", "twice one repeat")
 BASELINE_RUNS = 2
 TAIL_SHARE, TAIL_MEAN, BODY = 0.12, 2.4, 0.6
+UNROUNDED = 0.8664  # the deviation that rounding to steps of 2 makes 1
 UNSTABLE = (2.0, 3.0, 5.0, 10.0, 30.0)
 USUAL_STEPS, WANDER, MEMORY, EXPLAINED, SLOPES_DIFFER = 40, 0.1, 0.8, 0.85, 0.4
 
@@ -78,7 +79,7 @@ def drifting(rng: random.Random, *, counted: bool = True, memory: float = MEMORY
 
 def coarse(rng: random.Random) -> Machine:
     """Return a Gaussian machine whose metric has steps of two standard deviations, as an accuracy on few examples."""
-    return lambda: lambda: (2.0 * round(rng.gauss(0.0, 1.0) / 2.0), 0.0)
+    return lambda: lambda: (2.0 * round(rng.gauss(0.0, UNROUNDED) / 2.0), 0.0)
 
 
 def two_values(rng: random.Random) -> Machine:
