@@ -15,7 +15,7 @@ from agent.errors import PreconditionError, UsageError
 from agent.format import one_line
 from agent.journal.experiment import Value
 from agent.journal.journal import begun
-from agent.journal.paths import find_session, journal_path
+from agent.journal.paths import adopted_ref, find_session, journal_path
 from agent.journal.state import State
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
@@ -93,9 +93,10 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
     require_unedited(workspace, branch, {**files, **told})
     now = {**workspace.files(at), **files}
     merged = sorted(path for path in {*now, *choice.files} if now.get(path) != choice.files.get(path))
-    message = message_of(state, choice, merged)
-    commit = workspace.commit_files(at, files, message, book)
+    message, kept = message_of(state, choice, merged), adopted_ref(tag)
+    commit = workspace.commit_files(at, files, message, book, kept)
     checkout.advance(branch, commit, at)
+    workspace.forget(kept)
     done["files"] = sorted({*files, *told})
     notes = [f"{PLAYBOOK} gets no entry: {full}"] if full else []
     if merged:

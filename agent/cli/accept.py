@@ -153,10 +153,14 @@ class Desk:
 
     def _save(self, number: int, edit: Edit, head: str) -> None:
         message = f"experiment #{number}: {edit.description}\n\n{edit.reasoning}".strip()
-        commit = self.workspace.commit_loose(head, edit.files, message)
         # First the file: a ref without it would be in the way of a session that has not begun.
-        edits.write(self.journal.path, number, dataclasses.replace(edit, commit=commit))
-        self.workspace.keep(candidate_ref(self.tag, number), commit)
+        self.workspace.commit_candidate(
+            candidate_ref(self.tag, number),
+            head,
+            edit.files,
+            message,
+            lambda commit: edits.write(self.journal.path, number, dataclasses.replace(edit, commit=commit)),
+        )
 
     def _nothing(self, found: Found, head: str) -> PreconditionError:
         """Return the error for a checkout without an edit."""

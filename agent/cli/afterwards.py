@@ -11,7 +11,7 @@ from agent.errors import AutoresearchError, Interrupted, MachineFault, Precondit
 from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
 from agent.journal.journal import Journal, fold
-from agent.journal.paths import find_session, is_tag, journal_path
+from agent.journal.paths import find_session, head_ref, is_tag, journal_path
 from agent.journal.state import State
 from agent.playbook.findings import added, findings
 from agent.protocol.load import load_protocol
@@ -77,9 +77,11 @@ def extend_playbook(session: Session) -> None:
         if not numbers:
             return
         shown = ", ".join(f"#{number}" for number in numbers)
-        head = workspace.commit_playbook(old, whole, f"playbook: {shown} of session {session.tag}")
+        about = f"playbook: {shown} of session {session.tag}"
+        head = workspace.commit_playbook(old, whole, about, head_ref(session.tag))
         journal.append("extended", entries=[each.number for each in new], head=head)
         kept = Checkout(workspace).advance(session.branch, head, old)
+        workspace.forget(head_ref(session.tag))
     except (AutoresearchError, OSError) as error:
         journal.show("note", text=f"nothing was added to {PLAYBOOK}: {in_one_line(error)}")
         return

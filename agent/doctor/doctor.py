@@ -14,8 +14,10 @@ from agent.execution.fingerprint import backend, installed
 from agent.execution.kill import Process
 from agent.format import counted, tabular
 from agent.journal import lock, results
+from agent.journal.experiment import Experiment
 from agent.journal.journal import Journal, drop_torn_line
 from agent.journal.paths import find_session, journal_path, state_folder
+from agent.journal.pending import Pending
 from agent.journal.state import State
 from agent.proposers.choose import ProposerConfig
 from agent.protocol.changes import protocol_of
@@ -161,6 +163,10 @@ def _session(workspace: Workspace, protocol: Protocol, tag: str) -> Iterator[Che
         yield Check(f"{tag}: journal", "ok", f"{counted(max(0, len(state.experiments) - 1), 'experiment')}, {path}")
     else:
         yield Check(f"{tag}: journal", "warning", "the last line is incomplete", repair)
+    if not workspace.is_whole(state.head):
+        words = f"git cannot read {state.head[:12]}, the last commit of the session"
+        yield Check(f"{tag}: commits", "broken", words, repair)
+        return
     yield from _process(state, tag, repair)
     yield _branch(workspace, state, tag, repair)
     yield _rows(workspace, protocol, state, tag)
@@ -227,12 +233,18 @@ def _rows(workspace: Workspace, protocol: Protocol, state: State, tag: str) -> C
 
 
 def _commits(workspace: Workspace, state: State, tag: str, repair: str) -> Check:
-    missing = workspace.missing([e.commit for e in state.experiments])
-    numbers = [e.number for e in state.experiments if e.commit in missing]
+    found: list[Experiment | Pending] = [*state.experiments]
+    if state.pending is not None and state.pending.candidate is None:
+        found.append(state.pending)
+    missing = workspace.damaged({each.commit: each.files for each in found if each.commit})
+    numbers = [each.number for each in state.experiments if each.commit in missing]
     if numbers:
         shown = ", ".join(f"#{number}" for number in numbers[:5])
-        words = f"the commits of {shown} are missing from the repository"
+        words = f"the commits of {shown} are missing from the repository, or git cannot read them"
         return Check(f"{tag}: commits", "broken", words, fetch_commits(workspace.top))
+    if missing:
+        words = f"git cannot read the commit of #{found[-1].number}, whose experiment is in progress"
+        return Check(f"{tag}: commits", "warning", words, repair)
     refs = refs_below(workspace, f"refs/autoresearch/{tag}")
     loose = [e.number for e in state.experiments[1:] if f"refs/autoresearch/{tag}/{e.number}" not in refs]
     if loose:

@@ -141,6 +141,16 @@ def commits_ref(tag: str, commit: str) -> str:
     return f"refs/autoresearch/{tag}/commits/{commit[:12]}"
 
 
+def head_ref(tag: str) -> str:
+    """Return the ref that keeps the next commit of the session's branch until the branch has moved there."""
+    return f"refs/autoresearch/{tag}/head"
+
+
+def adopted_ref(tag: str) -> str:
+    """Return the ref that keeps the commit of `adopt` until the user's branch has it."""
+    return f"refs/autoresearch/{tag}/adopted"
+
+
 def stop_file(journal: Path) -> Path:
     """Return the file whose existence asks the loop to stop after the current experiment."""
     return journal.with_name("stop")

@@ -22,6 +22,8 @@ SETTINGS = (
     *("core.hooksPath=/dev/null", "core.fsmonitor=false", "i18n.commitEncoding=UTF-8", "i18n.logOutputEncoding=UTF-8"),
     *("diff.noprefix=false", "diff.mnemonicPrefix=false", "diff.relative=false", "diff.submodule=short"),
     *("color.ui=false", "core.quotePath=false"),
+    # The journal is synced, so what it names must be, too: else a power cut leaves a ref whose commit is an empty file.
+    "core.fsync=committed",  # git 2.36 and later; earlier ones ignore it
 )
 GIT = ["git", *(part for setting in SETTINGS for part in ("-c", setting))]
 OLDEST = (2, 29)  # for `fetch --no-write-fetch-head`, and `update-ref --stdin` in several steps
@@ -45,11 +47,12 @@ class GitFailed(AutoresearchError):
 
     Attributes:
         code: its exit code; negative if a signal killed it.
+        waited: whether it has waited in vain for a lock.
     """
 
-    def __init__(self, sentence: str, code: int, *, hint: str = "") -> None:
+    def __init__(self, sentence: str, code: int, *, hint: str = "", waited: bool = False) -> None:
         super().__init__(sentence, hint=hint)
-        self.code = code
+        self.code, self.waited = code, waited
 
 
 def reason_of(words: str, code: int) -> tuple[str, str]:
@@ -158,7 +161,7 @@ class Git:
             if last or LOCKED not in words:
                 what = f"`git {' '.join(args[:2])}` failed in {self.top}"
                 why, hint = _lost(words, args) or reason_of(words, done.returncode)
-                raise GitFailed(f"{what}: {why}", done.returncode, hint=hint)
+                raise GitFailed(f"{what}: {why}", done.returncode, hint=hint, waited=LOCKED in words)
             time.sleep(LOCK_WAIT_SECONDS)
         raise AssertionError("unreachable")
 

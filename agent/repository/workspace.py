@@ -12,19 +12,21 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from agent.errors import AutoresearchError, PreconditionError, Violation
 from agent.protocol.models import Protocol
 from agent.repository.bounded import Bounds, run_bounded
-from agent.repository.git import LITERAL, Git
+from agent.repository.git import LITERAL, Git, GitFailed
 from agent.repository.harness import LINK, LONGEST_LINK, HarnessFiles
+from agent.repository.loose import remove_empty_objects
 from agent.source.encoding import decoded, encoded
 from agent.system.invocation import git_here
 from agent.system.memory import remember
 from agent.system.names import PLAYBOOK
 
+COMMIT_ATTEMPTS = 8
 MOST_TREES, MOST_BLOBS, LARGEST_REMEMBERED = 8, 64, 2**16
 SUBMODULE = "160000"
 PLAIN = ("--no-color", "--no-ext-diff", "--no-textconv")
@@ -258,19 +260,52 @@ class Workspace:
         said = self.git.fed(["cat-file", "--batch-check"], asked, {}).decode().splitlines()
         return {commit for commit, line in zip(commits, said, strict=True) if line.endswith(" missing")}
 
+    def is_whole(self, commit: str, files: Collection[str] = ()) -> bool:
+        """Return whether git can read a commit, its top tree and these files of the workspace, with their folders."""
+        return not self.damaged({commit: files})
+
+    def damaged(self, commits: Mapping[str, Collection[str]]) -> list[str]:
+        """Return those of the commits of which git cannot read all that `is_whole` reads.
+
+        One git process reads them all. It ends at the first object that is damaged and not just missing; only then
+        each commit gets one of its own.
+
+        Args:
+            commits: full hash -> files of the workspace.
+        """
+        names = {
+            commit: [f"{commit}^{{tree}}", *(f"{commit}:{self.in_repository(path)}" for path in files)]
+            for commit, files in commits.items()
+        }
+        # Git reads a name a line.
+        names = {commit: [name for name in each if "\n" not in name] for commit, each in names.items()}
+        asked = os.fsencode("".join(f"{name}\n" for each in names.values() for name in each))
+        try:
+            found = iter(self.git.fed(["cat-file", "--batch-check"], asked, {}).split(b"\n"))
+            lines = {commit: [next(found) for _ in each] for commit, each in names.items()}
+            return [commit for commit, each in lines.items() if any(line.endswith(b" missing") for line in each)]
+        except GitFailed as error:
+            if error.code < 0:
+                raise
+        if len(names) == 1:
+            return [*names]
+        return [commit for commit, files in commits.items() if not self.is_whole(commit, files)]
+
     # Writing
 
-    def commit_candidate(self, ref: str, parent: str, files: Mapping[str, str | None], message: str) -> str:
-        """Commit `files` on top of `parent` and keep it under `ref`, as `commit_loose` does."""
-        commit = self.commit_loose(parent, files, message)
-        self.keep(ref, commit)
-        return commit
-
-    def commit_loose(self, parent: str, files: Mapping[str, str | None], message: str) -> str:
-        """Commit `files` on top of `parent`, without a ref.
+    def commit_candidate(
+        self,
+        ref: str,
+        parent: str,
+        files: Mapping[str, str | None],
+        message: str,
+        first: Callable[[str], None] = lambda _: None,
+    ) -> str:
+        """Commit `files` on top of `parent` and keep it under `ref`.
 
         Args:
             files: path -> new text; None removes a file.
+            first: called with the commit before the ref is set.
 
         Raises:
             Violation: a file may not change, or cannot be written in the encoding that it declares.
@@ -278,13 +313,21 @@ class Workspace:
         if refusal := self.refusal(parent, [*files]) or _unwritable(files):
             raise Violation(f"the proposal {refusal}")
         contents = {path: None if text is None else encoded(path, text) for path, text in files.items()}
-        return self._commit_on(parent, contents, message)
+        return self._commit_on(parent, contents, message, ref, first)
 
-    def commit_files(self, parent: str, files: Mapping[str, str], message: str, playbook: bytes | None = None) -> str:
-        """Commit mutable files on top of `parent` in the name of the user. No ref keeps the commit yet.
+    def commit_files(
+        self,
+        parent: str,
+        files: Mapping[str, str],
+        message: str,
+        playbook: bytes | None = None,
+        ref: str | None = None,
+    ) -> str:
+        """Commit mutable files on top of `parent` in the name of the user.
 
         Args:
             playbook: the new content of the playbook; None if it does not change.
+            ref: as for `commit_results`.
 
         Raises:
             PreconditionError: a file may not change there or cannot be written, or git does not know the user's name.
@@ -299,16 +342,21 @@ class Workspace:
                 hint=f"set them with `{git} config user.name NAME` and `{git} config user.email ADDRESS`",
             )
         contents = {path: encoded(path, text) for path, text in files.items()}
-        return self._commit_on(parent, contents if playbook is None else {**contents, PLAYBOOK: playbook}, message)
+        whole = contents if playbook is None else {**contents, PLAYBOOK: playbook}
+        return self._commit_on(parent, whole, message, ref)
 
-    def commit_playbook(self, parent: str, content: bytes, message: str) -> str:
+    def commit_playbook(self, parent: str, content: bytes, message: str, ref: str | None = None) -> str:
         """Commit the playbook on top of `parent` without moving the branch, as `commit_results` does the results."""
-        return self._commit_on(parent, {PLAYBOOK: content}, message)
+        return self._commit_on(parent, {PLAYBOOK: content}, message, ref)
 
-    def commit_results(self, parent: str, text: str, message: str) -> str:
-        """Commit the results on top of `parent` without moving the branch; `Checkout.advance` does that."""
+    def commit_results(self, parent: str, text: str, message: str, ref: str | None = None) -> str:
+        """Commit the results on top of `parent` without moving the branch; `Checkout.advance` does that.
+
+        Args:
+            ref: keeps the commit until the branch has it; None for a repository in which no other git runs.
+        """
         content = text.encode(errors="surrogateescape")  # rows that other tools wrote keep their bytes
-        return self._commit_on(parent, {self.protocol.provenance.results_log.path: content}, message)
+        return self._commit_on(parent, {self.protocol.provenance.results_log.path: content}, message, ref)
 
     def keep(self, ref: str, commit: str) -> None:
         self.git.run("update-ref", ref, commit)
@@ -385,7 +433,42 @@ class Workspace:
 
     # Inside
 
-    def _commit_on(self, parent: str, contents: Mapping[str, bytes | None], message: str) -> str:
+    def _commit_on(
+        self,
+        parent: str,
+        contents: Mapping[str, bytes | None],
+        message: str,
+        ref: str | None = None,
+        first: Callable[[str], None] = lambda _: None,
+    ) -> str:
+        """Create a commit and keep it under `ref`.
+
+        Until the ref is set, a `git gc --prune=now` of the user's deletes parts of it: then all of them are written
+        again. So are those of which a power cut has left an empty file, which git takes for the object.
+        """
+        changed = [path for path, content in contents.items() if content is not None]
+        for last in (*[False] * COMMIT_ATTEMPTS, True):
+            try:
+                commit = self._written(parent, contents, message)
+                first(commit)
+                if ref is not None:
+                    self.keep(ref, commit)
+            except GitFailed as error:
+                if last or error.waited or error.code < 0:
+                    raise
+            else:
+                if self.is_whole(commit, changed):
+                    return commit
+                if ref is not None:
+                    self.forget(ref)  # git collects nothing while a ref names what it lacks
+            remove_empty_objects(self.git)
+        raise AutoresearchError(
+            f"git in {self.top} keeps losing parts of a commit that was just written",
+            hint=f"end what deletes objects there, such as `git gc --prune=now` in a loop, look for faults of the disk "
+            f"with `{git_here(self.top)} fsck`, then run the same command again",
+        )
+
+    def _written(self, parent: str, contents: Mapping[str, bytes | None], message: str) -> str:
         """Create a commit with plumbing commands only, without hooks, signature prompts or the user's index."""
         entries = dict(self.tree(parent))
         with tempfile.TemporaryDirectory() as scratch:

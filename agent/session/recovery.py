@@ -9,17 +9,19 @@ from typing import Any
 
 from agent.errors import PreconditionError
 from agent.execution.kill import Process, end_orphan
-from agent.format import named
-from agent.journal import edits
+from agent.format import named, one_line
+from agent.journal import edits, proposals
 from agent.journal.comparable import differences
 from agent.journal.edits import Edit
+from agent.journal.experiment import Proposal
 from agent.journal.journal import Journal
-from agent.journal.paths import candidate_ref
+from agent.journal.paths import candidate_ref, head_ref
 from agent.journal.state import State
 from agent.protocol.changes import changes, protocol_of
 from agent.repository.checkout import Checkout
 from agent.repository.edit import own_commits, way_back
 from agent.repository.index import sweep
+from agent.repository.loose import remove_empty_objects
 from agent.repository.ready import carried, elsewhere, require_clean, require_may_switch
 from agent.repository.workspace import Workspace
 from agent.system.invocation import fetch_commits, git_here, here, typed
@@ -75,6 +77,12 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
     sweep(workspace.git)
     assert state.session is not None and state.head is not None
     done += end_orphaned_run(state)
+    if not workspace.is_whole(state.head):
+        remove_empty_objects(workspace.git)  # else git would not fetch what they stand for
+        _require_head(state, workspace, branch)
+    done += _recommitted(journal, workspace)
+    state = journal.state
+    assert state.session is not None and state.head is not None
     at = _require_place(state, workspace, branch)
     if at is None:
         if switch:
@@ -100,7 +108,36 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
     if switch:
         # The user may edit program.md and playbook.md at any time.
         require_clean(workspace, notes=False, tag=state.session["tag"])
+    workspace.forget(head_ref(state.session["tag"]))
     return done + _kept(workspace, state)
+
+
+def _recommitted(journal: Journal, workspace: Workspace) -> list[str]:
+    """Commit the candidate of the experiment in progress again if git cannot read it. Return a sentence if so.
+
+    A power cut may have emptied its files, and a `git gc --prune=now` of the user's may have deleted them.
+    """
+    state, pending = journal.state, journal.state.pending
+    assert state.session is not None and state.head is not None
+    # The baseline is a commit of the user's, and the candidates of stations have commits and refs of their own.
+    if pending is None or pending.commit is None or pending.number == 0 or pending.candidate is not None:
+        return []
+    if workspace.is_whole(pending.commit, pending.files):
+        return []
+    proposal = proposals.read(journal.path, pending.number, pending.revisions)
+    commit = workspace.commit_candidate(
+        candidate_ref(state.session["tag"], pending.number),
+        state.head,
+        proposal.files,
+        message_of(pending.number, proposal),
+    )
+    journal.append("committed", number=pending.number, commit=commit)
+    return [f"committed experiment #{pending.number} again: git could not read {pending.commit[:12]}"]
+
+
+def message_of(number: int, proposal: Proposal) -> str:
+    """Return the message of the commit of a candidate."""
+    return f"experiment #{number}: {one_line(proposal.description)}\n\n{proposal.reasoning}".strip()
 
 
 def _kept(workspace: Workspace, state: State) -> list[str]:
@@ -131,12 +168,31 @@ def require_resumable(journal: Journal, workspace: Workspace, branch: str, finge
     state, checkout = journal.state, Checkout(workspace)
     assert state.session is not None
     require_same(workspace, state.session, fingerprint)
+    _require_head(state, workspace, branch)
     at = _require_place(state, workspace, branch)
     if at is not None and checkout.branch == branch:
         left = checkout.left_over(*_left_half_done(journal, workspace))
         require_clean(workspace, notes=False, but=left, tag=state.session["tag"])
     else:
         _require_free(journal, workspace, branch)
+
+
+def _require_head(state: State, workspace: Workspace, branch: str) -> None:
+    """Raise PreconditionError if git cannot read the commit at which the session left its branch."""
+    assert state.session is not None and state.head is not None
+    if workspace.is_whole(state.head):
+        return
+    tag, git = state.session["tag"], git_here(workspace.top)
+    earlier = (state.previous, *(each.commit for each in reversed(state.experiments)), state.session["base"])
+    back = next((each for each in earlier if each and workspace.is_whole(each)), None)
+    # Git switches from no branch whose commit it cannot read.
+    release = f"`{git} update-ref refs/heads/{branch} {back[:12]}`, `{git} switch --detach`, and " if back else ""
+    raise PreconditionError(
+        f"git in {workspace.top} cannot read {state.head[:12]}, the last commit of session {tag}: a power cut or "
+        "another git has taken parts of it",
+        hint=f"fetch it with `{git} fetch OTHER_CLONE {branch}`; without a clone that has it, delete the session: "
+        f"{release}`{typed(f'sessions --delete {tag}')}`",
+    )
 
 
 def _require_place(state: State, workspace: Workspace, branch: str) -> str | None:

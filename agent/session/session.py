@@ -15,11 +15,10 @@ from agent.decision.sequential_test import Step
 from agent.errors import AutoresearchError
 from agent.execution.fingerprint import fingerprint
 from agent.execution.measure import Runner
-from agent.format import one_line
 from agent.journal import edits, proposals, results
 from agent.journal.experiment import Experiment, Proposal, Value, Verdict, digest
 from agent.journal.journal import Journal
-from agent.journal.paths import candidate_ref, experiment_folder, stop_file
+from agent.journal.paths import candidate_ref, experiment_folder, head_ref, stop_file
 from agent.journal.pending import Pending
 from agent.journal.state import State
 from agent.proposers import earlier
@@ -342,10 +341,12 @@ class Session:
         all_of_them = (*self.state.experiments, experiment)
         short = workspace.shorts(each.commit for each in all_of_them).__getitem__
         rows = results.render(self.runner.protocol, all_of_them, short, others)
-        head = workspace.commit_results(parent, rows, f"results: #{experiment.number} {verdict.status}")
+        about = f"results: #{experiment.number} {verdict.status}"
+        head = workspace.commit_results(parent, rows, about, head_ref(self.tag))
         self.journal.append("recorded", number=experiment.number, head=head)
         for note in recovery.move(workspace, self.branch, head, old):
             self._say_once(note)
+        workspace.forget(head_ref(self.tag))
         edit = edits.read(self.journal.path, experiment.number)
         if edit is not None:
             recovery.settle(self.journal, workspace, {experiment.number: edit})
@@ -518,5 +519,5 @@ class Session:
 
     def _commit(self, number: int, proposal: Proposal) -> str:
         ref = candidate_ref(self.tag, number)
-        message = f"experiment #{number}: {one_line(proposal.description)}\n\n{proposal.reasoning}".strip()
+        message = recovery.message_of(number, proposal)
         return self.runner.workspace.commit_candidate(ref, self._head, proposal.files, message)

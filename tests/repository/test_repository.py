@@ -476,7 +476,7 @@ def test_text_that_its_encoding_lacks_is_refused(quick: Path) -> None:
     texts = {"train.py": "# coding: latin-1\nprint('\u2014')\n"}
     said = r"changes train.py with '\\u2014', which its encoding latin-1 lacks"
     with pytest.raises(Violation, match=said):
-        workspace.commit_loose(workspace.head, texts, "")
+        workspace.commit_candidate("refs/t/1", workspace.head, texts, "")
     with pytest.raises(PreconditionError, match=said):
         workspace.commit_files(workspace.head, texts, "")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from agent.journal.paths import journal_path
 from tests.common.in_process import call
 from tests.common.processes import start, wait_for
 from tests.common.sessions import assert_consistent, journal, keep_in_turn, rows
-from tests.common.workspaces import Cli, commit_all, git, set_protocol
+from tests.common.workspaces import Cli, commit_all, git, go, set_protocol
 
 
 @pytest.mark.parametrize("kind", ["proposed", "committed", "started", "measured", "judged", "recorded"])
@@ -30,6 +31,45 @@ def test_a_loop_killed_after_any_event_goes_on_without_losing_or_doubling_a_row(
     assert_consistent(quick)
     assert [r["description"] for r in rows(quick)] == [r["description"] for r in rows(finished)]
     assert [r["val_bpb"] for r in rows(quick)] == [r["val_bpb"] for r in rows(finished)]
+
+
+def test_commit_that_a_power_cut_has_emptied_is_made_again(quick: Path, finished: Path, cli: Cli) -> None:
+    loop = start(quick, "--max-experiments", "4")
+    wait_for(quick, "started", 2)
+    loop.kill()
+    loop.communicate(timeout=60)
+    lost = git(quick, "rev-parse", "refs/autoresearch/t/2")
+    for name in (f"{lost}:train.py", f"{lost}^{{tree}}", lost):
+        found = git(quick, "rev-parse", name)
+        file = quick / ".git" / "objects" / found[:2] / found[2:]
+        file.chmod(0o644)
+        file.write_bytes(b"")
+    said = cli(quick, "doctor").stdout
+    assert "git cannot read the commit of #2, whose experiment is in progress" in said
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "4")
+    assert done.returncode == 0, done.stderr
+    assert f"committed experiment #2 again: git could not read {lost[:12]}" in done.stdout + done.stderr
+    assert_consistent(quick)
+    assert [r["val_bpb"] for r in rows(quick)] == [r["val_bpb"] for r in rows(finished)]
+    git(quick, "gc", "--quiet")
+
+
+def test_lost_end_of_the_branch_is_an_error_with_a_way_out(quick: Path, cli: Cli) -> None:
+    go(cli, quick)
+    lost = git(quick, "rev-parse", "HEAD")
+    file = quick / ".git" / "objects" / lost[:2] / lost[2:]
+    file.chmod(0o644)
+    file.write_bytes(b"")
+    assert f"git cannot read {lost[:12]}, the last commit of the session" in cli(quick, "doctor").stdout
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "4")
+    assert done.returncode == 3, done.stderr
+    assert f"cannot read {lost[:12]}, the last commit of session t" in done.stderr
+    commands = re.findall("`([^`]*)`", done.stderr.split("without a clone that has it", 1)[1])
+    for command in commands[:2]:
+        subprocess.run(command, shell=True, cwd=quick, check=True)
+    assert commands[2] == "autoresearch sessions --delete t"
+    assert cli(quick, "sessions", "--delete", "t", "--yes").returncode == 0
+    assert git(quick, "for-each-ref", "refs/autoresearch", "refs/heads/autoresearch") == ""
 
 
 def test_a_branch_that_moved_and_edits_made_in_between_are_not_overwritten(quick: Path, cli: Cli) -> None:
