@@ -14,8 +14,10 @@ from pathlib import Path
 
 from agent.errors import AutoresearchError
 from agent.repository.git import GIT, LOCK_ATTEMPTS, LOCK_WAIT_SECONDS, LOCKED, own_language, reason_of
-from agent.repository.index import INDEX, holding_index, index_with, scratch_folder
+from agent.repository.index import INDEX, LOCK_POLL, holding_index, index_with, scratch_folder
 from agent.repository.workspace import Workspace
+
+SETTLE_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,9 @@ class Checkout:
 
         Of the files that differ between the two commits, those with the content of either belong to the loop and get
         the new content, in the working tree and in the index. Any other content is an edit of the user's and stays.
-        Everything is prepared first, so that the checkout is in between the two commits only for a few renames. An
-        interrupted call can be repeated with the same result.
+        Everything is prepared first, so that the checkout is in between the two commits only for a few renames. If the
+        user checks out another branch until then, the checkout stays as it is. An interrupted call can be repeated with
+        the same result.
 
         Args:
             branch: its name.
@@ -110,7 +113,11 @@ class Checkout:
                     known = {path: (before.get(path), after.get(path)) for path in changed}
                     entries = {path: after.get(path) for path, ours in known.items() if staged.get(path) in ours}
                     index = index_with(self._git, scratch, entries, len(new))
+                    if any(staged.get(path) not in (before.get(path), after.get(path)) for path in {*staged, *before}):
+                        self._settle(branch)
                     with self._moving(branch, new, at):
+                        if self.branch != branch:  # left in the meantime: the files belong to another branch now
+                            return []
                         for path in [each for each in changed if each not in theirs]:
                             if self._written(path) != seen[path]:  # the user has edited it in the meantime
                                 theirs.append(path)
@@ -247,6 +254,15 @@ class Checkout:
             file.write(content)
             os.fchmod(file.fileno(), target.stat().st_mode & 0o777 if target.exists() else mode)
         return Path(name)
+
+    def _settle(self, branch: str) -> None:
+        """Wait until HEAD agrees with the index, or long enough that it does: then the user has staged something.
+
+        `git switch` frees the index first, and sets HEAD after that.
+        """
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while self.branch == branch and time.monotonic() < deadline:
+            time.sleep(LOCK_POLL)
 
     @contextlib.contextmanager
     def _moving(self, branch: str, new: str, old: str) -> Iterator[None]:

@@ -78,6 +78,52 @@ def test_what_a_person_stages_while_the_branch_moves_is_not_lost(quick: Path) ->
     git(quick, "add", "mine.txt")
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_checkout_stays_if_the_user_switches_while_the_branch_moves(quick: Path, late: bool) -> None:
+    """Switch after the loop has looked at HEAD. Git sets HEAD last, when it has freed the index: `late`."""
+    workspace = Workspace(quick, load_protocol(quick))
+    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
+    old, text = workspace.head, (quick / "train.py").read_text()
+    git(quick, "switch", "--quiet", "-c", "other")
+    (quick / "notes.txt").write_text("mine\n")
+    git(quick, "add", "notes.txt")
+    commit(quick)
+    git(quick, "switch", "--quiet", "autoresearch/t")
+    kept = workspace.commit_candidate("refs/t/1", old, {"train.py": text.replace("RATE = 0.1", "RATE = 0.2")}, "kept")
+    new = workspace.commit_results(kept, "commit\tval_bpb\n", "rows")
+    steps: list[str] = []
+
+    def hear(event: str, args: tuple[Any, ...]) -> None:
+        if event != "subprocess.Popen" or len(steps) == 2:
+            return
+        if "--filters" in args[1] and not steps:
+            steps.append("index")
+            git(quick, "switch", "--quiet", "other")
+            if late:
+                git(quick, "symbolic-ref", "HEAD", "refs/heads/autoresearch/t")
+        elif steps and "--quiet" in args[1] and "symbolic-ref" in args[1]:
+            steps.append("HEAD")
+            git(quick, "symbolic-ref", "HEAD", "refs/heads/other")
+
+    sys.addaudithook(hear)
+    assert Checkout(workspace).advance("autoresearch/t", new, old) == []
+    assert steps == ["index", "HEAD"]
+    assert git(quick, "rev-parse", "autoresearch/t") == new
+    assert git(quick, "status", "--porcelain") == ""
+    assert git(quick, "branch", "--show-current") == "other"
+
+
+def test_checkout_with_a_staged_file_follows_the_branch(quick: Path) -> None:
+    workspace = Workspace(quick, load_protocol(quick))
+    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
+    new = workspace.commit_results(workspace.head, "commit\tval_bpb\n", "rows")
+    (quick / "notes.txt").write_text("mine\n")
+    git(quick, "add", "notes.txt")
+    assert Checkout(workspace).advance("autoresearch/t", new, workspace.head) == []
+    assert git(quick, "status", "--porcelain") == "A  notes.txt"
+    assert git(quick, "show", "HEAD:results.tsv") == "commit\tval_bpb"
+
+
 def test_files_that_git_was_told_to_leave_alone_stay_so(quick: Path) -> None:
     """Else the user's text would become an uncommitted change, and the session would refuse to go on."""
     workspace = Workspace(quick, load_protocol(quick))
