@@ -22,7 +22,7 @@ from agent.protocol.models import Protocol
 from agent.repository.checkout import Checkout
 from agent.repository.index import sweep
 from agent.repository.ready import require_unedited
-from agent.repository.refs import history, is_branch, is_sessions
+from agent.repository.refs import branch_named, history, is_sessions
 from agent.repository.workspace import Workspace
 from agent.session.context import known_constants
 from agent.source.merging import carried_over
@@ -129,17 +129,17 @@ def branch_for(checkout: Checkout, workspace: Workspace, protocol: Protocol, sta
     """
     assert state.session is not None
     if onto is not None:
-        name = onto.removeprefix("refs/heads/")
-        if name.startswith("-") or not is_branch(workspace, name):
+        name = branch_named(workspace, onto.removeprefix("refs/heads/"))
+        if name is None:
             create = f"{git_here(workspace.top)} branch NAME"
             raise UsageError(f"unknown branch {onto[:100]!r}", hint=f"create it with `{create}`")
         if is_sessions(protocol, name):
             raise UsageError(f"{name} is the branch of a session", hint="choose another --onto")
         return name
     for branch in (state.session.get("left"), checkout.branch, *USUAL):
-        own = isinstance(branch, str) and branch and not branch.startswith("-") and not is_sessions(protocol, branch)
-        if own and is_branch(workspace, str(branch)):
-            return str(branch)
+        name = branch_named(workspace, branch) if isinstance(branch, str) and branch else None
+        if name is not None and not is_sessions(protocol, name):
+            return name
     raise PreconditionError("no branch to adopt the changes on", hint="name one with --onto BRANCH")
 
 

@@ -24,6 +24,17 @@ def is_branch(workspace: Workspace, name: str) -> bool:
     return workspace.git.asked("show-ref", "--verify", "--quiet", f"refs/heads/{name}") is not None
 
 
+def branch_named(workspace: Workspace, name: str) -> str | None:
+    """Return the branch that a name stands for, which is another one for a symbolic ref; None if it names no branch.
+
+    A move of the symbolic ref moves that branch, also below a checkout that has it.
+    """
+    if name.startswith("-") or not is_branch(workspace, name):
+        return None
+    stands_for = workspace.git.asked("symbolic-ref", "--quiet", f"refs/heads/{name}") or f"refs/heads/{name}"
+    return stands_for.removeprefix("refs/heads/") if stands_for.startswith("refs/heads/") else None
+
+
 def is_known(workspace: Workspace, tag: str, branch: str) -> bool:
     """Return whether git has the branch of a session, its own or one of a remote, or commits of its experiments."""
     remotes = workspace.git.run("for-each-ref", "--format=%(refname)", "refs/remotes/").splitlines()

@@ -245,6 +245,21 @@ def test_uncommitted_changes_are_never_touched(night: Path, cli: Cli) -> None:
     assert (night / "prepare.py").read_text() == "HARNESS = True  # mine\n"
 
 
+def test_name_of_another_branch_is_that_branch(night: Path, cli: Cli) -> None:
+    """A symbolic ref, as people make for `master` when they rename it to `main`: its checkout must follow."""
+    git(night, "switch", "--quiet", "main")
+    git(night, "symbolic-ref", "refs/heads/master", "refs/heads/main")
+    git(night, "symbolic-ref", "refs/heads/best", "refs/heads/autoresearch/t")
+    git(night, "update-ref", "refs/remotes/origin/main", "HEAD")
+    git(night, "symbolic-ref", "refs/heads/theirs", "refs/remotes/origin/main")
+    assert "is the branch of a session" in cli(night, "adopt", "--onto", "best").stderr
+    assert "unknown branch 'theirs'" in cli(night, "adopt", "--onto", "theirs").stderr
+    data = adopted(night, cli, "--onto", "master")
+    assert data["branch"] == "main"
+    assert git(night, "rev-parse", "HEAD") == data["commit"]
+    assert is_clean(night)
+
+
 def test_single_keeps_bring_only_their_own_values(night: Path, cli: Cli) -> None:
     refused = cli(night, "adopt", "2")
     assert refused.returncode == 3
