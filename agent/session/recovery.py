@@ -265,8 +265,9 @@ def move(workspace: Workspace, branch: str, new: str, old: str) -> list[str]:
     other = elsewhere(workspace, branch)
     if other is not None:
         notes.append(
-            f"the files in {other} stay behind {branch}: run `git -C {here(other)} reset --hard` if it has no "
-            "edits of yours"
+            f"the files in {other} stay behind {branch}, which the session moves: a commit there would undo what it "
+            f"has kept. If it has no edits of yours, run `git -C {here(other)} reset --hard && git -C {here(other)} "
+            "switch --detach`"
         )
     return notes
 
