@@ -149,9 +149,11 @@ class Git:
 
     def fed(self, args: list[str], said: bytes, env: Mapping[str, str]) -> bytes:
         """Run git with `said` on its standard input and return its output. Raises as `run` does."""
+        # A split index would leave a part of it in .git for each index of our own.
+        own = ["-c", "core.splitIndex=false"] if "GIT_INDEX_FILE" in env else []
         for last in (*[False] * LOCK_ATTEMPTS, True):
             try:
-                done = run_shielded([*GIT, *args], cwd=self.top, env=self.environment(**env), said=said)
+                done = run_shielded([*GIT, *own, *args], cwd=self.top, env=self.environment(**env), said=said)
             except OSError as error:
                 raise _cannot_start(self.top, error) from None
             if done.returncode == 0:

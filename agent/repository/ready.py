@@ -262,7 +262,9 @@ class _WorkingTree:
 
 def _working_trees(workspace: Workspace) -> list[_WorkingTree]:
     found: list[_WorkingTree] = []
-    for line in workspace.git.run("worktree", "list", "--porcelain").split("\n"):  # git 2.36 and later know -z
+    said = workspace.git.asked("worktree", "list", "--porcelain", "-z")  # git 2.36 and later
+    lines = workspace.git.run("worktree", "list", "--porcelain").split("\n") if said is None else said.split("\0")
+    for line in lines:
         if line.startswith("worktree "):
             found.append(_WorkingTree(Path(line.removeprefix("worktree "))))
         elif line.startswith("branch "):

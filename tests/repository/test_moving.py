@@ -258,6 +258,20 @@ def test_a_branch_whose_name_is_not_utf_8_moves(quick: Path) -> None:
     assert workspace.resolve(f"refs/heads/{name}") is None
 
 
+def test_split_index_gets_no_part_for_each_commit(quick: Path) -> None:
+    workspace = Workspace(quick, load_protocol(quick))
+    git(quick, "config", "core.splitIndex", "true")
+    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
+    git(quick, "update-index", "--split-index")
+    before = {*(quick / ".git").glob("sharedindex.*")}
+    for number in range(3):
+        old = workspace.head
+        new = workspace.commit_results(old, f"commit\tval_bpb\n{number}\n", "rows")
+        assert Checkout(workspace).advance("autoresearch/t", new, old) == []
+    assert {*(quick / ".git").glob("sharedindex.*")} <= before
+    assert git(quick, "status", "--porcelain") == ""
+
+
 def test_the_lock_of_a_killed_loop_is_swept(quick: Path) -> None:
     workspace = Workspace(quick, load_protocol(quick))
     left = quick / ".git" / "autoresearch-x"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,9 +12,10 @@ import pytest
 
 from agent.errors import PreconditionError
 from agent.protocol.load import load_protocol
-from agent.repository.ready import require_unedited
+from agent.repository.ready import elsewhere, require_unedited
 from agent.repository.workspace import Workspace
 from agent.session import recovery
+from tests.common.processes import other_git
 from tests.common.workspaces import Cli, commit, git, go
 
 
@@ -108,10 +110,13 @@ def test_a_worktree_that_stays_behind_the_branch_is_named(quick: Path, tmp_path:
     new = workspace.commit_results(old, "commit\tval_bpb\n", "rows")
     (said,) = recovery.move(workspace, "autoresearch/t", new, old)
     assert f"the files in {beside} stay behind autoresearch/t" in said
-    git(beside, "reset", "--quiet", "--hard")
+    (command,) = re.findall("`(git [^`]*)`", said)
+    subprocess.run(command, shell=True, cwd=quick, check=True)
+    assert git(beside, "status", "--porcelain") == ""
+    assert recovery.move(workspace, "autoresearch/t", old, new) == []
     assert git(beside, "status", "--porcelain") == ""
     git(quick, "worktree", "remove", str(beside))
-    assert recovery.move(workspace, "autoresearch/t", old, new) == []
+    assert recovery.move(workspace, "autoresearch/t", new, old) == []
 
 
 @pytest.mark.parametrize("options", [(), ("--apply",), ("--update-refs",)])
@@ -138,3 +143,20 @@ def test_a_branch_that_a_rebase_will_move_is_refused(quick: Path, options: tuple
         git(folder, "rebase", "--abort")
         git(folder, "switch", "--quiet", "--detach")
         require_unedited(workspace, "main", {})
+
+
+def test_worktree_with_a_line_feed_in_its_path_is_seen(quick: Path, tmp_path: Path) -> None:
+    found = re.search(r"(\d+)\.(\d+)", git(quick, "version"))
+    if found is None or (int(found[1]), int(found[2])) < (2, 36):
+        pytest.skip("git before 2.36 lists no such path")
+    beside = tmp_path / "be\nside"
+    git(quick, "worktree", "add", "--quiet", "-b", "side", str(beside))
+    assert elsewhere(Workspace(quick, load_protocol(quick)), "side") == beside
+
+
+def test_worktrees_are_seen_by_an_older_git(quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside = tmp_path / "beside"
+    git(quick, "worktree", "add", "--quiet", "-b", "side", str(beside))
+    old = other_git(tmp_path / "old", '*" worktree list "*" -z "*', "usage: git worktree list", 129)
+    monkeypatch.setenv("PATH", f"{old}{os.pathsep}{os.environ['PATH']}")
+    assert elsewhere(Workspace(quick, load_protocol(quick)), "side") == beside
