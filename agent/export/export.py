@@ -61,12 +61,12 @@ def require_writable(folder: Path, out: Path) -> None:
 
 
 def write(out: Path, parts: Iterator[bytes]) -> None:
-    """Write a file atomically. A pipe or a device, such as /dev/stdout, is written to and not replaced."""
+    """Write a file atomically, also behind a link. A pipe or a device, as /dev/stdout, is not replaced."""
     if _is_special(out):
         with out.open("wb") as file:
             file.writelines(parts)
         return
-    write_whole(out, b"".join(parts))
+    write_whole(out.resolve(), b"".join(parts))
 
 
 def _is_special(out: Path) -> bool:

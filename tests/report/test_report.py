@@ -124,6 +124,35 @@ def test_every_experiment_is_a_point_of_its_kind(made: Made) -> None:
 
 
 @pytest.fixture
+def ended(quick: Path) -> Path:
+    JournalBuilder("t").baseline().mixed(3).save(journal_path(quick, "t"))
+    return quick
+
+
+@pytest.mark.parametrize("name", ["index.html", "progress.svg", "progress.png"])
+def test_file_that_is_not_of_a_report_is_not_replaced(ended: Path, cli: Cli, name: str) -> None:
+    site = ended / "site"
+    site.mkdir()
+    (site / name).write_text("mine\n")
+    done = cli(ended, "report", "--out", "site")
+    assert done.returncode == 2
+    assert f"--out site would replace site/{name}, which is not part of a report" in done.stderr
+    assert [(each.name, each.read_text()) for each in site.iterdir()] == [(name, "mine\n")]
+
+
+def test_report_is_replaced_by_the_next_one_but_not_written_into_git(ended: Path, cli: Cli) -> None:
+    before = sorted((ended / ".git").iterdir())
+    for out in (".git", ".git/report"):
+        done = cli(ended, "report", "--out", out)
+        assert done.returncode == 2
+        assert "which belongs to git" in done.stderr
+    assert sorted((ended / ".git").iterdir()) == before
+    for _ in range(2):
+        for out in ("site", ".autoresearch/site"):
+            assert cli(ended, "report", "--out", out).returncode == 0
+
+
+@pytest.fixture
 def without_metric(quick: Path) -> Path:
     """The page of a session with a crash and with a candidate that no station could measure."""
     builder = JournalBuilder("t", base=git(quick, "rev-parse", "HEAD")).baseline()
