@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,7 +111,15 @@ def delete(workspace: Workspace, tag: str) -> dict[str, Any]:
     with lock.hold(state_folder(workspace.folder), tag, stops=False):
         found = remains(workspace, tag)
         at_login.forget(workspace.folder, tag)
-        delete_refs(workspace, found.refs)
+        try:
+            delete_refs(workspace, found.refs)
+        except AutoresearchError as error:
+            if os.strerror(errno.ENOSPC) not in str(error):
+                raise
+            # Git writes the list of those that stay. The journal stays, too, so that this can be repeated.
+            for each in found.folder.iterdir():
+                remove_tree(each)
+            delete_refs(workspace, found.refs)
         remove_tree(found.folder)
         if found.folder.exists():
             raise AutoresearchError(f"cannot remove {found.folder}", hint="remove it by hand")

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from agent.errors import AutoresearchError, PreconditionError
+from agent.errors import FULL, AutoresearchError, PreconditionError
 from agent.journal.paths import stop_file
 from agent.system.files import locked, read_bounded, write_whole
 from agent.system.invocation import typed
@@ -95,7 +95,12 @@ def hold(
             # Without a loop, nobody can have asked this one to stop. From the note on, somebody can.
             stop_file(state_folder / "sessions" / tag / "journal.jsonl").unlink(missing_ok=True)
             me = Holder(os.getpid(), psutil.Process().create_time(), tag, limits, stops)
-            write_whole(note, json.dumps(asdict(me)), durable=False)
+            try:
+                write_whole(note, json.dumps(asdict(me)), durable=False)
+            except OSError as error:
+                # What is over in a moment needs no note, and may be what makes room on a full disk.
+                if stops or error.errno not in FULL:
+                    raise
         yield
     finally:
         note.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.errors import AutoresearchError
+from agent.errors import AutoresearchError, explain
 from agent.system.files import last_lines
 from agent.system.invocation import here
 
@@ -51,17 +51,18 @@ def start(arguments: Sequence[str], log: Path) -> tuple[int, dict[str, Any]]:
         os.close(writing)
     with os.fdopen(reading, "rb") as answers:
         text = answers.read(LARGEST_ANSWER)
-    answer: dict[str, Any] = (
-        json.loads(text) if text else {"error": f"it ended at once: {' '.join(last_lines(log))}", "hint": ""}
-    )
-    if "error" not in answer:
+    answer: dict[str, Any] = json.loads(text) if text else {}
+    if text and "error" not in answer:
         return process.pid, answer
-    process.wait()
+    code = process.wait()
+    if not text:
+        answer = {"error": f"it ended at once: {' '.join(last_lines(log)) or f'exit code {code}'}", "hint": ""}
     if fresh:  # a session that was refused leaves nothing behind
         with contextlib.suppress(OSError):
             log.unlink()
             log.parent.rmdir()
-    error = AutoresearchError(answer["error"], hint=answer["hint"] or f"see its log {here(log)}")
+    see = f"see its log {here(log)}" if log.exists() else ""
+    error = AutoresearchError(answer["error"], hint=answer["hint"] or see)
     error.exit_code = int(answer.get("code", 1))
     raise error
 
@@ -84,6 +85,7 @@ def answering() -> Iterator[Callable[[dict[str, Any]], None]]:
 
     try:
         yield tell
-    except AutoresearchError as error:
-        tell({"error": str(error), "hint": error.hint, "code": error.exit_code})
+    except (AutoresearchError, OSError) as error:
+        known = explain(error) if isinstance(error, OSError) else error
+        tell({"error": str(known), "hint": known.hint, "code": known.exit_code})
         raise

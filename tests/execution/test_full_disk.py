@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from agent.session.opening import prepared
 from tests.common.disks import small_disk
 from tests.common.stations import set_train
 from tests.common.training import make_training, script
+from tests.common.workspaces import Cli, git
 
 SIZE = 96 * 2**20
 FILL = "\nimport time\nwith open(PLACE, 'wb') as file:\n    for _ in range(90):\n        file.write(bytes(2**20))\n"
@@ -118,3 +120,34 @@ def test_model_that_does_not_fit_the_disk_crashes(
     reasons = ("the model does not fit the disk of temporary files (TMPDIR)", "killed: it filled the disk")
     assert (found.metric, found.fault) == (None, "")
     assert found.error in reasons
+
+
+@pytest.fixture
+def full(finished: Path, tmp_path: Path) -> Iterator[Path]:
+    """A workspace with a session on a disk without a free byte."""
+    with small_disk(tmp_path / "full", SIZE) as disk:
+        folder = disk / "workspace"
+        shutil.copytree(finished, folder, symlinks=True)
+        log = folder / ".autoresearch" / "sessions" / "t" / "experiments" / "0001" / "run-1.log"
+        log.write_bytes(bytes(2**20))
+        git(folder, "switch", "--quiet", "main")
+        git(folder, "pack-refs", "--all")
+        with contextlib.suppress(OSError), (disk / "of another program").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        yield folder
+
+
+def test_session_is_deleted_on_a_full_disk(full: Path, program: Cli) -> None:
+    done = program(full, "sessions", "--delete", "t", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert not (full / ".autoresearch" / "sessions" / "t").exists()
+    assert git(full, "for-each-ref", "refs/autoresearch", "refs/heads/autoresearch") == ""
+
+
+def test_start_in_the_background_on_a_full_disk_says_why_it_failed(full: Path, program: Cli) -> None:
+    done = program(full, "run", "--tag", "u", "--detach", "--max-experiments", "2")
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "hint: free disk space (0 MiB are free in " in done.stderr
+    assert not (full / ".autoresearch" / "sessions" / "u").exists()
