@@ -87,6 +87,7 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
         return {**done, "commit": None, "provisional": not choice.confirmed, "message": None}
     if not wish.provisional:
         require_confirmed(choice, tag)
+    workspace.git.require_writable("nothing")
     sweep(workspace.git)
     book, full = extended(workspace, state, numbers, at)
     told = {} if book is None else {PLAYBOOK: book.decode()}
@@ -95,8 +96,10 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
     merged = sorted(path for path in {*now, *choice.files} if now.get(path) != choice.files.get(path))
     message, kept = message_of(state, choice, merged), adopted_ref(tag)
     commit = workspace.commit_files(at, files, message, book, kept)
-    checkout.advance(branch, commit, at)
-    workspace.forget(kept)
+    try:
+        checkout.advance(branch, commit, at)
+    finally:
+        workspace.forget(kept)
     done["files"] = sorted({*files, *told})
     notes = [f"{PLAYBOOK} gets no entry: {full}"] if full else []
     if merged:

@@ -18,6 +18,7 @@ from agent.repository.index import INDEX, LOCK_POLL, holding_index, index_with, 
 from agent.repository.workspace import Workspace
 
 SETTLE_SECONDS = 0.3
+TOLD = ("-m", "autoresearch: move the branch")  # for the reflog
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,11 @@ class Checkout:
         if switch:
             self._git.run("checkout", "--quiet", "-b", branch, at)
         else:
-            self._git.run("update-ref", f"refs/heads/{branch}", at, "0" * len(at))
+            self._git.run("update-ref", f"refs/heads/{branch}", at, "0" * len(at), *TOLD)
 
     def uncommit(self, branch: str, new: str, old: str) -> None:
         """Move `branch` from `old` back to `new`, and leave index and working tree as they are."""
-        self._git.run("update-ref", f"refs/heads/{branch}", new, old)
+        self._git.run("update-ref", f"refs/heads/{branch}", new, old, *TOLD)
 
     def switch(self, branch: str) -> None:
         if self.branch != branch:
@@ -98,7 +99,7 @@ class Checkout:
         at = self._workspace.resolve(f"refs/heads/{branch}")
         at = at if at in (old, new) else old
         if self.branch != branch:
-            self._git.run("update-ref", f"refs/heads/{branch}", new, at)
+            self._git.run("update-ref", f"refs/heads/{branch}", new, at, *TOLD)
             return []
         before, after = self._workspace.tree(old), self._workspace.tree(new)
         changed = [path for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
@@ -282,7 +283,7 @@ class Checkout:
         """
         for last in (*[False] * LOCK_ATTEMPTS, True):
             mover = subprocess.Popen(
-                [*GIT, "update-ref", "--stdin"],
+                [*GIT, "update-ref", "--stdin", *TOLD],
                 cwd=self._workspace.top,
                 env=self._git.environment(),
                 stdin=subprocess.PIPE,

@@ -39,6 +39,7 @@ NO_REPOSITORY, NO_WORK_TREE = "not a git repository", "must be run in a work tre
 LOST = re.compile(
     r"not a tree object|bad (?:object|revision)|not a valid object name|nonexistent object", re.IGNORECASE
 )
+MOVED = re.compile(r"is at [0-9a-f]{40,64} but expected")  # a ref, in git's own words
 HASH = re.compile(r"\b(?:[0-9a-f]{40}|[0-9a-f]{64})\b")
 
 
@@ -56,12 +57,14 @@ class GitFailed(AutoresearchError):
 
 
 def reason_of(words: str, code: int) -> tuple[str, str]:
-    """Return why git has failed, and a hint if it waited in vain for a lock.
+    """Return why git has failed, and a hint if it waited in vain for a lock, or another git was faster.
 
     Args:
         words: what it printed.
         code: its exit code.
     """
+    if MOVED.search(words):
+        return words, "another command has moved it in the meantime: run the same command again"
     if (lock := re.search(r"'([^']*\.lock)': File exists", words)) is None:
         return words or f"exit code {code}", ""
     remedy = f"if no other git is running, one that was killed has left it: delete it with `rm {shlex.quote(lock[1])}`"
@@ -182,11 +185,15 @@ class Git:
             needed = ".".join(map(str, OLDEST))
             raise PreconditionError(f"git {found[0]} is too old: {needed} or later is needed", hint="update git")
 
-    def require_writable(self) -> None:
-        """Raise PreconditionError if the user, or a sandbox around this program, may not write to the repository."""
+    def require_writable(self, what: str = "no candidate") -> None:
+        """Raise PreconditionError if the user, or a sandbox around this program, may not write to the repository.
+
+        Args:
+            what: cannot be committed then.
+        """
         if not os.access(self.folder, os.W_OK):
             raise PreconditionError(
-                f"{self.folder} is read-only, so no candidate can be committed",
+                f"{self.folder} is read-only, so {what} can be committed",
                 hint=f"in the sandbox of a coding agent, use the tools of `{typed('mcp')}`, which `{typed('skill')}` "
                 "sets up, or allow this command to run outside of the sandbox",
             )

@@ -49,14 +49,17 @@ def require_free(workspace: Workspace, branch: str, tag: str, own: Collection[st
                 f"`{leave}{prune}{git} branch -D {shlex.quote(kind)}`",
             )
         if same(full).startswith(f"{found}/") or found.startswith(f"{same(full)}/"):
+            before = workspace.protocol.provenance.git_workflow.branch_pattern.partition("<tag>")[0]
+            every = same(f"refs/heads/{before}").startswith(f"{found}/")  # it is in the way of each tag
+            other = f"commit another branchPattern in {PROTOCOL}" if every else "choose another --tag"
             raise PreconditionError(
                 f"git cannot create the branch {branch} while {kind} exists",
-                hint=f"rename {kind} with `{git} branch -m {shlex.quote(kind)} NAME`, or choose another --tag",
+                hint=f"rename {kind} with `{git} branch -m {shlex.quote(kind)} NAME`, or {other}",
             )
         if same(refs).startswith(f"{found}/") or found == same(refs):
             raise PreconditionError(
                 f"git cannot create the ref {refs}/1 while {ref} exists",
-                hint=f"rename {ref}, or choose another --tag",
+                hint=f"rename {ref}" + (", or choose another --tag" if found == same(refs) else ""),
             )
         if found.startswith(f"{same(refs)}/") and ref not in own:
             _require_no_home(workspace, f"{ref} keeps an experiment of session {tag}", branch, tag)

@@ -22,6 +22,7 @@ from filelock import FileLock
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path
 from agent.repository.index import HELD, SCRATCH
+from tests.common.disks import small_disk
 from tests.common.processes import deadly_git
 from tests.common.sessions import assert_consistent, keep_in_turn
 from tests.common.workspaces import ROOT, Cli, commit_all, git, set_protocol
@@ -243,6 +244,37 @@ def test_uncommitted_changes_are_never_touched(night: Path, cli: Cli) -> None:
     data = adopted(night, cli, "--onto", "other")
     assert git(night, "rev-parse", "other") == data["commit"]
     assert (night / "prepare.py").read_text() == "HARNESS = True  # mine\n"
+
+
+def test_adopt_that_another_one_overtakes_says_to_repeat_it(night: Path, cli: Cli) -> None:
+    git(night, "switch", "--quiet", "--detach", "main")
+    faster: list[str] = []
+
+    def hear(event: str, args: tuple[Any, ...]) -> None:
+        if event == "subprocess.Popen" and "update-ref" in args[1] and "refs/heads/main" in args[1] and not faster:
+            faster.append(git(night, "commit-tree", "main^{tree}", "-p", "main", "-m", "faster"))
+            git(night, "update-ref", "refs/heads/main", faster[0])
+
+    sys.addaudithook(hear)
+    done = cli(night, "adopt", "--onto", "main")
+    assert done.returncode == 1
+    assert "hint: another command has moved it in the meantime: run the same command again" in done.stderr
+    assert git(night, "rev-parse", "main") == faster[0]
+    assert git(night, "for-each-ref", "refs/autoresearch/t/adopted") == ""
+    adopted(night, cli, "--onto", "main")
+    reflog = git(night, "log", "--walk-reflogs", "-1", "--format=%gs", "main")
+    assert reflog == "autoresearch: move the branch"
+
+
+def test_adopt_in_a_read_only_repository_is_explained(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    keep_in_turn(quick, cli, *CHANGES[:1])
+    git(quick, "switch", "--quiet", "main")
+    with small_disk(tmp_path / "disk", 2**26) as disk:
+        shutil.copytree(quick, disk / "quick", symlinks=True)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        done = cli(disk / "quick", "adopt", "--provisional")
+        assert done.returncode == 3
+        assert f"{disk / 'quick' / '.git'} is read-only, so nothing can be committed" in done.stderr
 
 
 def test_name_of_another_branch_is_that_branch(night: Path, cli: Cli) -> None:

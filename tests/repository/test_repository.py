@@ -110,6 +110,24 @@ def test_a_name_in_the_way_is_found_before_a_session_begins(
     assert not (quick / ".autoresearch" / "sessions" / "t" / "journal.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("make", "helps"),
+    [
+        (("branch", "autoresearch"), "or commit another branchPattern in protocol.json"),
+        (("branch", "autoresearch/t/more"), "or choose another --tag"),
+        (("update-ref", "refs/autoresearch", "HEAD"), "rename refs/autoresearch\n"),
+        (("update-ref", "refs/autoresearch/t", "HEAD"), "or choose another --tag"),
+    ],
+)
+def test_hint_about_a_name_in_the_way_names_what_helps(
+    quick: Path, cli: Cli, make: tuple[str, ...], helps: str
+) -> None:
+    git(quick, *make)
+    done = cli(quick, "run", "--tag", "t", "--dry-run")
+    assert helps in done.stderr
+    assert ("--tag" in done.stderr) == ("--tag" in helps)
+
+
 def test_a_branch_pattern_that_git_does_not_take_is_refused(quick: Path, cli: Cli) -> None:
     protocol = quick_protocol()
     protocol["provenance"]["gitWorkflow"]["branchPattern"] = "lab/<tag>..now"
