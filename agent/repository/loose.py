@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 from agent.repository.git import Git
+
+OBJECT = re.compile(r"[0-9a-f]{38}|[0-9a-f]{62}")  # a git that is writing one gives it another name until it is whole
 
 
 def remove_empty_objects(git: Git) -> None:
@@ -17,7 +20,7 @@ def remove_empty_objects(git: Git) -> None:
     folder = git.top / git.run("rev-parse", "--git-path", "objects")
     for file in folder.glob("[0-9a-f][0-9a-f]/*"):
         with contextlib.suppress(OSError):
-            if _is_empty(file):
+            if OBJECT.fullmatch(file.name) and _is_empty(file):
                 file.unlink()
 
 

