@@ -12,7 +12,7 @@ from typing import Literal
 from agent.claim.figures import in_words, is_scored
 from agent.claim.models import LONGEST_TEXT, Claim, Pair
 from agent.decision import anytime
-from agent.decision.difference import difference, equal_for_seeds
+from agent.decision.difference import difference, equal_for_seeds, is_coarse
 from agent.errors import Interrupted, MachineFault, PreconditionError, Suspended, in_one_line
 from agent.execution import holdout
 from agent.execution.allowance import TOO_LATE, References
@@ -96,12 +96,11 @@ class Found:
     def of_one_seed(self) -> bool:
         """Whether the best gives the same number with every seed so far, unlike the baseline, because of its edit.
 
-        If it uses random numbers as the baseline does, the metric is coarse, or at the end of its scale.
+        If the metric is coarse and it uses random numbers as the baseline does, it may be at the end of its scale.
         """
-        if not self.alters_randomness:
-            return False
         varied = [pair for pair in self.pairs if pair.seed is not None]
-        return equal_for_seeds([[pair.a for pair in varied]], [[pair.b for pair in varied]])
+        a, b = [pair.a for pair in varied], [pair.b for pair in varied]
+        return equal_for_seeds([a], [b]) and (self.alters_randomness or not is_coarse([*a, *b]))
 
     @property
     def unscored(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
 from agent.decision import anytime
 from agent.decision.noise import Noise, of_candidate, sd_within
@@ -15,6 +16,9 @@ from agent.journal.state import gain
 LEVEL = 0.95
 # Levels of F tests: the spread of one program is certainly larger than that of another; and is possibly no larger.
 CERTAINLY, POSSIBLY = 0.001, 0.05
+# Of a coarse metric: examples that a share is of, decimals of a number, steps between its values; and how far from a
+# whole number of examples a rounded share may be.
+MOST_PARTS, MOST_DECIMALS, MOST_STEPS, LARGEST_TOLERANCE = 400, 3, 1000, 0.05
 # The noise of nothing that was repeated: it adds no degrees of freedom.
 NO_NOISE = Noise(math.nan, 0.0)
 
@@ -145,6 +149,34 @@ def equal_for_seeds(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) 
     return bool(b) and all(len({*each}) == 1 for each in b) and any(len({*each}) > 1 for each in a)
 
 
+def is_coarse(values: Sequence[float]) -> bool:
+    """Return whether values have so few steps that equal ones may be chance, or the end of a scale.
+
+    Such are counts, shares of up to MOST_PARTS examples, rounded as they may be, and numbers of up to three decimals.
+    """
+    decimals = max(_decimals(value) for value in values)
+    tolerance = 0.5 * 10.0**-decimals if decimals > MOST_DECIMALS else 0.0
+    # Closer than this to a whole number by chance, a value of that many decimals would be with many of the parts.
+    rounded = [parts for parts in range(1, MOST_PARTS + 1) if tolerance * parts <= LARGEST_TOLERANCE]
+    return any(
+        _are_multiples(values, parts, tolerance * parts + 1e-9)
+        for parts in (*rounded, *(10**each for each in range(MOST_DECIMALS + 1)))
+    )
+
+
+def _are_multiples(values: Sequence[float], parts: int, tolerance: float) -> bool:
+    """Return whether values are multiples of 1 / parts, different ones of different ones, and few of them apart."""
+    if not (max(values) - min(values)) * parts <= MOST_STEPS:
+        return False
+    whole = {value: round(value * parts) for value in values}
+    return len({*whole.values()}) == len(whole) and all(abs(v * parts - n) <= tolerance for v, n in whole.items())
+
+
+def _decimals(value: float) -> int:
+    exponent = Decimal(repr(value)).as_tuple().exponent
+    return max(0, -exponent) if isinstance(exponent, int) else 0
+
+
 def ignores_seed(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], machine: Noise) -> bool:
     """Return whether new seeds vary `a` but vary `b` no more than the machine does, by two F tests.
 
@@ -158,11 +190,7 @@ def ignores_seed(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], mac
     # Squares of large numbers are a product here, because `**` raises OverflowError.
     apart, beyond = more / less if less else math.inf, less / machine.sd
     larger = f_tail(apart * apart, a_degrees, b_degrees) <= CERTAINLY
-    if not larger or f_tail(beyond * beyond, b_degrees, machine.degrees) <= POSSIBLY:
-        return False
-    # A fixed seed leaves the machine's noise. Values that differ by less are those of a coarse or saturated metric.
-    below = machine.sd / less if less else math.inf
-    return f_tail(below * below, machine.degrees, b_degrees) > CERTAINLY
+    return larger and f_tail(beyond * beyond, b_degrees, machine.degrees) > POSSIBLY
 
 
 @dataclass(frozen=True)

@@ -244,7 +244,7 @@ def _confirmation(state: State) -> dict[str, Any] | None:
         "gain_interval": [low, high] if ends else None,
         "runs": {side: _count((found.get("runs") or {}).get(side)) for side in ("a", "b")},
         "verdict": str(found.get("verdict") or ""),
-        "why": str(found.get("why") or caveat_of(found)),
+        "why": str(found.get("reason") or found.get("why") or caveat_of(found)),
     }
 
 

@@ -14,6 +14,7 @@ from agent.decision.difference import (
     difference,
     equal_for_seeds,
     ignores_seed,
+    is_coarse,
     paired,
     spread,
 )
@@ -46,9 +47,9 @@ LARGEST_SEED = 2**31 - 10**6  # as a seed, some libraries take no more than 31 b
 ONE_SEED, HOLDOUT, NOT_SCORED = "one seed", "not on the holdout", "not scored on the holdout"
 # How the code or the numbers of `b` show that setting the seed does not vary it; or else why the session saw a gain.
 IN_CODE = "its code does not read its seed where the other's does"
-EQUAL = "it gives the same number with every seed, and its edit changes its random numbers"
+EQUAL = "it gives the same number with every seed, the other does not"
 LUCKY = "the session's own runs were lucky, or the machine drifted"
-LUCKY_SEED = "the session's own runs were lucky, or their seed is"
+LUCKY_SEED = "the session's own runs were lucky, their seed is, or the machine drifted"
 BY_NOISE = "it varies with the seed no more than by the machine's noise"
 
 
@@ -341,7 +342,7 @@ def _evidence(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> d
         if parts.seed and _holds_for_own_seed(state, commits, same_seed, direction):
             found["why"] = ONE_SEED
         elif _flattered(state, commits, found["high"]):
-            found["reason"] = LUCKY_SEED if parts.seed else LUCKY
+            found["reason"] = LUCKY if parts.seed == 0 else LUCKY_SEED
     return {**found, "spread": asdict(parts)}
 
 
@@ -499,8 +500,8 @@ def _may_be_scored(runner: Runner, sample: Sample) -> bool:
 def _hidden_seed(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> str:
     """Return what shows that setting SEED varies `a` but not `b`; empty for nothing.
 
-    Equal numbers alone show nothing where equal programs differ: then the metric is coarse, or at the end of its scale.
-    Elsewhere it may be so too, unless the edit changes how random numbers are used.
+    Numbers that do not vary show nothing if the metric is coarse, so that they may be at the end of its scale, and the
+    edit leaves alone how random numbers are used.
     """
     (before, known), (after, _) = (_sources(bench.runner, commits[label]) for label in ("a", "b"))
     if seed_of(before, known) is None:
@@ -511,9 +512,10 @@ def _hidden_seed(bench: Workbench, commits: Mapping[str, str], sample: Sample) -
         return ""
     state = bench.journal.state
     a, b = (_numbers(state, commits[label], sample.runs[label]) for label in ("a", "b"))
-    if equal_for_seeds(a, b) and not noise_of(state.measured).known and alters_randomness(before, after):
-        return EQUAL
-    return BY_NOISE if _ignores_seed(state, sample) else ""
+    found = EQUAL if equal_for_seeds(a, b) else BY_NOISE if _ignores_seed(state, sample) else ""
+    if found and is_coarse([value for each in (*a, *b) for value in each]) and not alters_randomness(before, after):
+        return ""
+    return found
 
 
 def _ignores_seed(state: State, sample: Sample) -> bool:

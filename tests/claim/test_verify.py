@@ -445,6 +445,8 @@ def test_equal_numbers_of_a_best_that_draws_as_the_baseline_does_are_those_of_it
     pairs = [Pair(seed=seed, first="a", a=a, b=b, holdout_a=None, holdout_b=None) for seed, (a, b) in enumerate(values)]
     assert Found(pairs=pairs).of_one_seed
     assert not Found(pairs=pairs, alters_randomness=False).of_one_seed
+    fine = [pair.model_copy(update={"a": pair.a + 0.000123 * seed}) for seed, pair in enumerate(pairs)]
+    assert Found(pairs=fine, alters_randomness=False).of_one_seed
 
 
 def test_result_of_a_recipe_that_renames_its_seed_is_said_to_be_for_that_seed(

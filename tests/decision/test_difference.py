@@ -8,7 +8,7 @@ from dataclasses import astuple
 
 import pytest
 
-from agent.decision.difference import Difference, difference, ignores_seed, paired, spread
+from agent.decision.difference import Difference, difference, ignores_seed, is_coarse, paired, spread
 from agent.decision.noise import PRIOR_DEGREES, Noise
 
 
@@ -118,11 +118,33 @@ def test_program_whose_seed_is_fixed_is_found_in_spite_of_noise() -> None:
     assert found > 450
 
 
-def test_program_whose_numbers_differ_by_less_than_the_machines_noise_has_no_fixed_seed() -> None:
-    """Those of an accuracy close to 1 do, and a fixed seed would leave the machine's noise."""
-    machine, a = Noise(0.02, 6.1), [0.7, 0.83, 0.76, 0.81, 0.7, 0.88]
-    assert not ignores_seed([a], [[1.0] * 6], machine)
-    assert not ignores_seed([a], [[1.0, 1.0, 0.995, 1.0, 1.0, 1.0]], machine)
+@pytest.mark.parametrize(
+    ("values", "coarse"),
+    [
+        ([0.8, 0.83, 0.795, 1.0], True),  # of 200 examples
+        ([0.8667, 0.9333, 0.8, 1.0], True),  # of 15, rounded
+        ([13 / 15, 14 / 15, 0.8, 1.0], True),
+        ([91.5, 92.25, 93.75, 100.0], True),
+        ([3.0, 8.0, 5.0, 0.0], True),
+        ([1.695, 1.702, 1.69, 1.61], True),  # rounded to three decimals
+        ([1.6949, 1.7023, 1.6902, 1.6108], False),
+        ([1.694882394231048, 1.712, 1.705, 1.5], False),
+        ([1.694882, 1.702113, 1.690211, 1.5], False),
+        ([1e-7, 2e-7, 3e-7, 0.5e-7], False),
+        ([1e9, 1.2e9, 1.1e9, 0.9e9], False),
+        ([1e300, 2e300, -1e300], False),
+        ([5e-324, 0.0, 1e-320], False),
+    ],
+)
+def test_coarse_numbers_are_told_from_fine_ones(values: list[float], coarse: bool) -> None:
+    assert is_coarse(values) == coarse
+    assert is_coarse([-value for value in values]) == coarse
+
+
+def test_numbers_of_four_decimals_look_coarse_by_chance_at_most_once_in_a_hundred() -> None:
+    rng = random.Random(1)
+    found = [is_coarse([round(rng.gauss(1.7, 0.02), 4) for _ in range(4)]) for _ in range(2000)]
+    assert sum(found) <= 20
 
 
 @pytest.mark.parametrize("unit", [2.0**-970, 1.0, 2.0**970])

@@ -202,9 +202,9 @@ def add_noise(folder: Path, metric: str = METRIC.strip()) -> None:
     ("flags", "says"),
     [
         # One run each: nothing tells the seed's part of the noise.
-        (("--verdict", "greedy"), "the session's own runs were lucky, or the machine drifted"),
+        (("--verdict", "greedy"), "the session's own runs were lucky, their seed is, or the machine drifted"),
         # What was kept was chosen for its runs.
-        ((), "the session's own runs were lucky, or their seed is"),
+        ((), "the session's own runs were lucky, their seed is, or the machine drifted"),
     ],
 )
 def test_gain_that_is_gone_is_not_said_to_be_of_one_seed_unless_that_is_seen(
@@ -251,7 +251,7 @@ def test_gain_for_the_recipes_own_seed_alone_says_so_on_a_noisy_machine(seeded: 
 
 def test_hidden_seed_is_told_apart_from_a_gain_of_one_seed(seeded: Path, cli: Cli) -> None:
     keep_in_turn(seeded, cli, "s/^random.seed(SEED)/random.seed(0 * SEED)/;s/^RATE = 0.1 /RATE = 0.3 /")
-    says = "not confirmed: it gives the same number with every seed, and its edit changes its random numbers"
+    says = "not confirmed: it gives the same number with every seed, the other does not"
     assert says in cli(seeded, "confirm").stdout
     assert says in cli(seeded, "status").stdout
     assert says.removeprefix("not confirmed: ") in cli(seeded, "adopt").stderr

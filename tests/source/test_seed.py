@@ -53,6 +53,17 @@ def test_edit_of_how_random_numbers_are_used_is_seen(old: str, new: str, alters:
     assert alters_randomness({"train.py": text}, {"train.py": text.replace(old, new)}) == alters
 
 
+def test_edit_of_a_seed_in_a_file_of_values_is_seen() -> None:
+    files = {"train.py": "import json\n", "conf.json": '{"rate": 1,\n"seed": 3}\n'}
+    assert alters_randomness(files, {**files, "conf.json": '{"rate": 1,\n"seed": 4}\n'})
+    assert not alters_randomness(files, {**files, "conf.json": '{"rate": 2,\n"seed": 3}\n'})
+
+
+def test_expression_of_a_thousand_terms_is_no_reason_to_fail() -> None:
+    long = {"train.py": f"x = rand() + {' + '.join(['1'] * 1000)}\n"}
+    assert alters_randomness(long, {"train.py": "x = rand()\n"})
+
+
 def test_random_state_is_a_seed() -> None:
     files = {"train.py": "RANDOM_STATE = 42\nfit(random_state=RANDOM_STATE)\nsplit(random_state=0)\n"}
     assert seed_of(files, {}) == 42
