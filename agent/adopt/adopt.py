@@ -13,7 +13,7 @@ from agent.adopt.message import message_of
 from agent.adopt.playbook import extended
 from agent.errors import PreconditionError, UsageError
 from agent.format import one_line
-from agent.journal.experiment import Value
+from agent.journal.experiment import Value, digest
 from agent.journal.journal import begun
 from agent.journal.paths import adopted_ref, find_session, journal_path
 from agent.journal.state import State
@@ -84,6 +84,7 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
     numbers = [each.number for each in choice.keeps]
     done = {"tag": tag, "branch": branch, "before": at, "adopted": numbers, "files": sorted(files), "note": None}
     if not files:
+        workspace.release(adopted_ref(tag))  # of an adopt that was killed
         return {**done, "commit": None, "provisional": not choice.confirmed, "message": None}
     if not wish.provisional:
         require_confirmed(choice, tag)
@@ -92,18 +93,17 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
     book, full = extended(workspace, state, numbers, at)
     told = {} if book is None else {PLAYBOOK: book.decode()}
     require_unedited(workspace, branch, {**files, **told})
-    now = {**workspace.files(at), **files}
-    merged = sorted(path for path in {*now, *choice.files} if now.get(path) != choice.files.get(path))
+    merged = _unmeasured(workspace, state, choice, {**workspace.files(at), **files}, at)
     message, kept = message_of(state, choice, merged), adopted_ref(tag)
     commit = workspace.commit_files(at, files, message, book, kept)
     try:
         checkout.advance(branch, commit, at)
     finally:
-        workspace.forget(kept)
+        workspace.release(kept)
     done["files"] = sorted({*files, *told})
     notes = [f"{PLAYBOOK} gets no entry: {full}"] if full else []
     if merged:
-        notes.append(f"{branch} has changes of its own in {', '.join(merged)}: what it has now was never measured")
+        notes.append(f"what {branch} has now was never measured: {', '.join(merged)} is not as in the session")
     done["note"] = "; ".join(notes) or None
     return {**done, "commit": commit, "provisional": not choice.confirmed, "message": message}
 
@@ -169,6 +169,15 @@ def merge(workspace: Workspace, state: State, choice: Choice, at: str, known: Ma
             hint=f"adopt single keeps by their numbers, or merge by hand: see `{see}`",
         )
     return found
+
+
+def _unmeasured(workspace: Workspace, state: State, choice: Choice, now: Mapping[str, str], at: str) -> list[str]:
+    """Return where the recipe `now` on top of the commit `at` differs from what the session measured."""
+    assert state.session is not None
+    same = {digest(choice.files), *(each.digest for each in state.experiments)}
+    found = sorted(path for path in {*now, *choice.files} if now.get(path) != choice.files.get(path))
+    other = workspace.harness_digest(at) != workspace.harness_digest(state.session["base"])
+    return [*([] if digest(now) in same else found), *(["the harness"] if other else [])]
 
 
 def _has_best(workspace: Workspace, state: State, ours: Mapping[str, str], known: Mapping[str, Value]) -> bool:

@@ -25,13 +25,13 @@ def message_of(state: State, choice: Choice, merged: Sequence[str] = ()) -> str:
     """Return subject and body.
 
     Args:
-        merged: files in which the branch has changes that the session did not measure.
+        merged: where the branch then differs from what the session measured.
     """
     session = state.session
     assert session is not None
     changes = counted(len(choice.keeps), "change")
     gained = _gained(state, choice)
-    mark = ("" if choice.confirmed else ", provisional") + (", before merging" if merged else "")
+    mark = (", before merging" if merged else "") if choice.confirmed else ", provisional"
     subject = f"Adopt {changes} of session {session['tag']}: {session['metric']} {gained}{mark}"
     kept = [_line(state, choice, index) for index in range(min(len(choice.keeps), MOST_LINES))]
     if len(choice.keeps) > MOST_LINES:
@@ -42,7 +42,7 @@ def message_of(state: State, choice: Choice, merged: Sequence[str] = ()) -> str:
     trailers += [f"{LEFT_OUT}: {each.commit}" for each in state.experiments if each.number in choice.without]
     evidence = [*_evidence(choice), *_conditions(state, choice.rung)]
     if merged:
-        evidence.append(f"Merged: the branch has changes of its own in {', '.join(merged)}, not measured together")
+        evidence.append(f"Merged: {', '.join(merged)} is not as in the session, so this was never measured as a whole")
     blocks = [[subject], kept, evidence, trailers]
     return "\n\n".join("\n".join(one_line(line)[:LONGEST_LINE] for line in block) for block in blocks if block) + "\n"
 

@@ -21,7 +21,7 @@ from agent.protocol.extract import extract
 from agent.protocol.models import Protocol
 from agent.pruning.ladder import LEAST
 from agent.repository.bundle import fetch_bundle, new_sizes
-from agent.repository.edit import LARGEST_EDIT, LARGEST_FILE
+from agent.repository.edit import LARGEST_FILE
 from agent.repository.harness import ATTRIBUTES
 from agent.repository.links import way_out
 from agent.repository.workspace import Workspace
@@ -31,6 +31,7 @@ from agent.source.seed import hides_seed, seed_of
 from agent.system.names import PROTOCOL
 
 LARGEST_CONTENT, MOST_FILES = 256 * 2**20, 10_000
+LARGEST_CODE = 2 * 2**20  # what is parsed, in which time Ctrl-C waits: about 5 s a MiB
 LINK = "120000"
 STEPS = "num_steps"
 # By these git and git-lfs choose the programs of the user's that write files, outside of any room, and what they fetch.
@@ -196,16 +197,18 @@ def _require_small(claim: Claim, workspace: Workspace, name: str, sizes: Mapping
     parsed = {}
     for path, size in sizes.items():
         inside = workspace.inside(path)
-        is_read = path.endswith(".py") or before.get(path) != after.get(path)
-        if inside == PROTOCOL or (inside and is_read and workspace.protocol.mutable_surface.allows(inside)):
+        is_changed = before.get(path) != after.get(path)
+        is_mutable = inside is not None and workspace.protocol.mutable_surface.allows(inside)
+        # Imports of the harness are followed through any module.
+        if inside == PROTOCOL or path.endswith(".py") or (is_mutable and is_changed):
             parsed[path] = size
     for path, size in parsed.items():
         if size > LARGEST_FILE:
             raise FalseClaim(
                 f"{path[:LONGEST_SHOWN]} of its {name} has {size:,} bytes, of which {LARGEST_FILE:,} are read at most"
             )
-    if sum(parsed.values()) > LARGEST_EDIT:
-        raise FalseClaim(f"its {name} changes more than {LARGEST_EDIT // 2**20} MiB of code, which is too much to read")
+    if sum(parsed.values()) > LARGEST_CODE:
+        raise FalseClaim(f"its {name} has over {LARGEST_CODE // 2**20} MiB of code that HEAD lacks, too much to read")
 
 
 def _require_own_protocol(claim: Claim, workspace: Workspace, name: str, commit: str) -> None:
@@ -229,8 +232,8 @@ def _require_own_filters(workspace: Workspace, name: str, commit: str) -> None:
         }
         for each in (workspace.head, commit)
     )
-    for path in sorted({*before, *after}):
-        if before.get(path) != after.get(path):
+    for path in sorted(after):  # one that only HEAD has chooses nothing
+        if before.get(path) != after[path]:
             raise PreconditionError(
                 f"the {name} of the claim has another {path[:LONGEST_SHOWN]} than HEAD, which chooses the programs by "
                 "which git writes files",

@@ -81,7 +81,7 @@ def extend_playbook(session: Session) -> None:
         head = workspace.commit_playbook(old, whole, about, head_ref(session.tag))
         journal.append("extended", entries=[each.number for each in new], head=head)
         kept = Checkout(workspace).advance(session.branch, head, old)
-        workspace.forget(head_ref(session.tag))
+        workspace.release(head_ref(session.tag))
     except (AutoresearchError, OSError) as error:
         journal.show("note", text=f"nothing was added to {PLAYBOOK}: {in_one_line(error)}")
         return

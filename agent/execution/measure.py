@@ -29,7 +29,7 @@ from agent.errors import (
     Violation,
 )
 from agent.execution import evaluation, fingerprint, integrity, process
-from agent.execution.allowance import NO_ALLOWANCE, NO_REFERENCES, Allowance, References
+from agent.execution.allowance import NO_ALLOWANCE, NO_REFERENCES, TOO_LATE, Allowance, References
 from agent.execution.conditions import Clock, clock, conditions
 from agent.execution.evaluation import Evaluator, Harness, losses_of
 from agent.execution.gpu_fault import described, fault_in
@@ -236,7 +236,9 @@ def _failed(error: ExperimentError, attempt: Attempt, around: Mapping[str, Any],
 
     One that knew its metric is not to be repeated: it could look like a failure of the GPU whenever that was a bad one.
     """
-    if knew and not isinstance(error, Violation | TimedOut):  # these repeat nothing
+    computed = attempt.evaluator is not None and bool(attempt.evaluator.event("untraced"))
+    late = computed and str(error).startswith(TOO_LATE)  # it could wait until its metric is a good one
+    if late or (knew and not isinstance(error, Violation | TimedOut)):  # else these repeat nothing
         return Run(metric=None, error=f"{KNEW}{error}", **around)
     if isinstance(error, Faulted) and attempt.evaluator is not None and evaluation.lacked_room(attempt.evaluator):
         error = Crashed("the model does not fit the disk of temporary files (TMPDIR)")

@@ -109,7 +109,8 @@ class State:
 
     def runs_in_comparisons(self, commit: str | None) -> list[tuple[PendingComparison, Run]]:
         """Return the runs of a commit in comparisons, each with its comparison."""
-        comparisons = (*self.compared, *self.climbed, *((self.comparison,) if self.comparison else ()))
+        current = (self.comparison,) if self.comparison else ()
+        comparisons = (*self.compared, *self.climbed, *self.parked, *current)
         return [
             (each, run)
             for each in comparisons
@@ -219,6 +220,8 @@ def _proposed(state: State, event: Event) -> State:
     more |= {"playbook": data.get("playbook", ""), "parts": tuple(data.get("parts", ()))}
     pending = Pending(**known, **more, files=tuple(data["files"]), proposed_at=event.at)
     nothing = state.nothing if pending.proposer in ("search", EDIT) else None
+    if state.comparison is not None:  # one that was cut off goes on with another run
+        state = replace(state, comparison=replace(state.comparison, started=None))
     if pending.proposer == EDIT or pending.candidate is not None:  # the next proposal stays for the one after it
         return replace(state, pending=pending, waiting=None, nothing=nothing)
     return replace(state, pending=pending, waiting=None, nothing=nothing, preparing=None, prepared=None)

@@ -44,7 +44,7 @@ def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
     made = [run for _, run in runs]
     # The end of the last run before the verdict, which says most about what was tried.
     before = [(run.log, found.number) for kind, run in runs if kind in ("screen", "measured")]
-    last, of = next(iter(_current(state, found) or before[-1:]), (None, None))
+    last, of = next(iter(_current(folder, state, found) or before[-1:]), (None, None))
     return {
         "tag": tag,
         "number": found.number,
@@ -123,11 +123,13 @@ class RunLog:
     of: int
 
 
-def _current(state: State, found: Experiment | Pending) -> list[tuple[str, int]]:
+def _current(folder: Path, state: State, found: Experiment | Pending) -> list[tuple[str, int]]:
     """Return the log of the run in progress, and the number of the experiment that it runs: itself or its incumbent."""
     comparison = state.comparison
     if comparison and comparison.started and comparison.commits.get(comparison.started["label"]) == found.commit:
-        return [(comparison.started["log"], found.number)]
+        # One that was killed stays there until it goes on.
+        goes_on = state.pending is None and lock.holder(state_folder(folder)) is not None
+        return [(comparison.started["log"], found.number)] if goes_on else []
     if not isinstance(found, Pending) or not found.started:
         return []
     of = found.started.get("of")
@@ -148,9 +150,9 @@ def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Ru
         UsageError: `which` is ambiguous or is not an experiment's name.
     """
     tag, state = load(folder, tag)
-    found = _latest(state) if which is None else find(state, tag, which)
+    found = _latest(folder, state) if which is None else find(state, tag, which)
     runs = [run for _, run in _runs(state, found)] if found is not None else []
-    logs = [(each.log, found.number) for each in runs] + _current(state, found) if found is not None else []
+    logs = [(each.log, found.number) for each in runs] + _current(folder, state, found) if found is not None else []
     if found is None or not logs:
         what = f"experiment #{found.number} of session {tag}" if found else f"session {tag}"
         raise PreconditionError(
@@ -316,9 +318,9 @@ def _effect(state: State, found: Experiment | Pending) -> dict[str, Any]:
     }
 
 
-def _latest(state: State) -> Experiment | Pending | None:
+def _latest(folder: Path, state: State) -> Experiment | Pending | None:
     """Return the experiment that runs, or the latest one."""
-    compared = (each for each in state.experiments if state.pending is None and _current(state, each))
+    compared = (each for each in state.experiments if state.comparison and _current(folder, state, each))
     return next(compared, state.pending or (state.experiments[-1] if state.experiments else None))
 
 

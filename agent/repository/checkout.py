@@ -17,7 +17,7 @@ from agent.repository.git import GIT, LOCK_ATTEMPTS, LOCK_WAIT_SECONDS, LOCKED, 
 from agent.repository.index import INDEX, LOCK_POLL, holding_index, index_with, scratch_folder
 from agent.repository.workspace import Workspace
 
-SETTLE_SECONDS = 0.3
+SETTLE_SECONDS, RECENT_SECONDS = 0.3, 1.0
 TOLD = ("-m", "autoresearch: move the branch")  # for the reflog
 
 
@@ -259,8 +259,11 @@ class Checkout:
     def _settle(self, branch: str) -> None:
         """Wait until HEAD agrees with the index, or long enough that it does: then the user has staged something.
 
-        `git switch` frees the index first, and sets HEAD after that.
+        `git switch` frees the index first, and sets HEAD after that. An index that is older does not wait for it.
         """
+        with contextlib.suppress(OSError):
+            if time.time() - (self._git.folder / INDEX).stat().st_mtime > RECENT_SECONDS:
+                return
         deadline = time.monotonic() + SETTLE_SECONDS
         while self.branch == branch and time.monotonic() < deadline:
             time.sleep(LOCK_POLL)

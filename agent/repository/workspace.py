@@ -27,6 +27,12 @@ from agent.system.memory import remember
 from agent.system.names import PLAYBOOK
 
 COMMIT_ATTEMPTS = 8
+# In git's own words, and in ours of an object that is gone.
+DAMAGED = re.compile(
+    r"no longer has|invalid object|bad object|nonexistent object|not a (?:valid|tree|commit) object|is corrupt|is empty"
+    r"|unable to read|Error building trees|failed to (?:unpack|read)|could not (?:read|parse)|missing",
+    re.IGNORECASE,
+)
 MOST_TREES, MOST_BLOBS, LARGEST_REMEMBERED = 8, 64, 2**16
 SUBMODULE = "160000"
 PLAIN = ("--no-color", "--no-ext-diff", "--no-textconv")
@@ -364,6 +370,12 @@ class Workspace:
     def forget(self, ref: str) -> None:
         self.git.run("update-ref", "-d", ref)
 
+    def release(self, ref: str) -> None:
+        """Delete a ref that kept a commit until a branch had it. Where git cannot, the next such commit replaces it."""
+        with contextlib.suppress(GitFailed):
+            if self.resolve(ref) is not None:
+                self.forget(ref)
+
     # For `Checkout` and `edit`
 
     def as_committed(self, name: str) -> bytes:
@@ -454,7 +466,7 @@ class Workspace:
                 if ref is not None:
                     self.keep(ref, commit)
             except GitFailed as error:
-                if last or error.waited or error.code < 0:
+                if last or error.waited or error.code < 0 or not DAMAGED.search(str(error)):
                     raise
             else:
                 if self.is_whole(commit, changed):

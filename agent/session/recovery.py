@@ -15,7 +15,7 @@ from agent.journal.comparable import differences
 from agent.journal.edits import Edit
 from agent.journal.experiment import Proposal
 from agent.journal.journal import Journal
-from agent.journal.paths import candidate_ref, head_ref
+from agent.journal.paths import adopted_ref, candidate_ref, head_ref
 from agent.journal.state import State
 from agent.protocol.changes import changes, protocol_of
 from agent.repository.checkout import Checkout
@@ -108,7 +108,8 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
     if switch:
         # The user may edit program.md and playbook.md at any time.
         require_clean(workspace, notes=False, tag=state.session["tag"])
-    workspace.forget(head_ref(state.session["tag"]))
+    for ref in (head_ref, adopted_ref):
+        workspace.release(ref(state.session["tag"]))
     return done + _kept(workspace, state)
 
 

@@ -39,7 +39,7 @@ def owed(
     if last.pruned is not None or any(run.error is None for run in pending.runs):
         return None
     repeated = len(pending.runs) - pending.revisions > 1
-    if (last.error or "").startswith(TOO_LATE):  # before it could know its metric
+    if (last.error or "").startswith(TOO_LATE):  # which was so before it could know its metric
         busy = hindered([last], reference, equally_long=False, than="the incumbent")
         return "run" if busy and not repeated else None
     if last.voided or (last.error or "").startswith(KNEW):  # it could fail until its metric is a good one

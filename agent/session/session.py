@@ -346,7 +346,6 @@ class Session:
         self.journal.append("recorded", number=experiment.number, head=head)
         for note in recovery.move(workspace, self.branch, head, old):
             self._say_once(note)
-        workspace.forget(head_ref(self.tag))
         edit = edits.read(self.journal.path, experiment.number)
         if edit is not None:
             recovery.settle(self.journal, workspace, {experiment.number: edit})
@@ -359,6 +358,7 @@ class Session:
             self._ahead.give_up()
         if self.state.session is not None and self.state.ended is None:
             self.journal.append("ended", reason=reason)
+            self.runner.workspace.release(head_ref(self.tag))
 
     def abandon(self, reason: str) -> None:
         """Discard the run in progress. The candidate is measured when the session resumes."""

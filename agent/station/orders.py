@@ -148,7 +148,7 @@ class Leased:
     """
 
     run: Checked
-    lease: Name | Literal[""] = ""
+    lease: Annotated[str, BeforeValidator(lambda value: value if value == "" else name(value))] = ""
 
 
 Runs = Annotated[tuple[Annotated[Leased, _OBJECT], ...], FailFast(), _of((list, tuple), MOST_ENTRIES, _LIST)]

@@ -196,10 +196,22 @@ def test_branch_that_moved_on_keeps_its_own_changes(night: Path, cli: Cli) -> No
         assert part in text
     assert is_clean(night)
     assert git(night, "rev-parse", "HEAD") == data["commit"]
-    assert "main has changes of its own in train.py" in data["note"]
+    assert data["note"] == "what main has now was never measured: train.py is not as in the session"
     subject, _, body = data["message"].partition("\n")
     assert subject.endswith(", before merging")
-    assert "\nMerged: the branch has changes of its own in train.py, not measured together\n" in body
+    assert "\nMerged: train.py is not as in the session, so this was never measured as a whole\n" in body
+
+
+def test_keeps_adopted_in_turn_are_what_was_measured(night: Path, cli: Cli) -> None:
+    for number in ("1", "2", "3"):
+        assert adopted(night, cli, number, "--provisional")["note"] is None
+
+
+def test_another_harness_on_the_branch_is_named(night: Path, cli: Cli) -> None:
+    git(night, "switch", "--quiet", "main")
+    (night / "prepare.py").write_text("HARNESS = 'other data'\n")
+    commit_all(night, "another harness")
+    assert "the harness is not as in the session" in adopted(night, cli)["note"]
 
 
 def test_value_of_the_branch_stays_where_the_session_left_it_alone(quick: Path, cli: Cli) -> None:

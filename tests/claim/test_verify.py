@@ -280,7 +280,7 @@ def test_code_that_is_too_large_to_parse_is_refused(
     done = cli(reader, "verify", str(claim))
     assert done.returncode == 1, done.stderr
     said = "parts/p0.py of its baseline has 1,048,580 bytes, of which 1,048,576 are read at most"
-    assert f"false claim: {said if copies == 1 else 'its baseline changes more than 16 MiB of code'}" in done.stderr
+    assert f"false claim: {said if copies == 1 else 'its baseline has over 2 MiB of code'}" in done.stderr
 
 
 def test_one_file_under_many_names_is_many(author: Path, reader: Path, claim: Path, cli: Cli, tmp_path: Path) -> None:

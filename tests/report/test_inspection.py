@@ -232,9 +232,12 @@ def test_runs_have_the_numbers_of_show_and_those_of_confirm_are_among_them(sessi
     assert best is not None
     record.append("comparing", commits={"a": record.state.experiments[0].commit, "b": best.commit}, files=[], count=2)
     log, about = best.runs[0].log, {"pid": 1, "born": 1.0, "run": 1, "expected": 1.0}
+    latest = data(cli, session, "log")["path"]
     record.append("running", label="b", log=log, **about)
     record.close()
-    assert data(cli, session, "log")["path"].endswith(log.partition("/.autoresearch/")[2])
+    assert data(cli, session, "log")["path"] == latest  # it was killed
+    with lock.hold(state_folder(session), "t"):
+        assert data(cli, session, "log")["path"].endswith(log.partition("/.autoresearch/")[2])
 
 
 def test_screens_come_first_among_the_runs(session: Path, cli: Cli) -> None:
