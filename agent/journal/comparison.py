@@ -64,6 +64,11 @@ class PendingComparison:
             return "promoting"
         return "ablating" if "best" in self.commits else "confirming"
 
+    @property
+    def logs(self) -> frozenset[str]:
+        """The logs of its runs."""
+        return frozenset(run.log for runs in self.runs.values() for run in runs if run.log)
+
     def is_same(self, other: PendingComparison) -> bool:
         """Return whether this is the same comparison, with other runs so far."""
         mine, its = ((each.commits, each.count, each.seeds, each.rung, each.varied) for each in (self, other))

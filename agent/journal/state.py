@@ -120,6 +120,26 @@ class State:
         ]
 
     @property
+    def unfinished(self) -> tuple[PendingComparison, ...]:
+        """The unfinished comparisons in the order in which they made their latest runs."""
+        return (*self.parked, *((self.comparison,) if self.comparison else ()))
+
+    def overwritten(self, found: PendingComparison) -> bool:
+        """Return whether a later confirmation has a log of this unfinished one, whose runs nothing shows any more.
+
+        Earlier versions wrote the logs of an unfinished confirmation and of the next one into one folder.
+        """
+        every = self.unfinished
+        later = (*self.compared, *every[every.index(found) + 1 :])
+        return found.doing == "confirming" and any(found.logs & each.logs for each in later)
+
+    @property
+    def given_up(self) -> tuple[PendingComparison, ...]:
+        """The parked comparisons whose whole pairs add to the one in progress when that ends."""
+        latest = self.comparison
+        return tuple(each for each in self.parked if latest and each.adds_to(latest) and not self.overwritten(each))
+
+    @property
     def learned(self) -> Sequence[Mapping[str, Any]]:
         """The sessions that this one learns from: those of its first event, or none with `--fresh`."""
         found: Sequence[Mapping[str, Any]] = (self.session or {}).get("learned", ())
@@ -204,8 +224,8 @@ def _spent(state: State, event: Event) -> State:
 def _comparing(state: State, event: Event) -> State:
     """Make a comparison the one in progress, with the runs that it already has if it was parked."""
     new = comparison_of(event.data)
-    parked = (*state.parked, state.comparison) if state.comparison else state.parked
-    same = [each for each in parked if each.is_same(new)]
+    parked = state.unfinished
+    same = [each for each in parked if each.is_same(new) and not state.overwritten(each)]
     rest = tuple(each for each in parked if each not in same)
     return replace(
         state, comparison=replace(new, runs=same[-1].runs, faulted=same[-1].faulted) if same else new, parked=rest
@@ -325,7 +345,7 @@ def _confirmed(state: State, data: Mapping[str, Any]) -> State:
     latest_runs, parked = state.comparison, state.parked
     if latest_runs is None:
         return replace(state, confirmations=known)
-    given_up = tuple(each for each in parked if data.get("unfinished") and each.adds_to(latest_runs))
+    given_up = state.given_up if data.get("unfinished") else ()
     return replace(
         state,
         confirmations=known,

@@ -168,8 +168,7 @@ def confirm(
 
 
 def _unfinished(state: State) -> list[PendingComparison]:
-    every = [each for each in (*state.parked, state.comparison) if each is not None]
-    return [each for each in every if each.doing == "confirming"]
+    return [each for each in state.unfinished if each.doing == "confirming"]
 
 
 def _plan(
@@ -185,10 +184,20 @@ def _plan(
     """
     plan, why = plan_seeds(bench, commits, known, pairs)
     new = PendingComparison(commits, (), pairs.count, varied=varied_by(bench, commits, plan))
-    for each in reversed(_unfinished(bench.journal.state)):
+    for each in reversed([each for each in known if _continues(bench.journal.state, each)]):
         if each.is_same(replace(new, seeds=each.seeds)) and len({*each.seeds}) == len({*plan}):
             return each.seeds, why, each
     return plan, why, None
+
+
+def _continues(state: State, found: PendingComparison) -> bool:
+    """Return whether a comparison may go on: it is unfinished, and no finished one has used its seeds or its logs.
+
+    Only earlier versions gave them to two.
+    """
+    pair = {*found.commits.values()}
+    used = {seed for each in state.compared if {*each.commits.values()} == pair for seed in each.seeds}
+    return found in _unfinished(state) and not state.overwritten(found) and not used & {*found.seeds}
 
 
 def _log_folder(bench: Workbench, commits: Mapping[str, str], known: int, again: PendingComparison | None) -> Path:
@@ -209,10 +218,9 @@ def _log_folder(bench: Workbench, commits: Mapping[str, str], known: int, again:
 
 def _given_up(state: State, commits: Mapping[str, str]) -> list[PendingComparison]:
     """Return the unfinished comparisons of the two commits whose runs add to those of the one in progress."""
-    latest = state.comparison
-    if latest is None or commits["a"] == commits["b"]:
+    if commits["a"] == commits["b"]:
         return []
-    return [replace(each, unfinished=True) for each in state.parked if each.adds_to(latest)]
+    return [replace(each, unfinished=True) for each in state.given_up]
 
 
 def described(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> dict[str, Any]:

@@ -364,6 +364,65 @@ def test_interrupted_confirmation_continues_with_its_seeds(seeded: Path, cli: Cl
     assert len({run["log"] for run in events(seeded, "compared")}) == len(events(seeded, "compared")) == 16
 
 
+def as_earlier_versions_did(folder: Path, cli: Cli, *flags: str) -> None:
+    """Make a session whose `confirm --runs 5` was killed and the next one finished, with one folder and the same seeds.
+
+    The logs that both name are those of the finished one.
+    """
+    confirmed(folder, cli, *flags)
+    confirmed(folder, cli, "--runs", "5", *flags)
+    lines = journal(folder)
+    first, second = (index for index, line in enumerate(lines) if line["event"] == "comparing")
+    made = [index for index, line in enumerate(lines) if line["event"] == "compared" and index > second]
+    killed, finished = lines[second : made[3] + 1], lines[first:second]
+    for line in killed:
+        line["seeds"] = [seed - 3 for seed in line.get("seeds", ())]
+        line["seed"] = line["seed"] - 3 if line.get("seed") else None
+        line["log"] = line.get("log", "").replace("-2/", "/")
+    text = [json.dumps(line) for line in (*lines[:first], *killed, *finished)]
+    journal_path(folder, "t").write_text("\n".join(text) + "\n")
+
+
+def test_unfinished_confirmation_of_an_earlier_version_whose_logs_are_gone_does_not_count(
+    seeded: Path, cli: Cli
+) -> None:
+    """Runs that no log shows cannot be claimed, so they must not be part of what is."""
+    keep_in_turn(seeded, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    as_earlier_versions_did(seeded, cli)
+    data = confirmed(seeded, cli)
+    assert (data["seeds"], data["runs"], data["unfinished"]) == ([48, 49, 50], {"a": 6, "b": 6}, 0)
+    state = fold(journal_path(seeded, "t"))
+    assert [len(latest_runs(state, str(data[label]))) for label in "ab"] == [6, 6]
+    done = cli(seeded, "claim")
+    assert done.returncode == 0, done.stderr
+
+
+def test_unfinished_confirmation_whose_seeds_were_used_since_is_not_continued(seeded: Path, cli: Cli) -> None:
+    keep_in_turn(seeded, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    as_earlier_versions_did(seeded, cli)
+    data = confirmed(seeded, cli, "--runs", "5")
+    assert (data["seeds"], data["runs"]) == ([48, 49, 50, 51, 52], {"a": 8, "b": 8})
+    assert "claim" in cli(seeded, "claim").stdout
+    # An interruption of the new one is continued.
+    cut(seeded, 11)
+    data = confirmed(seeded, cli, "--runs", "5")
+    assert (data["seeds"], data["runs"]) == ([48, 49, 50, 51, 52], {"a": 8, "b": 8})
+    assert cli(seeded, "claim").returncode == 0
+
+
+def test_unfinished_confirmation_without_seeds_whose_logs_are_gone_is_not_continued(quick: Path, cli: Cli) -> None:
+    text = (quick / "train.py").read_text()
+    noise = "import os, random; loss += 0.001 * random.Random(os.urandom(8)).gauss(0, 1)"
+    (quick / "train.py").write_text(text.replace('print("---")', f'{noise}\nprint("---")', 1))
+    commit_all(quick, "noise")
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    as_earlier_versions_did(quick, cli)
+    data = confirmed(quick, cli, "--runs", "5")
+    assert (data["runs"], data["unfinished"]) == ({"a": 8, "b": 8}, 0)
+    done = cli(quick, "claim")
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_seed_is_repeated_until_it_has_an_undisturbed_run() -> None:
     """A repeat that is faster than the others changes which runs seem disturbed."""
     steps = {"a": [1000.0, 1000.0, 600.0, 1600.0, 1600.0, 1600.0], "b": [1000.0] * 6}
