@@ -317,12 +317,17 @@ def sample_of(
 
 
 def latest_runs(state: State, commit: str) -> Sequence[Run]:
-    """Return the held-out runs of a commit that its latest confirmation counts; none if nothing confirmed it."""
+    """Return the held-out runs of a commit that its latest confirmation counts; none if nothing confirmed it.
+
+    As everywhere, one with the recipe's own seed does not take the place of one of the same two with new seeds.
+    """
     latest = next((each for each in reversed(state.compared) if commit in each.commits.values()), None)
     if latest is None:
         return ()
     pair = set(latest.commits.values())
-    same = [each for each in alike(latest, state.compared) if set(each.commits.values()) == pair]
+    of_pair = [each for each in state.compared if set(each.commits.values()) == pair]
+    latest = next((each for each in reversed(of_pair) if each.seeds), latest)
+    same = alike(latest, of_pair)
     return sample_of({"own": commit}, {"own": ()}, same, latest.seeds).runs["own"]
 
 

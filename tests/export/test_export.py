@@ -195,6 +195,23 @@ def test_holdout_is_that_of_the_latest_confirmation(quick: Path, cli: Cli) -> No
         assert [exported(quick, cli)[side]["holdout"] for side in sides] == [means["a"], means["b"]]
 
 
+def test_holdout_follows_the_confirmation_that_status_shows(quick: Path, cli: Cli) -> None:
+    """One with the recipe's own seed does not take the place of one with new seeds."""
+    code = (
+        'import random\nSEED = 42  # search: off\nrandom.seed(SEED)\nopen("model.txt", "w").write(str(loss + SEED))\n'
+    )
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace('print("---")', f'{code}print("---")', 1))
+    (quick / "score.py").write_text('print("val_bpb: %.6f" % float(open("model.txt").read()))\n')
+    commit_all(quick, "a model whose score depends on its seed", "score.py")
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    scored = ("--runs", "2", "--holdout", f"{sys.executable} score.py")
+    shown = confirmed(quick, cli, *scored)["holdout"]["means"]
+    own = confirmed(quick, cli, *scored, "--seeds", "1")["holdout"]["means"]
+    assert own != shown
+    assert [row["holdout"] for row in exported(quick, cli)] == [shown["a"], shown["b"]]
+
+
 def test_curves_are_those_of_the_logs(synthetic: Path, cli: Cli) -> None:
     points = exported(synthetic, cli, "--tag", "one", "--curves")
     measured = exported(synthetic, cli, "--tag", "one", "--runs")
