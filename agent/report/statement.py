@@ -22,6 +22,8 @@ from agent.journal.state import State
 ON_SEED = "this seed"
 ON_SNAPSHOT = "this seed and this validation text"
 ON_ONE_RUN = "this seed and these data, since equal programs give equal numbers"
+# The same where runs vary although the recipe has no seed.
+ON_DATA, ON_TEXT = "these data", "this validation text"
 
 
 def statement(state: State) -> dict[str, Any] | None:
@@ -51,9 +53,19 @@ def statement(state: State) -> dict[str, Any] | None:
         "level": 1 - ALPHA,
         "experiments": experiments,
         "false_keeps": most_false_keeps(kind, experiments, sum(map(_as_measured, state.experiments[1:]))),
-        "on": ON_SNAPSHOT if session["fingerprint"].get("snapshot") else ON_ONE_RUN if known.exact else ON_SEED,
+        "on": _on(state, exact=known.exact),
     }
     return {**data, "line": statement_line(data)}
+
+
+def _on(state: State, *, exact: bool) -> str:
+    """Return what the bound does not go beyond. Only `confirm` finds out whether a recipe has a seed."""
+    assert state.session is not None
+    snapshot = bool(state.session["fingerprint"].get("snapshot"))
+    found = [each for each in state.confirmations.values() if not each.get("seeds")]
+    if not exact and any((each.get("one_seed") or "").startswith("baseline ") for each in found):
+        return ON_TEXT if snapshot else ON_DATA
+    return ON_SNAPSHOT if snapshot else ON_ONE_RUN if exact else ON_SEED
 
 
 def statement_line(data: dict[str, Any]) -> str:

@@ -273,13 +273,13 @@ def plan_seeds(
 ) -> tuple[tuple[int, ...], str | None]:
     """Return the seed of each pair of runs, or none and why they keep the recipe's own."""
     wanted = pairs.count if pairs.seeds is None else pairs.seeds
-    if wanted == 1:
-        return (), AS_ASKED if pairs.seeds == 1 else ONE_RUN
     runner, state = bench.runner, bench.journal.state
     own = {label: seed_of(*_sources(runner, commit)) for label, commit in commits.items()}
     for label, seed in own.items():
         if seed is None:
             return (), f"{side(state, label, commits[label])} {why_no_seed(*_sources(runner, commits[label]))}"
+    if wanted == 1:
+        return (), AS_ASKED if pairs.seeds == 1 else ONE_RUN
     used = [run.seed for each in earlier for runs in each.runs.values() for run in runs]
     used += [seed for each in earlier for seed in each.seeds]
     most = max([0, *(seed for seed in (*own.values(), *used) if seed is not None and seed <= LARGEST_SEED)])

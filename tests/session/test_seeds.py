@@ -198,6 +198,13 @@ def add_noise(folder: Path, metric: str = METRIC.strip()) -> None:
     commit_all(folder, "noise")
 
 
+def add_unseeded_noise(folder: Path) -> None:
+    text = (folder / "train.py").read_text()
+    noise = "import os, random; loss += 0.001 * random.Random(os.urandom(8)).gauss(0, 1)"
+    (folder / "train.py").write_text(text.replace('print("---")', f'{noise}\nprint("---")', 1))
+    commit_all(folder, "noise")
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -269,6 +276,19 @@ def test_recipe_without_a_seed_says_so(quick: Path, cli: Cli) -> None:
     assert cli(quick, "adopt").returncode == 0
     assert " confirmed for one seed only, 95 % interval " in git(quick, "log", "-1", "--format=%B", "main")
     assert confirmed(quick, cli)["verdict"] == "confirmed"
+
+
+@pytest.mark.parametrize("flags", [("--seeds", "1"), ()])
+def test_noisy_recipe_without_a_seed_is_not_said_to_have_one(quick: Path, cli: Cli, flags: tuple[str, ...]) -> None:
+    """Its runs vary as those of a recipe with new seeds do, so its gain is for no seed in particular."""
+    add_unseeded_noise(quick)
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    data = confirmed(quick, cli, *flags)
+    assert (data["verdict"], data["one_seed"]) == ("confirmed", "baseline has no constant SEED or RANDOM_STATE")
+    for shown in (cli(quick, "status").stdout, cli(quick, "sessions").stdout):
+        assert "confirmed" in shown
+        assert "seed" not in shown
+    assert "(95 %, these data);" in cli(quick, "status").stdout
 
 
 def test_runs_with_one_seed_count_as_one(seeded: Path, cli: Cli) -> None:
@@ -411,10 +431,7 @@ def test_unfinished_confirmation_whose_seeds_were_used_since_is_not_continued(se
 
 
 def test_unfinished_confirmation_without_seeds_whose_logs_are_gone_is_not_continued(quick: Path, cli: Cli) -> None:
-    text = (quick / "train.py").read_text()
-    noise = "import os, random; loss += 0.001 * random.Random(os.urandom(8)).gauss(0, 1)"
-    (quick / "train.py").write_text(text.replace('print("---")', f'{noise}\nprint("---")', 1))
-    commit_all(quick, "noise")
+    add_unseeded_noise(quick)
     keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
     as_earlier_versions_did(quick, cli)
     data = confirmed(quick, cli, "--runs", "5")
