@@ -163,11 +163,11 @@ def _session(workspace: Workspace, protocol: Protocol, tag: str) -> Iterator[Che
         yield Check(f"{tag}: journal", "ok", f"{counted(max(0, len(state.experiments) - 1), 'experiment')}, {path}")
     else:
         yield Check(f"{tag}: journal", "warning", "the last line is incomplete", repair)
+    yield from _process(state, tag, repair)
     if not workspace.is_whole(state.head):
         words = f"git cannot read {state.head[:12]}, the last commit of the session"
         yield Check(f"{tag}: commits", "broken", words, repair)
         return
-    yield from _process(state, tag, repair)
     yield _branch(workspace, state, tag, repair)
     yield _rows(workspace, protocol, state, tag)
     yield _commits(workspace, state, tag, repair)
