@@ -211,7 +211,9 @@ def test_run_that_goes_on_without_its_scheduler_is_taken_by_the_next_start(
         until(lambda: (tmp_path / "w").read_text().count("is ready") == 2, "the station is not back")
         done = cli(quick, "run", "--tag", "t", "--scheduler", *where, *FLAGS, "--max-experiments", "0")
     assert done.returncode == 0, done.stderr
-    assert [run["lease"] for run in events(quick, "returned")] == ["1"]
+    returned = [run["lease"] for run in events(quick, "returned")]
+    # On a fast machine, the baseline is repeated for its noise before the session ends.
+    assert returned in (["1"], ["1", "2"])
 
 
 def begun(folder: Path, *args: str) -> subprocess.Popen[str]:
