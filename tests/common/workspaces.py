@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -136,3 +137,10 @@ def go(cli: Cli, folder: Path, tag: str = "t", count: int = 2) -> None:
     """Run a session with so many experiments."""
     done = cli(folder, "run", "--tag", tag, "--max-experiments", str(count))
     assert done.returncode == 0, done.stderr
+
+
+def require_git(*version: int) -> None:
+    """Skip a test of what an older git lacks, without which the program still runs."""
+    found = subprocess.run(["git", "version"], capture_output=True, text=True, check=True).stdout
+    if tuple(map(int, re.findall(r"\d+", found)[:2])) < version:
+        pytest.skip(f"git before {'.'.join(map(str, version))} lacks what this tests: update git to run it")

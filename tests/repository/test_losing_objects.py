@@ -16,7 +16,7 @@ from agent.errors import AutoresearchError
 from agent.protocol.load import load_protocol
 from agent.repository.loose import remove_empty_objects
 from agent.repository.workspace import Workspace
-from tests.common.workspaces import git
+from tests.common.workspaces import git, require_git
 
 
 def empty(folder: Path, *names: str) -> None:
@@ -88,9 +88,7 @@ def test_empty_files_of_objects_are_written_again(quick: Path, parts: tuple[str,
 
 def test_each_object_and_ref_is_synced_to_the_disk(quick: Path, tmp_path: Path) -> None:
     """Otherwise the journal, which is synced, names a commit that a power cut takes away."""
-    found = re.search(r"(\d+)\.(\d+)", git(quick, "version"))
-    if found is None or (int(found[1]), int(found[2])) < (2, 36):
-        pytest.skip("git before 2.36 has no core.fsync")
+    require_git(2, 36)
     trace = tmp_path / "trace"
     workspace = Workspace(quick, load_protocol(quick))
     workspace.git._env["GIT_TRACE2_EVENT"] = str(trace)

@@ -16,7 +16,7 @@ from agent.repository.ready import elsewhere, require_unedited
 from agent.repository.workspace import Workspace
 from agent.session import recovery
 from tests.common.processes import other_git
-from tests.common.workspaces import Cli, commit, git, go
+from tests.common.workspaces import Cli, commit, git, go, require_git
 
 
 def test_a_linked_worktree_and_a_branch_that_another_one_has(quick: Path, cli: Cli, tmp_path: Path) -> None:
@@ -146,9 +146,7 @@ def test_a_branch_that_a_rebase_will_move_is_refused(quick: Path, options: tuple
 
 
 def test_worktree_with_a_line_feed_in_its_path_is_seen(quick: Path, tmp_path: Path) -> None:
-    found = re.search(r"(\d+)\.(\d+)", git(quick, "version"))
-    if found is None or (int(found[1]), int(found[2])) < (2, 36):
-        pytest.skip("git before 2.36 lists no such path")
+    require_git(2, 36)
     beside = tmp_path / "be\nside"
     git(quick, "worktree", "add", "--quiet", "-b", "side", str(beside))
     assert elsewhere(Workspace(quick, load_protocol(quick)), "side") == beside
