@@ -11,6 +11,7 @@ from typing import Literal
 
 from agent.claim.figures import in_words, is_scored
 from agent.claim.models import LONGEST_TEXT, Claim, Pair
+from agent.comparison.pairs import LARGEST_SEED
 from agent.decision import anytime
 from agent.decision.difference import difference, equal_for_seeds, is_coarse
 from agent.errors import Interrupted, MachineFault, PreconditionError, Suspended, in_one_line
@@ -21,7 +22,6 @@ from agent.execution.process import Observer
 from agent.format import counted, figure
 from agent.journal.experiment import KNEW, Direction, Run, Value, mean
 from agent.session import faults
-from agent.session.confirm import LARGEST_SEED
 from agent.session.references import BASELINE
 from agent.session.signals import Interrupts
 from agent.source.seed import alters_randomness, with_seed

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.comparison.compare import compare as compare_here
+from agent.comparison.confirm import Compare, confirm, sides
+from agent.comparison.pairs import BY_DEFAULT, Pairs
 from agent.errors import AutoresearchError, Interrupted, MachineFault, PreconditionError, fault, in_one_line
 from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
@@ -15,14 +18,13 @@ from agent.journal.paths import find_session, head_ref, is_tag, journal_path
 from agent.journal.state import State
 from agent.playbook.findings import added, findings
 from agent.protocol.load import load_protocol
+from agent.report.confirmation import confirm_lines
 from agent.repository.checkout import Checkout
 from agent.repository.ready import home_of
 from agent.repository.refs import is_known
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import Mode
 from agent.session import recovery
-from agent.session.compare import compare as compare_here
-from agent.session.confirm import BY_DEFAULT, Compare, Pairs, confirm, confirm_lines, sides
 from agent.session.opening import open_runner, prepared
 from agent.session.session import Session
 from agent.session.signals import Interrupts

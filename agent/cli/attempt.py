@@ -11,6 +11,7 @@ from typing import Any
 from agent.cli.accept import Desk
 from agent.cli.fleet import began_on_stations, require_same_kind
 from agent.cli.launch import RunConfig, guarded, session_config
+from agent.comparison.confirm import require_no_evaluator
 from agent.decision.limits import Limits
 from agent.errors import AutoresearchError, Interrupted, PreconditionError
 from agent.execution.awake import kept_awake
@@ -24,7 +25,6 @@ from agent.journal.state import State
 from agent.proposers.edit import EditOnly
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
-from agent.session.confirm import require_no_evaluator
 from agent.session.opening import open_runner, prepared
 from agent.session.session import STOPPED, Session
 from agent.session.signals import IMMEDIATE

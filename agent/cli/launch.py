@@ -16,6 +16,7 @@ from typing import Any
 
 from agent.cli.afterwards import extend_playbook, report_on
 from agent.cli.fleet import StationsConfig, Work, joined, require_same_kind, where, work_of
+from agent.comparison.confirm import require_no_evaluator
 from agent.decision.decide import DecisionConfig
 from agent.decision.limits import Limits, noted
 from agent.decision.longer_training import trains
@@ -42,7 +43,6 @@ from agent.room.sandbox import Mode
 from agent.session import at_login
 from agent.session.at_login import Starter
 from agent.session.baseline import log_path, measure_baseline
-from agent.session.confirm import require_no_evaluator
 from agent.session.context import PROGRAM, known_constants, notes_on_program
 from agent.session.faults import repeat
 from agent.session.opening import open_runner, prepared, require_startable, start_of

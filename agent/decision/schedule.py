@@ -10,6 +10,8 @@ from agent.execution.conditions import disturbed
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run, succeeded
 
+RUNS = 3  # of each side, unless the user says otherwise
+
 
 def next_turn(comparison: PendingComparison) -> str | None:
     """Return the label to run next; None when all runs are done.

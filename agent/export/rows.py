@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from agent.comparison.evidence import latest_runs
 from agent.decision.difference import by_seed
 from agent.decision.student_t import quantile
 from agent.export.sessions import Measured, Session
@@ -18,7 +19,6 @@ from agent.journal.paths import is_overwritten, own_log
 from agent.journal.state import State
 from agent.pruning.curves import Curve, curve
 from agent.report.gain import Outcome, metric_of, outcome
-from agent.session.confirm import latest_runs
 from agent.system.files import read_end
 
 LARGEST_LOG = 2**26  # bytes, counted from the end

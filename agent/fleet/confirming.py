@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from agent.decision.schedule import in_pairs
+from agent.comparison.compare import begin, raise_if_stopped
+from agent.comparison.confirm import Compare
+from agent.comparison.pairs import Pairs
+from agent.decision.schedule import RUNS, in_pairs
 from agent.errors import AutoresearchError
 from agent.fleet.decider import Fleet
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run, succeeded
 from agent.journal.state import side
-from agent.session.compare import begin, raise_if_stopped
-from agent.session.confirm import RUNS, Compare, Pairs
 from agent.session.workbench import Workbench
 from agent.system.invocation import here
 
@@ -31,7 +32,7 @@ def pairs_for(fleet: Fleet) -> Pairs:
 
 
 def on_stations(fleet: Fleet) -> Compare:
-    """Return what `agent.session.confirm` needs to make its runs on stations."""
+    """Return what `agent.comparison.confirm` needs to make its runs on stations."""
 
     def compare(
         bench: Workbench, commits: Mapping[str, str], count: int, _: Path, seeds: Sequence[int] = ()

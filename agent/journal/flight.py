@@ -67,7 +67,7 @@ class Lease:
         log: where its log is stored.
         candidate: the candidate to run; else None.
         of: the number of the kept experiment to run; else None.
-        label: the side of a comparison to run, `a` or `b` (`agent.session.compare`); else None.
+        label: the side of a comparison to run, `a` or `b` (`agent.comparison.compare`); else None.
         seed: the seed that is set; None for the recipe's own.
         rebase: the run is accepted although the machine's state has changed (`Run.rebased`).
         at: Unix time in seconds.

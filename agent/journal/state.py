@@ -59,7 +59,7 @@ class State:
         confirmations: the data of the latest `confirmed` event for each pair of commits, `{a} {b}`; of the latest that
             varied the seed, if one did.
         compared: the comparisons behind `confirmations`, whose runs are all held-out.
-        comparison: the comparison of `agent.session.compare` in progress; else None.
+        comparison: the comparison of `agent.comparison.compare` in progress; else None.
         parked: unfinished comparisons that others displaced. They resume when requested again.
         promotions: the data of the `promoted` events.
         climbed: the comparisons behind them, each at its rung. Nothing else counts their runs.

@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from agent.comparison.ablate import BEST, Unit, commit_variant, entry_of, label_of, units_of, without
+from agent.comparison.pairs import Pairs
 from agent.journal.experiment import Experiment
 from agent.promote.judge import Measured, Verdict, failed, gain_in_session, judge, measure
 from agent.promote.rung import refused, set_in
 from agent.report.gain import outcome, standing
-from agent.session.ablate import BEST, Unit, commit_variant, entry_of, label_of, units_of, without
-from agent.session.confirm import Pairs
 from agent.session.context import known_constants
 from agent.session.workbench import Workbench
 from agent.source.values import Place, changed_values

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from agent.comparison.compare import compare
+from agent.comparison.confirm import described
+from agent.comparison.evidence import HOLDOUT, ONE_SEED, alike, evidence, sample_of
+from agent.comparison.pairs import Pairs, plan_seeds
 from agent.errors import AutoresearchError
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run
 from agent.journal.state import State
 from agent.promote.rung import why_no_longer
 from agent.report.gain import standing
-from agent.session.compare import compare
-from agent.session.confirm import HOLDOUT, ONE_SEED, Pairs, alike, described, evidence, plan_seeds, sample_of
 from agent.session.workbench import Workbench
 
 Part = Literal["whole", "each", "rest"]

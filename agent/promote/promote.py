@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent.comparison.ablate import BEST
+from agent.comparison.compare import expected
+from agent.comparison.confirm import scoring
+from agent.comparison.pairs import BY_DEFAULT, Pairs
 from agent.errors import PreconditionError
 from agent.format import counted, duration
 from agent.journal.state import State
@@ -23,9 +27,6 @@ from agent.promote.each import (
 from agent.promote.judge import Measured, Part, Verdict, failed, judge, measure
 from agent.promote.rung import climb
 from agent.report.promotion import rung_words
-from agent.session.ablate import BEST
-from agent.session.compare import expected
-from agent.session.confirm import BY_DEFAULT, Pairs, scoring
 from agent.session.workbench import Workbench
 from agent.system.invocation import git_here
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from agent.decision.decide import Comparison, DecisionConfig, judge, require_limits, why_unlike
 from agent.decision.limits import Limits, goes_on, left_of, reached
+from agent.decision.schedule import RUNS
 from agent.decision.sequential_test import Step
 from agent.errors import AutoresearchError
 from agent.execution.fingerprint import fingerprint
@@ -33,7 +34,6 @@ from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
 from agent.session import recovery
 from agent.session.baseline import propose_baseline
-from agent.session.confirm import RUNS
 from agent.session.context import context_of, known_constants
 from agent.session.opening import create_session
 from agent.session.retries import is_own_mistake, owed, smaller_candidate

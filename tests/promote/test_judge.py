@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from agent.comparison.evidence import HOLDOUT, ONE_SEED
 from agent.promote.judge import verdict_at
-from agent.session.confirm import HOLDOUT, ONE_SEED
 
 pytestmark = pytest.mark.quick
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
+from agent.comparison.ablate import commit_variant
 from agent.journal.journal import Journal, fold, read
 from agent.journal.paths import journal_path
 from agent.journal.state import State
 from agent.promote.each import changes_of, gain_at_rung, gain_of_rest
 from agent.promote.rung import climb
 from agent.report.promotion import promotion_lines
-from agent.session.ablate import commit_variant
 from agent.session.opening import open_runner
 from agent.session.signals import Interrupts
 from agent.session.workbench import Workbench

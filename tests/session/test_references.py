@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from agent.comparison.compare import noise_here
 from agent.decision.difference import NO_NOISE
 from agent.decision.noise import noise_of
 from agent.journal.comparison import PendingComparison, Rung
 from agent.journal.experiment import Experiment, Run, Verdict
 from agent.journal.flight import Flight, Station
 from agent.journal.state import State
-from agent.session.compare import noise_here
 from agent.session.references import away, of_candidate, of_commit, of_comparison, runs_at
 
 pytestmark = pytest.mark.quick

@@ -14,7 +14,7 @@ from agent.errors import UsageError
 from agent.format import figure
 
 if TYPE_CHECKING:
-    from agent.session.confirm import Pairs
+    from agent.comparison.pairs import Pairs
 
 
 MOST_RUNS = 1000  # of a side: the journal has the seeds of all of them in one line
@@ -46,7 +46,8 @@ def pairs_of(flags: PairFlags) -> Pairs:
     Raises:
         UsageError: there are more seeds than runs.
     """
-    from agent.session.confirm import RUNS, Pairs
+    from agent.comparison.pairs import Pairs
+    from agent.decision.schedule import RUNS
 
     count, seeds = flags.runs or max(2, flags.seeds or RUNS), flags.seeds
     if seeds is not None and seeds > count:
@@ -85,7 +86,8 @@ def confirm_(
     Exits with code 2 if a commit is unknown, 3 if nothing was kept, 4 if the GPU keeps failing.
     """
     from agent.cli.afterwards import compared
-    from agent.session.confirm import confirm, confirm_lines, sides
+    from agent.comparison.confirm import confirm, sides
+    from agent.report.confirmation import confirm_lines
 
     wanted = pairs_of(pairs)
     data = compared(
@@ -128,7 +130,7 @@ def ablate(
     Exits with code 3 if the session kept nothing, 4 if the GPU keeps failing.
     """
     from agent.cli.afterwards import compared
-    from agent.session.ablate import ablate, ablate_lines
+    from agent.comparison.ablate import ablate, ablate_lines
 
     data = compared(
         Options.folder,

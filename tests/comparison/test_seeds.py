@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.comparison.evidence import Sample, evidence, latest_runs, on_reference
 from agent.decision import anytime
 from agent.decision.difference import difference
 from agent.decision.noise import noise_of
@@ -17,7 +18,6 @@ from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run
 from agent.journal.journal import Journal, fold
 from agent.journal.paths import journal_path
-from agent.session.confirm import Sample, evidence, latest_runs, on_reference
 from agent.session.opening import open_runner
 from agent.session.signals import Interrupts
 from agent.session.workbench import Workbench

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
+from agent.comparison.evidence import sample_of
 from agent.decision.schedule import counted, in_pairs, next_turn, reasons
 from agent.execution import conditions
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path
-from agent.session.confirm import sample_of
 from tests.common.forked import Forked
 from tests.common.in_process import call
 from tests.common.scripts import SLOW, knowing

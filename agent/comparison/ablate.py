@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent.comparison.compare import compare, noise_here
 from agent.decision.difference import difference
 from agent.errors import PreconditionError
 from agent.execution.measure import Runner
 from agent.format import figure
 from agent.journal.experiment import VOIDED, Experiment, metrics
 from agent.journal.state import State
-from agent.session.compare import compare, noise_here
 from agent.session.context import known_constants
 from agent.session.workbench import Workbench
 from agent.source.merging import merged
