@@ -9,7 +9,7 @@ from typing import Any
 
 from agent.comparison.compare import compare as compare_here
 from agent.comparison.evidence import Sample, alike, evidence_in_session, on_reference, runs_that_count, sample_of
-from agent.comparison.pairs import BY_DEFAULT, Pairs, plan_pairs, unfinished
+from agent.comparison.pairs import BY_DEFAULT, Pairs, logs_of, plan_pairs, unfinished
 from agent.errors import PreconditionError, UsageError
 from agent.execution.measure import Runner
 from agent.journal.comparison import PendingComparison
@@ -99,7 +99,7 @@ def confirm(
     journal = bench.journal
     pair = set(commits.values())
     earlier = [each for each in journal.state.compared if len(pair) > 1 and set(each.commits.values()) == pair]
-    begun = [each for each in unfinished(journal.state) if set(each.commits.values()) == pair]
+    begun = unfinished(bench, commits)
     plan, one_seed, again = plan_pairs(bench, commits, [*earlier, *begun], pairs)
     folder = _log_folder(bench, commits, len(earlier) + len(begun), again)
     scored = scoring(bench, pairs.holdout)
@@ -128,9 +128,8 @@ def _log_folder(bench: Workbench, commits: Mapping[str, str], known: int, again:
         known: number of comparisons of the two so far.
         again: the interrupted one.
     """
-    there = [run.log for runs in again.runs.values() for run in runs if run.log and not run.station] if again else []
-    if there:
-        return Path(there[0]).parent
+    if again is not None and (there := logs_of(again)) is not None:
+        return there
     name = f"{commits['a'][:12]}-{commits['b'][:12]}"
     return bench.journal.path.parent / "confirm" / (f"{name}-{known + 1}" if known else name)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from agent.comparison.compare import varied_by
 from agent.decision.schedule import RUNS
@@ -49,7 +50,7 @@ def plan_pairs(
         pairs: how many, with which seeds.
     """
     plan, why = plan_seeds(bench, commits, known, pairs)
-    new = PendingComparison(commits, (), pairs.count, varied=varied_by(bench, commits, plan))
+    new = PendingComparison(commits, (), pairs.count, rung=bench.rung, varied=varied_by(bench, commits, plan))
     for each in reversed([each for each in known if _continues(bench.journal.state, each)]):
         if each.is_same(replace(new, seeds=each.seeds)) and len({*each.seeds}) == len({*plan}):
             return each.seeds, why, each
@@ -63,11 +64,20 @@ def _continues(state: State, found: PendingComparison) -> bool:
     """
     pair = {*found.commits.values()}
     used = {seed for each in state.compared if {*each.commits.values()} == pair for seed in each.seeds}
-    return found in unfinished(state) and not state.overwritten(found) and not used & {*found.seeds}
+    return found in state.unfinished and not state.overwritten(found) and not used & {*found.seeds}
 
 
-def unfinished(state: State) -> list[PendingComparison]:
-    return [each for each in state.unfinished if each.doing == "confirming"]
+def unfinished(bench: Workbench, commits: Mapping[str, str]) -> list[PendingComparison]:
+    """Return the unfinished comparisons of these commits under the conditions of this one."""
+    kind = PendingComparison(commits, (), 0, rung=bench.rung)
+    every = [each for each in bench.journal.state.unfinished if (each.doing, each.rung) == (kind.doing, kind.rung)]
+    return [each for each in every if {*each.commits.values()} == {*commits.values()}]
+
+
+def logs_of(found: PendingComparison) -> Path | None:
+    """Return the folder that has the logs of its runs on this machine; None if it has none."""
+    there = [run.log for runs in found.runs.values() for run in runs if run.log and not run.station]
+    return Path(there[0]).parent if there else None
 
 
 def plan_seeds(

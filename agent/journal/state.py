@@ -366,9 +366,27 @@ def _promoted(state: State, event: Event) -> State:
     rung = rung_of(event.data["rung"])
     every = (*state.parked, *((state.comparison,) if state.comparison else ()))
     done, rest = (tuple(each for each in every if (each.rung == rung) == at_it) for at_it in (True, False))
-    promotions = (*state.promotions, {name: event.data[name] for name in PROMOTION})
-    climbed = (*state.climbed, *done)
+    climbed = (*state.climbed, *(replace(each, unfinished=_gave_way(each, done)) for each in done))
+    promotions = _in_order(state.promotions, {name: event.data[name] for name in PROMOTION})
     return replace(state, promotions=promotions, climbed=climbed, comparison=None, parked=rest)
+
+
+def _gave_way(found: PendingComparison, done: Sequence[PendingComparison]) -> bool:
+    """Return whether a later one compared the same commits, so that this one was given up for it."""
+    later = done[done.index(found) + 1 :]
+    return any({*each.commits.values()} == {*found.commits.values()} for each in later)
+
+
+def _in_order(promotions: Sequence[Mapping[str, Any]], new: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """Return the promotions with a new one at the end: the latest of a best at a rung is the one that counts.
+
+    One with the recipe's own seed does not take back what several seeds have shown, and goes before that.
+    """
+    if not new["whole"]["seeds"]:
+        for index, each in enumerate(promotions):
+            if each["whole"]["seeds"] and (each["best"], each["rung"]) == (new["best"], new["rung"]):
+                return (*promotions[:index], new, *promotions[index:])
+    return (*promotions, new)
 
 
 # How each kind of event changes the state: first events of the session, then events of the experiment in progress.

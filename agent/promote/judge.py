@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from agent.comparison.compare import compare
 from agent.comparison.confirm import described
 from agent.comparison.evidence import HOLDOUT, ONE_SEED, alike, evidence, sample_of
-from agent.comparison.pairs import Pairs, plan_seeds
+from agent.comparison.pairs import Pairs, logs_of, plan_pairs, unfinished
 from agent.errors import AutoresearchError
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run
@@ -62,10 +62,15 @@ def measure(bench: Workbench, commits: Mapping[str, str], pairs: Pairs, part: Pa
     Raises:
         AutoresearchError: the first failed, or the recipe ignores the training budget of the rung.
     """
-    seeds, one_seed = plan_seeds(bench, commits, _at_rung(bench), pairs)
-    seeds = tuple(seed + PARTS.index(part) * pairs.count for seed in seeds)
+    begun = unfinished(bench, commits)
+    seeds, one_seed, again = plan_pairs(bench, commits, [*_at_rung(bench), *begun], pairs)
+    folder = _log_folder(bench) / (f"{part}-{len(begun) + 1}" if begun else part)
+    if again is not None:
+        folder = logs_of(again) or folder
+    else:
+        seeds = tuple(seed + PARTS.index(part) * pairs.count for seed in seeds)
     first = next(iter(commits))
-    runs = compare(bench, commits, pairs.count, _log_folder(bench) / part, seeds, commits.keys() - {first})
+    runs = compare(bench, commits, pairs.count, folder, seeds, commits.keys() - {first})
     _require_longer(bench, [run for each in runs.values() for run in each])
     return Measured(commits, runs, seeds, one_seed)
 
@@ -93,7 +98,8 @@ def _require_longer(bench: Workbench, runs: Sequence[Run]) -> None:
 def judge(bench: Workbench, measured: Measured, a: str, b: str, own: float | None) -> dict[str, Any]:
     """Return the gain of `b` over `a` at the rung with its verdict, as plain data.
 
-    All runs at this rung count, including those of earlier promotions.
+    All runs at this rung count, including those of earlier promotions, and the whole pairs of those that were begun
+    with another number of pairs and not finished.
 
     Args:
         bench: with a rung.
@@ -104,7 +110,7 @@ def judge(bench: Workbench, measured: Measured, a: str, b: str, own: float | Non
     """
     commits = {"a": measured.commits[a], "b": measured.commits[b]}
     pair = set(commits.values())
-    every = alike(bench.journal.state.comparison, _at_rung(bench))
+    every = alike(bench.journal.state.comparison, [*_at_rung(bench), *_given_up(bench, measured.commits)])
     earlier = [each for each in every if pair <= set(each.commits.values())]
     sample = sample_of(commits, {"a": measured.runs[a], "b": measured.runs[b]}, earlier, measured.seeds)
     found = evidence(bench, commits, sample)
@@ -160,6 +166,12 @@ def gain_in_session(state: State) -> float | None:
     stands = standing(state)
     found = stands.apparent if stands.confirmed is None else stands.confirmed
     return found / abs(stands.baseline) if found is not None and stands.baseline else None
+
+
+def _given_up(bench: Workbench, commits: Mapping[str, str]) -> list[PendingComparison]:
+    """Return the unfinished comparisons of these commits other than the one in progress."""
+    latest = bench.journal.state.comparison
+    return [replace(each, unfinished=True) for each in unfinished(bench, commits) if each != latest]
 
 
 def _at_rung(bench: Workbench) -> list[PendingComparison]:

@@ -391,6 +391,36 @@ def test_promotions_at_two_rungs_may_be_under_way(night: Path, cli: Cli) -> None
     assert all(log.is_file() for log in logs)
 
 
+def test_own_seed_does_not_take_back_what_new_seeds_have_shown(night: Path, cli: Cli) -> None:
+    at = ("--training-seconds", "900", "--no-each", "--runs", "2")
+    several = promoted(night, cli, *at)["whole"]
+    assert several["seeds"]
+    one = promoted(night, cli, *at, "--seeds", "1")["whole"]
+    assert not one["seeds"]
+    found = state_of(night).promotions
+    assert [bool(each["whole"]["seeds"]) for each in found] == [False, True]
+    assert found[-1]["whole"] == several
+
+
+def test_pairs_of_an_interrupted_promotion_count_with_another_number_of_runs(night: Path, cli: Cli) -> None:
+    command = ("promote", "--training-seconds", "900", "--no-each", "--runs", "3")
+    work = Forked(night, command, slowed("0.3"))
+    wait_until(night, lambda found: found[-1]["event"] == "running" and found[-1]["run"] == 3)
+    work.send_signal(signal.SIGKILL)
+    work.communicate()
+    before = events(night, "compared")
+    assert len(before) == 4
+    whole = promoted(night, cli, *command[1:4], "--runs", "2")["whole"]
+    after = events(night, "compared")
+    assert len({run["log"] for run in after}) == len(after) == 8
+    assert len({run["seed"] for run in after}) == 4
+    assert whole["runs"] == {"a": 4, "b": 4}
+    assert len(whole["seeds"]) == 4
+    again = promoted(night, cli, *command[1:4], "--runs", "2")["whole"]
+    assert again["runs"] == {"a": 6, "b": 6}, "whole pairs of a comparison that was given up count once"
+    assert state_of(night).parked == ()
+
+
 def test_variant_of_an_earlier_promotion_keeps_a_ref(night: Path) -> None:
     with open_runner(night, "t", None, "off") as runner, closing(Journal(journal_path(night, "t"))) as journal:
         bench = Workbench(runner, journal, Interrupts())
