@@ -63,6 +63,7 @@ class State:
         parked: unfinished comparisons that others displaced. They resume when requested again.
         promotions: the data of the `promoted` events.
         climbed: the comparisons behind them, each at its rung. Nothing else counts their runs.
+        ablated: the comparisons of ablations. Nothing else counts their runs.
         faults: the runs that faults of the GPU ended.
         faulted: commit -> number of its runs in experiments that they ended.
         scored: the data of the `scored` event of kept experiments, by number. No proposer and no verdict sees it.
@@ -92,6 +93,7 @@ class State:
     parked: tuple[PendingComparison, ...] = ()
     promotions: tuple[Mapping[str, Any], ...] = ()
     climbed: tuple[PendingComparison, ...] = ()
+    ablated: tuple[PendingComparison, ...] = ()
     faults: Faults = NO_FAULTS
     faulted: Mapping[str, int] = field(default_factory=dict)
     scored: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
@@ -110,7 +112,7 @@ class State:
     def runs_in_comparisons(self, commit: str | None) -> list[tuple[PendingComparison, Run]]:
         """Return the runs of a commit in comparisons, each with its comparison."""
         current = (self.comparison,) if self.comparison else ()
-        comparisons = (*self.compared, *self.climbed, *self.parked, *current)
+        comparisons = (*self.compared, *self.climbed, *self.ablated, *self.parked, *current)
         return [
             (each, run)
             for each in comparisons
@@ -356,16 +358,17 @@ def _confirmed(state: State, data: Mapping[str, Any]) -> State:
 
 
 def _ablated(state: State, _: Event) -> State:
-    """End an ablation: its comparisons have a side `best`. Those of others that it displaced stay parked."""
-    others = tuple(each for each in state.parked if each.rung is not None or "best" not in each.commits)
-    return replace(state, comparison=None, parked=others)
+    """End an ablation. The comparisons of others that it displaced stay parked."""
+    done, others = (
+        tuple(each for each in state.unfinished if (each.doing == "ablating") == its) for its in (True, False)
+    )
+    return replace(state, comparison=None, parked=others, ablated=(*state.ablated, *done))
 
 
 def _promoted(state: State, event: Event) -> State:
     """End a promotion: its comparisons are those at its rung, in progress or parked."""
     rung = rung_of(event.data["rung"])
-    every = (*state.parked, *((state.comparison,) if state.comparison else ()))
-    done, rest = (tuple(each for each in every if (each.rung == rung) == at_it) for at_it in (True, False))
+    done, rest = (tuple(each for each in state.unfinished if (each.rung == rung) == at_it) for at_it in (True, False))
     climbed = (*state.climbed, *(replace(each, unfinished=_gave_way(each, done)) for each in done))
     promotions = _in_order(state.promotions, {name: event.data[name] for name in PROMOTION})
     return replace(state, promotions=promotions, climbed=climbed, comparison=None, parked=rest)

@@ -240,6 +240,13 @@ def test_runs_have_the_numbers_of_show_and_those_of_confirm_are_among_them(sessi
         assert data(cli, session, "log")["path"].endswith(log.partition("/.autoresearch/")[2])
 
 
+def test_runs_of_ablate_are_shown_after_its_end(session: Path, cli: Cli) -> None:
+    assert cli(session, "ablate", "--runs", "2").returncode == 0
+    found = [run for run in data(cli, session, "show", "best")["runs"] if run["kind"] == "ablating"]
+    assert len(found) >= 2
+    assert "for `ablate`" in cli(session, "show", "best").stdout
+
+
 def test_screens_come_first_among_the_runs(session: Path, cli: Cli) -> None:
     record = Journal(journal_path(session, "t"))
     number, best = len(record.state.experiments), record.state.incumbent
