@@ -18,6 +18,7 @@ from agent.repository.index import INDEX, LOCK_POLL, holding_index, index_with, 
 from agent.repository.workspace import Workspace
 
 SETTLE_SECONDS, RECENT_SECONDS = 0.3, 1.0
+DETACHED = 1  # the exit code with which `git symbolic-ref --quiet` says that HEAD is none
 TOLD = ("-m", "autoresearch: move the branch")  # for the reflog
 
 
@@ -44,7 +45,7 @@ class Checkout:
     def branch(self) -> str | None:
         """The branch that is checked out; None for a detached HEAD."""
         # The short name is different if a tag has the same name as the branch.
-        ref = self._git.asked("symbolic-ref", "--quiet", "HEAD")
+        ref = self._git.asked("symbolic-ref", "--quiet", "HEAD", no=DETACHED)
         return None if ref is None else ref.removeprefix("refs/heads/")
 
     def changes(self) -> list[str]:

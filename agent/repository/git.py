@@ -137,16 +137,16 @@ class Git:
         """Run git and return its output without the final newline. Raises AutoresearchError with git's own message."""
         return os.fsdecode(self.fed([*args], b"", env or {})).removesuffix("\n")
 
-    def asked(self, *args: str) -> str | None:
-        """Run git and return its output, or None if it says no: its exit code is positive.
+    def asked(self, *args: str, no: int | None = None) -> str | None:
+        """Run git and return its output, or None if it says no: its exit code is `no`, or positive if that is None.
 
         Raises:
-            AutoresearchError: it has said nothing: it could not be started, or was killed.
+            AutoresearchError: it has said nothing: it could not be started, was killed, or failed.
         """
         try:
             return self.run(*args)
         except GitFailed as error:
-            if error.code < 0:
+            if error.code < 0 or no not in (None, error.code):
                 raise
             return None
 
