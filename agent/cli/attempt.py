@@ -97,7 +97,8 @@ def attempt(folder: Path, config: RunConfig, why: str | None, told: Told) -> tup
 def choose_tag(folder: Path, training_seconds: float | None) -> str:
     """Return the session that an edit belongs to by default.
 
-    That is the most recent one that was measured under the present conditions, or else a new one.
+    That is the most recent one that was measured under the present conditions, with the present files beside the
+    recipe, or else a new one.
 
     Args:
         folder: the workspace.
@@ -122,9 +123,10 @@ def choose_tag(folder: Path, training_seconds: float | None) -> str:
                 continue
             seconds = training_seconds or session["fingerprint"].get("training_seconds")
             now = fingerprint(protocol, seconds, workspace.harness_digest(session["base"]))
+            same = workspace.surroundings(session["base"]) == workspace.surroundings(workspace.head)
         except (AutoresearchError, OSError):
             continue  # its own commands report the damage
-        if not differences(session["fingerprint"], now):
+        if same and not differences(session["fingerprint"], now):
             return path.parent.name
     names = [FIRST_TAG, *(f"{FIRST_TAG}-{number}" for number in range(2, MOST_TAGS))]
     free = (

@@ -43,12 +43,13 @@ from agent.room.sandbox import Mode
 from agent.session import at_login
 from agent.session.at_login import Starter
 from agent.session.baseline import log_path, measure_baseline
-from agent.session.context import PROGRAM, known_constants, notes_on_program
+from agent.session.context import known_constants, notes_on_program
 from agent.session.faults import repeat
 from agent.session.opening import open_runner, prepared, require_startable, start_of
 from agent.session.recovery import require_resumable
 from agent.session.session import Session, SessionConfig
 from agent.session.signals import Interrupts
+from agent.system.names import PROGRAM
 from agent.views.notify import Notifier
 from agent.views.text import Places, closing
 

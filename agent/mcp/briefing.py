@@ -16,7 +16,8 @@ from agent.proposers import earlier
 from agent.proposers.model import prompt
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
-from agent.session.context import PROGRAM, context_of, program_of, rules_of
+from agent.session.context import context_of, program_of, rules_of
+from agent.system.names import PROGRAM
 
 TOKENS = 16_000
 

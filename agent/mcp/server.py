@@ -28,10 +28,10 @@ from agent.report.gather import gather
 from agent.report.status import request_stop
 from agent.report.verdict import which_experiment
 from agent.repository.workspace import Workspace
-from agent.session.context import LARGEST_PROGRAM, PROGRAM
+from agent.session.context import LARGEST_PROGRAM
 from agent.system.files import read_text
 from agent.system.invocation import version
-from agent.system.names import PROTOCOL
+from agent.system.names import PROGRAM, PROTOCOL
 from agent.views.status import session_status
 
 LONGEST_WAIT = 45.0  # seconds: the shortest time limit of the clients in docs/mcp.md is 60

@@ -88,6 +88,7 @@ def gather(
     session: Mapping[str, Any],
     first: str | None,
     is_same_code: Callable[[str], bool] = lambda _: True,
+    is_alike: Callable[[str], bool] = lambda _: True,
 ) -> Knowledge:
     """Return what a new session can learn from the other sessions of its workspace.
 
@@ -97,6 +98,7 @@ def gather(
         first: the session that it starts from, which is read first; None if there is none.
         is_same_code: whether a commit has the program that the new session begins with, apart from the values of
             constants.
+        is_alike: whether the files that no candidate changes are those of the commit that a session began with.
     """
     asked = functools.cache(is_same_code)
     found: list[Earlier] = []
@@ -107,7 +109,7 @@ def gather(
         try:
             if path.stat().st_size > LARGEST_JOURNAL:
                 raise AutoresearchError("its journal is too large")
-            found += _of_session(path, session, asked, MOST - len(found))
+            found += _of_session(path, session, (asked, is_alike), MOST - len(found))
         except (AutoresearchError, OSError) as error:
             skipped.append(one_line(f"learned nothing from session {path.parent.name}: {error}"))
     return Knowledge(tuple(found), tuple(skipped[:MOST_NOTES]))
@@ -189,17 +191,18 @@ def _latest(journal: Path, first: str | None) -> list[Path]:
 
 
 def _of_session(
-    path: Path, session: Mapping[str, Any], is_same_code: Callable[[str], bool], most: int
+    path: Path, session: Mapping[str, Any], ask: tuple[Callable[[str], bool], Callable[[str], bool]], most: int
 ) -> list[Earlier]:
     """Return at most `most` experiments of a session; none if its data, harness or metric differ."""
     state = fold(path)
     if state.session is None:
         return []
     before, now = state.session.get("fingerprint", {}), session["fingerprint"]
-    same = all(state.session.get(name) == session[name] for name in ("metric", "direction"))
-    if not same or not of_one_task(before, now):
+    same_metric = all(state.session.get(name) == session[name] for name in ("metric", "direction"))
+    if not same_metric or not of_one_task(before, now):
         return []
-    alike = comparable(before, now) and same_stations(state.flags, session["flags"])
+    is_same_code, is_alike = ask
+    alike = comparable(before, now) and same_stations(state.flags, session["flags"]) and is_alike(state.session["base"])
     history = state.experiments
     found = (_earlier(path.parent.name, history, each, alike=alike) for each in history if not each.ended_by_fault)
     chosen = _best_and_latest([each for each in found if _is_sound(each)], most)

@@ -8,6 +8,7 @@ that holds the incumbent and the new row of the results; see `agent.repository.c
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import os
 import re
@@ -24,7 +25,7 @@ from agent.repository.loose import remove_empty_objects
 from agent.source.encoding import decoded, encoded
 from agent.system.invocation import git_here
 from agent.system.memory import remember
-from agent.system.names import PLAYBOOK
+from agent.system.names import PLAYBOOK, PROGRAM, PROTOCOL
 
 COMMIT_ATTEMPTS = 8
 # In git's own words, and in ours of an object that is gone.
@@ -39,6 +40,12 @@ PLAIN = ("--no-color", "--no-ext-diff", "--no-textconv")
 MOST_DIFFS = 200  # diffs by one process, to bound its output
 HASH_LINE = re.compile(r"^([0-9a-f]{40}|[0-9a-f]{64})\n", re.MULTILINE)
 MOST_SAID = 2**26  # bytes, by filters that report how far they are
+# Files for people that no run reads.
+PROSE = re.compile(
+    r"(README|LICEN[CS]E|NOTICE|CHANGELOG|CHANGES|CONTRIBUTING|CONTRIBUTORS|AUTHORS|CITATION|TODO|NOTES)"
+    r"(\.[a-z]{2}(-[a-z]{2})?)?(\.(md|markdown|rst|txt|org|adoc|cff))?|\.gitignore",
+    re.IGNORECASE,
+)
 NO_COMMIT = "Needed a single revision"  # git's own words
 NOTHING_MAY_CHANGE_HINT = "commit the file to research, or name it in allowedGlobs"
 
@@ -130,6 +137,23 @@ class Workspace:
     def harness_digest(self, commit: str) -> str:
         """Return a SHA-256 over paths and contents of the harness in `commit`."""
         return self._harness.digest(commit)
+
+    def surroundings(self, commit: str) -> str:
+        """Return a SHA-256 over paths and contents of the other files in `commit` that a run may read.
+
+        They are all but those that candidates may change, protocol.json, and what only people and this program read.
+        """
+        own = {self.in_repository(path) for path in (PROTOCOL, PROGRAM, *self.records)}
+        said = "".join(
+            f"{path}\0{mode}\0{blob}\n"
+            for path, (mode, blob) in sorted(self.tree(commit).items())
+            if path not in own and not PROSE.fullmatch(PurePosixPath(path).name) and not self._is_mutable(commit, path)
+        )
+        return hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()
+
+    def _is_mutable(self, commit: str, path: str) -> bool:
+        above = "" if self.prefix == "." else f"{self.prefix}/"
+        return path.startswith(above) and self.may_change(commit, path[len(above) :])
 
     def refusal(self, parent: str, paths: Iterable[str], *, shadows: bool = True) -> str | None:
         """Return why a candidate on top of `parent` may not change `paths`, as "changes a.py, which ...", or None.

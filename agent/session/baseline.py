@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,7 @@ from agent.journal.comparable import HARNESS, comparable
 from agent.journal.experiment import Run, Value, digest
 from agent.journal.journal import Journal
 from agent.journal.paths import BASELINE, LARGEST_BASELINE
-from agent.room.room import stamp_of
+from agent.room.room import is_installed, stamp_of
 from agent.system.files import read_bounded, write_whole
 from agent.system.invocation import here
 from agent.system.names import STATE
@@ -89,25 +90,41 @@ def _save(runner: Runner, fingerprint: Mapping[str, Any], commit: str, runs: Seq
         "digest": digest(runner.workspace.files(commit)),
         "commit": commit,
         "untracked": stamp_of(runner.untracked, runner.workspace.top),
+        "packages": _packages(runner),
         "runs": [dataclasses.asdict(each) for each in runs],
     }
     write_whole(record_path(runner), json.dumps(record, indent=2) + "\n")
 
 
 def valid_baseline(runner: Runner, fingerprint: dict[str, Any], commit: str) -> list[Run]:
-    """Return the saved runs of the baseline if files, untracked files and fingerprint are the same; else an empty list.
+    """Return the saved runs of the baseline if all that a run may read is the same; else an empty list.
 
-    Fingerprints of an earlier version lack the harness. It is then read from the measured commit, if that still exists.
+    That is the fingerprint, all files of the commit but those that only people and this program read, the untracked
+    files, and the versions of installed packages. Fingerprints of an earlier version lack the harness. It is then read
+    from the measured commit, if that still exists.
     """
     try:
         record = json.loads(read_bounded(record_path(runner), LARGEST_BASELINE))
-        before = {HARNESS: runner.workspace.harness_digest(str(record["commit"])), **record["fingerprint"]}
-        same = comparable(before, fingerprint) and record["digest"] == digest(runner.workspace.files(commit))
-        stamp = stamp_of(runner.untracked, runner.workspace.top)
-        # A version before recorded none.
-        return [Run(**run) for run in record["runs"]] if same and record.get("untracked", stamp) == stamp else []
+        workspace, measured = runner.workspace, str(record["commit"])
+        before = {HARNESS: workspace.harness_digest(measured), **record["fingerprint"]}
+        same = comparable(before, fingerprint) and record["digest"] == digest(workspace.files(commit))
+        same = same and workspace.surroundings(measured) == workspace.surroundings(commit)
+        beside = {"untracked": stamp_of(runner.untracked, workspace.top), "packages": _packages(runner)}
+        # A version before recorded none of these.
+        same = same and all(record.get(name, stamp) == stamp for name, stamp in beside.items())
+        return [Run(**run) for run in record["runs"]] if same else []
     except (OSError, ValueError, KeyError, TypeError, AutoresearchError):
         return []
+
+
+def _packages(runner: Runner) -> str:
+    """Return a SHA-256 over names and versions of the packages in environments of the workspace and its repository."""
+    checkout = runner.untracked.source or runner.workspace.top
+    folders = {checkout, checkout / runner.workspace.folder.relative_to(runner.workspace.top)}
+    places = [place for folder in folders for place in folder.iterdir() if is_installed(place)]
+    # A package's record is a folder that is named after both.
+    found = {record.name for place in places for record in place.glob("lib*/python*/*-packages/*-info")}
+    return hashlib.sha256("\n".join(sorted(found)).encode(errors="surrogateescape")).hexdigest()
 
 
 def log_path(runner: Runner, run: int = 1) -> Path:

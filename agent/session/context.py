@@ -19,9 +19,8 @@ from agent.protocol.models import Protocol
 from agent.room.room import is_installed
 from agent.source.training_budget import Known, TrainingLimits
 from agent.system.files import read_text, reason
-from agent.system.names import linked_part
+from agent.system.names import PROGRAM, linked_part
 
-PROGRAM = "program.md"
 LONGEST_PROGRAM = 20_000
 LARGEST_PROGRAM = 2**24  # bytes
 

@@ -198,7 +198,13 @@ class Session:
             except AutoresearchError:  # its commit is gone, or one of its search comments is refused
                 return False
 
-        return earlier.gather(self.journal.path, about, first, is_same)
+        def is_alike(base: str) -> bool:
+            try:
+                return workspace.surroundings(base) == workspace.surroundings(start or workspace.head)
+            except AutoresearchError:
+                return False
+
+        return earlier.gather(self.journal.path, about, first, is_same, is_alike)
 
     def baseline(self) -> Experiment:
         """Return the incumbent. A new session first measures the baseline, or reuses one that is still valid."""

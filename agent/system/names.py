@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 LONGEST_PATH, LONGEST_NAME = 4096, 255  # bytes
 LONGEST_BRANCH = 200
-STATE, PROTOCOL, PLAYBOOK = ".autoresearch", "protocol.json", "playbook.md"
+STATE, PROTOCOL, PLAYBOOK, PROGRAM = ".autoresearch", "protocol.json", "playbook.md", "program.md"
 
 # Characters that HFS+ ignores when it compares names (git's utf8.c, next_hfs_char).
 _IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")

@@ -417,6 +417,17 @@ def test_most_recent_session_under_the_same_conditions_is_the_default(quick: Pat
     assert result(cli(quick, "try", "--json", "--training-seconds", "9"))["tag"] == "try"
 
 
+def test_edit_on_other_files_beside_the_recipe_begins_another_session(quick: Path, cli: Cli) -> None:
+    (quick / "config.json").write_text("{}")
+    commit_all(quick, "config", "config.json")
+    for content, tag in (("{}", "try"), ("{}", "try"), ('{"layers": 2}', "try-2")):
+        (quick / "config.json").write_text(content)
+        if git(quick, "status", "--porcelain"):
+            commit_all(quick, "another config")
+        edit(quick, *WORSE)
+        assert result(cli(quick, "try", "--json", "-m", f"worse {content}"))["tag"] == tag
+
+
 def test_damaged_edit_is_reported(quick: Path, cli: Cli) -> None:
     edit(quick, *BETTER)
     assert cli(quick, "try", "--tag", "t").returncode == 0

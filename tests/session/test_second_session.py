@@ -229,6 +229,46 @@ def test_start_needs_a_baseline(quick: Path) -> None:
     assert "session t has no baseline yet" in run(quick, "u", "--from", "t", code=3)
 
 
+def test_baseline_is_measured_anew_when_a_file_beside_the_recipe_has_changed(quick: Path) -> None:
+    """Of a tracked file that neither candidates change nor the protocol names, a run may read the data."""
+    reused = "reusing the baseline, which is still valid"
+    train = (quick / "train.py").read_text()
+    reads = "import json\nlevel = json.load(open('config.json'))['level']\n"
+    (quick / "train.py").write_text(reads + train.replace("loss = 1.0", "loss = 1.0 + level"))
+    (quick / "config.json").write_text('{"level": 0.0}')
+    (quick / "README.md").write_text("before\n")
+    commit_all(quick, "config", "config.json", "README.md")
+    flags = ("--max-experiments", "1", "--baseline-runs", "1")
+    run(quick, "a", *flags)
+    git(quick, "switch", "--quiet", "main")
+    (quick / "README.md").write_text("after\n")
+    commit_all(quick, "words")
+    assert reused in run(quick, "b", *flags)
+    assert learned(quick, "b") == [{"tag": "a", "experiments": 2, "alike": True}]
+    git(quick, "switch", "--quiet", "main")
+    (quick / "config.json").write_text('{"level": 0.5}')
+    commit_all(quick, "another level")
+    assert reused not in run(quick, "c", *flags)
+    first, then = (state(quick, tag).experiments[0].runs[0].metric for tag in ("b", "c"))
+    assert first is not None
+    assert then is not None
+    assert then - first > 0.4
+    assert [each["alike"] for each in learned(quick, "c")] == [False, False]
+
+
+def test_baseline_is_measured_anew_with_other_installed_packages(quick: Path) -> None:
+    packages = quick / ".venv" / "lib" / "python3.11" / "site-packages"
+    (packages / "thing-1.0.dist-info").mkdir(parents=True)
+    (quick / ".venv" / "pyvenv.cfg").write_text("")
+    found = []
+    for tag in ("a", "b", "c"):
+        if tag == "c":
+            (packages / "thing-1.0.dist-info").rename(packages / "thing-2.0.dist-info")
+        found.append("reusing the baseline" in run(quick, tag, "--max-experiments", "1", "--baseline-runs", "1"))
+        git(quick, "switch", "--quiet", "main")
+    assert found == [False, True, False]
+
+
 def test_log_of_a_session_in_its_workspace_is_no_file_of_its_runs(quick: Path) -> None:
     """As of `autoresearch run >> logs/night.log`: it changes with each line, and tells what other runs measured."""
     (quick / "logs").mkdir()
