@@ -11,10 +11,11 @@ from agent.claim.folder import LARGEST_LOG
 from agent.errors import PreconditionError
 from agent.execution import process
 from agent.system.files import read_end
+from agent.system.masking import without_secrets
 
 
 def excerpt(log: Path, shows: Callable[[bytes], bool]) -> bytes:
-    """Return at most LARGEST_LOG bytes of a log from which a reader gets the metric of its run.
+    """Return at most LARGEST_LOG bytes of a log from which a reader gets the metric of its run, without secrets.
 
     Args:
         shows: whether a part of the log shows that metric.
@@ -23,7 +24,7 @@ def excerpt(log: Path, shows: Callable[[bytes], bool]) -> bytes:
         OSError: the log cannot be read.
         PreconditionError: no part of this length shows it.
     """
-    every = read_end(log, process.LARGEST_LOG + LARGEST_LOG)  # a run whose log grows longer is killed
+    every = without_secrets(read_end(log, process.LARGEST_LOG + LARGEST_LOG))  # a run whose log grows longer is killed
     part = every[-LARGEST_LOG:]
     if len(part) == len(every) or shows(part):
         return part

@@ -16,7 +16,7 @@ from agent.cli.run_flags import EndFlags, MeasureFlags, ProposerFlags, RunFlags,
 from agent.errors import UsageError
 from agent.format import one_line
 from agent.journal.paths import journal_path, require_own_state
-from agent.room.variables import LOGIN
+from agent.system.masking import LOGIN
 
 if TYPE_CHECKING:
     from agent.cli.fleet import StationsConfig

@@ -56,6 +56,7 @@ from agent.room.own_text import own_text
 from agent.room.room import NO_FILES, Furniture, Room, UntrackedFiles
 from agent.room.sandbox import UNCONFINED, Sandbox
 from agent.system.invocation import here
+from agent.system.masking import without_secrets
 
 LOG_NAME = "run.log"
 LEAST_ROOM = 32 * 2**20
@@ -163,13 +164,12 @@ def measure(
         found = _measure(runner, recipe, log, observer, allowance, references.other)
         if found.metric is None and found.pruned is None:
             require_disk_space(log.parent)  # without what the run wrote, which went with its room
-        return found
+        return replace(found, error=without_secrets(found.error)) if found.error else found
     except (AutoresearchError, OSError, KeyboardInterrupt):
         raise
     except Exception as error:  # unexpected output of one run must not end the session
-        return Run(
-            None, 0.0, error=f"crashed: {type(error).__name__} while reading its result: {error}"[:300], log=str(log)
-        )
+        why = without_secrets(f"crashed: {type(error).__name__} while reading its result: {error}")
+        return Run(None, 0.0, error=why[:300], log=str(log))
 
 
 def _measure(
@@ -515,8 +515,10 @@ def require_success(ended: Ended, text: str) -> None:
 
 
 def _text(log: Path) -> str:
+    """Return what a run printed, without the secrets that it sees: its reason may repeat the last line."""
     with log.open("rb") as file:
-        return file.read(LARGEST_TEXT).replace(b"\0", b"").decode(errors="replace")  # a sparse file has many
+        text = file.read(LARGEST_TEXT).replace(b"\0", b"").decode(errors="replace")  # a sparse file has many
+    return without_secrets(text)  # before a reason cuts one in two
 
 
 def require_disk_space(logs: Path) -> None:

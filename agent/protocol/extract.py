@@ -16,6 +16,7 @@ from agent.errors import Ambiguous, NoMetric
 from agent.format import one_line, printed
 from agent.protocol.models import Metric
 from agent.system.files import read_text, reason
+from agent.system.masking import without_secrets
 from agent.system.patterns import SECONDS, Endless, found, short, widened
 
 LARGEST_FILE = 64 * 2**20
@@ -377,7 +378,7 @@ def _number(name: str, value: object) -> float:
 def _shown(value: object) -> str:
     """Describe a value in a few words: it may be an object of a gigabyte, or an integer too long to print."""
     if isinstance(value, str):
-        text = one_line(value[: 10 * LONGEST_SHOWN])
+        text = one_line(without_secrets(value[: 10 * LONGEST_SHOWN]))
         return repr(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "...")
     return {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}.get(
         dict if isinstance(value, dict) else type(value), type(value).__name__

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from agent.system.masking import LOGIN, SECRET
+from agent.system.masking import masked as masked
+
 KEEP_VARIABLE = "AUTORESEARCH_KEEP_ENV"
 
 # Variables of the system, of numerical libraries and devices, and of compilers and interpreters.
@@ -21,8 +24,6 @@ HARMLESS = re.compile(
 OF_DEVICES = re.compile(
     r"(CUDA|NVIDIA|HIP|ROCR|MLX|METAL|MTL|AGX)_\w+|(DY)?LD_(LIBRARY|FALLBACK_LIBRARY|FRAMEWORK)_PATH"
 )
-SHORTEST_SECRET = 12  # characters; a text may hold a shorter value by chance, as code holds `x`
-LOGIN = re.compile(r"://[^/\s]*@")
 PROXIES = re.compile(r"(https?|all|no)_proxy", re.IGNORECASE)
 # Package installation needs its index and mirrors, whose addresses may hold a password.
 OF_SETUP = re.compile(
@@ -35,14 +36,6 @@ OF_PUBLISHERS = re.compile(r"HF_TOKEN\w*|UV_PUBLISH_\w+|CARGO_REGISTRY_TOKEN|POE
 OF_AGENTS = re.compile(
     r"(ANTHROPIC|CLAUDE|OPENAI|CODEX|GEMINI|GOOGLE|VERTEX\w*|OPENROUTER|MISTRAL|DEEPSEEK|GROQ|XAI|AZURE|BEDROCK|OLLAMA|LITELLM|"
     r"LMSTUDIO|TOGETHER\w*|FIREWORKS\w*|COHERE|CEREBRAS|MOONSHOT|QWEN|DASHSCOPE|ZAI|AIDER|OPENCODE|MSWEA|CURSOR|AWS|XDG)_\w+"
-)
-
-# Usual names of secrets. Only whole words count: TOKENIZERS_PARALLELISM is not a token, and PWD is not a password.
-SECRET = re.compile(
-    r"API_?KEY|AUTH_?TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|WEBHOOK"
-    r"|(^|_)(ACCESS_?KEY|PRIVATE_?KEY|TOKENS?|AUTH)(_|$)|(^|_)(KEYS?|PAT|DSN)$"
-    r"|_(PASS|PWD)$|^AWS_(?!(DEFAULT_)?REGION$)",
-    re.IGNORECASE,
 )
 
 
@@ -68,18 +61,6 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables without the passwords of package indexes, which only setup commands need."""
     kept = _kept(environment)
     return {n: value for n, value in environment.items() if n in kept or not (SECRET.search(n) or LOGIN.search(value))}
-
-
-def masked(text: str, shown: Mapping[str, str]) -> str:
-    """Return a text with each secret replaced by what is shown in its place.
-
-    Args:
-        shown: secret -> replacement. Those below SHORTEST_SECRET stay: replacing them would change what a text means.
-    """
-    for secret in sorted(shown, key=len, reverse=True):  # one may contain another
-        if len(secret) >= SHORTEST_SECRET:
-            text = text.replace(secret, shown[secret])
-    return text
 
 
 def of_evaluator(environment: Mapping[str, str]) -> dict[str, str]:

@@ -22,9 +22,10 @@ from agent.errors import MachineFault, PreconditionError, UsageError
 from agent.journal.paths import home_folder, journal_path
 from agent.proposers.choose import ProposerConfig
 from agent.proposers.model.servers import key_variable_of, parse_model
-from agent.room.variables import SECRET, of_agents, of_setup
+from agent.room.variables import of_agents, of_setup
 from agent.session.signals import IMMEDIATE
 from agent.system.files import write_whole
+from agent.system.masking import SECRET
 from agent.system.shielded import run_shielded
 
 PLACES = {"darwin": "Library/LaunchAgents/{}.plist", "linux": ".config/systemd/user/{}.service"}

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
+from agent.system.masking import without_secrets
+
 # Do not follow a link in the last component, wait for the other end of a pipe, or leak into child processes.
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # Fail if the part file exists: a link planted under its name is never written through.
@@ -104,10 +106,10 @@ def read_end(path: Path, most: int) -> bytes:
 def last_lines(path: Path, count: int = 1) -> list[str]:
     """Return the last `count` non-empty lines of a log of any length. Carriage returns count as line ends.
 
-    Returns an empty list if it is not a regular file.
+    Secrets are masked. Returns an empty list if it is not a regular file.
     """
     try:
-        text = read_end(path, TAIL).decode(errors="replace")
+        text = without_secrets(read_end(path, TAIL).decode(errors="replace"))
     except OSError:
         return []
     return [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()][-count:]

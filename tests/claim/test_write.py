@@ -243,6 +243,20 @@ def test_long_logs_are_cut_at_their_beginning(published: Path, cli: Cli, tmp_pat
     assert (tmp_path / "out" / "logs" / "a-1.log").stat().st_size == 2**20
 
 
+def test_logs_of_a_claim_hold_no_secret(
+    published: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = shutil.copytree(published / "author", tmp_path / "author")
+    journal = journal_path(author, "t")
+    journal.write_text(journal.read_text().replace(str(published), str(tmp_path)))
+    log = next((journal.parent / "confirm").rglob("a-1.log"))
+    log.write_bytes(b"with hf_abcdefghijklmnopqrstu\n" + log.read_bytes())
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstu")
+    assert cli(author, "claim", "--out", str(tmp_path / "out")).returncode == 0
+    assert (tmp_path / "out" / "logs" / "a-1.log").read_bytes().startswith(b"with (HF_TOKEN)\n")
+    require_consistent(read_claim(tmp_path / "out"))
+
+
 @pytest.mark.parametrize("before", [b"", b"x" * 2**21 + b"\n"])
 def test_part_of_a_long_log_shows_its_metric(published: Path, cli: Cli, tmp_path: Path, before: bytes) -> None:
     author = shutil.copytree(published / "author", tmp_path / "author")

@@ -482,3 +482,25 @@ def test_a_call_that_is_refused_costs_nothing(quick: Path, cli: Cli) -> None:
     assert len(events(quick, "refused")) == len(server.requests) >= 1
     shown = json.loads(cli(quick, "status", "--json").stdout)["data"]
     assert shown["cost"] == {"calls": 0, "input_tokens": 0, "output_tokens": 0, "dollars": 0.0}
+
+
+def test_secret_that_runs_may_see_leaves_them_only_in_their_logs(quick: Path, program: Cli) -> None:
+    """Some fail on import, others in a run, whose reason is cut in the middle of the secret."""
+    token, line = "hf_" + "abcdefgh" * 4, "RATE = 0.1  # search: 0.001..10 log"
+    fails = f"assert RATE != {{}}, {'x' * 80!r} + os.environ['HF_TOKEN']\n"
+    both = f"import os\n{fails.format(0.2)}if __name__ == '__main__':\n    {fails.format(0.3)}"
+    (quick / "train.py").write_text(QUICK.replace("loss = 1.0", f"{both}loss = 1.0"))
+    git(quick, "commit", "--quiet", "--all", "-m", "fails")
+    rates = itertools.cycle(("0.2", "0.3"))
+    with model_server(lambda _: NOTES.format("another rate") + edit(line, f"RATE = {next(rates)}")) as server:
+        env = {"HF_TOKEN": token, "AUTORESEARCH_KEEP_ENV": "HF_TOKEN"}
+        done = run(lambda *args, **more: program(*args, **more, **env), quick, server, experiments=3)
+        sent = json.dumps([body for _, _, body in server.requests])
+        shown = program(quick, "show", "1", **env)
+        agents = program(quick, "show", "1", "--json", **env)
+    assert done.returncode == 0, done.stderr
+    assert "(HF_TOKEN)" in sent
+    assert "it fails on import" in sent
+    texts = {"prompts": sent, "screen": done.stdout + done.stderr, "show": shown.stdout, "json": agents.stdout}
+    texts |= {str(path): path.read_text(errors="replace") for path in quick.rglob("*") if path.is_file()}
+    assert [name for name, text in texts.items() if token[:11] in text and Path(name).suffix != ".log"] == []

@@ -74,3 +74,9 @@ def test_names_of_stations_are_safe_and_distinct() -> None:
     assert len({*folders}) == len(names)
     assert folders[:2] == names[:2]
     assert all("/" not in each and not each.startswith(".") and len(each) < 100 for each in folders)
+
+
+def test_end_of_a_log_is_sent_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstu")
+    (tmp_path / "run.log").write_bytes(b"\xff hf_abcdefghijklmnopqrstu\n")
+    assert records.log_end(tmp_path / "run.log") == b"\xff (HF_TOKEN)\n"

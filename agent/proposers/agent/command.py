@@ -18,7 +18,7 @@ from agent.journal.experiment import Experiment, Proposal
 from agent.journal.paths import cache_places
 from agent.proposers.agent.checkpoint import Attempt, Checkpoint
 from agent.proposers.agent.presets import check_available, confines_itself, own_folders
-from agent.proposers.agent.worktree import NOTES, PROMPT, Changes, changes_in, make_worktree, without_secrets
+from agent.proposers.agent.worktree import NOTES, PROMPT, Changes, changes_in, make_worktree
 from agent.proposers.answer import NOTES_FORMAT, parse_notes, summary_of_change
 from agent.proposers.base import Context, NoProposal, Unavailable
 from agent.proposers.ideas import cited
@@ -29,6 +29,7 @@ from agent.room.room import Furniture, furnish, make_parts
 from agent.room.sandbox import UNCONFINED, Sandbox, temporary_folder
 from agent.system.files import last_lines, read_end, write_whole
 from agent.system.invocation import here
+from agent.system.masking import without_secrets
 
 MOST_CORRECTIONS = 2
 MOST_UNCHANGED = 3  # runs without a change in a row

@@ -21,10 +21,10 @@ from pathlib import Path, PurePosixPath
 from agent.format import one_line
 from agent.proposers.base import Context, Unavailable
 from agent.repository.edit import LARGEST_EDIT, MOST_NEW_FILES
-from agent.room.variables import SECRET, SHORTEST_SECRET, masked
 from agent.skill.install import strip
 from agent.source.encoding import decoded, encoded
 from agent.system.files import Unusable, open_plain, read_bounded, write_whole
+from agent.system.masking import secrets
 from agent.system.names import fault_of_path, linked_part
 from agent.system.shielded import run_shielded
 
@@ -169,17 +169,6 @@ def _bounded(files: Mapping[str, str], created: Sequence[str], dropped: list[str
     return kept
 
 
-def without_secrets(text: str) -> str:
-    """Replace secrets from the environment by the names of their variables: some agents print their keys in errors."""
-    return masked(text, {secret: f"({name})" for secret, name in _secrets().items()})
-
-
-def _secrets() -> dict[str, str]:
-    """Return value -> name of the environment variables that hold secrets."""
-    found = {value.strip(): name for name, value in os.environ.items() if SECRET.search(name)}
-    return {value: name for value, name in found.items() if len(value) >= SHORTEST_SECRET}
-
-
 def _place(workspace: Path, files: Mapping[str, str]) -> None:
     for path, text in files.items():
         target = workspace / path
@@ -320,7 +309,7 @@ def _text(path: Path, incumbent: str = "") -> str:
         raise Refused("which is not valid text in UTF-8 or the encoding that it declares") from None
     if "\0" in text:
         raise Refused("which is not text")
-    for secret, name in _secrets().items():
+    for secret, name in secrets(os.environ).items():
         if secret in text and secret not in incumbent:
             raise Refused(f"which contains the value of {name}")
     return text

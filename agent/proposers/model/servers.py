@@ -11,8 +11,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from agent.errors import PreconditionError, UsageError
-from agent.room.variables import LOGIN
 from agent.system.hosts import is_loopback
+from agent.system.masking import LOGIN
 
 Format = Literal["openai", "anthropic"]
 
