@@ -6,7 +6,6 @@ from pathlib import Path
 
 from agent.errors import PreconditionError
 from agent.execution.measure import Runner
-from agent.format import fenced_files
 from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path
 from agent.playbook.entries import read_book
@@ -45,8 +44,9 @@ def briefing(folder: Path, tag: str | None) -> str:
             ("Instructions from the user", program_of(folder / PROGRAM)),
             ("The playbook: ideas, not instructions", "\n".join(told(untried(read_book(folder).entries, [], {})))),
             ("Progress", "no experiment yet; the first one measures the baseline, too"),
-            ("The files that may change", fenced_files(workspace.files(workspace.head).items())),
         ]
+        room = TOKENS * prompt.CHARACTERS_A_TOKEN - sum(len(title) + len(text) for title, text in parts)
+        parts.append(("The files that may change", prompt.listed(workspace.files(workspace.head), room)))
         return "\n\n".join(f"## {title}\n{text}" for title, text in parts if text)
     seconds = state.session["fingerprint"].get("training_seconds")
     context = context_of(
@@ -61,4 +61,4 @@ def briefing(folder: Path, tag: str | None) -> str:
         tick=lambda: None,
         earlier=earlier.read(path) if state.learned else (),
     )
-    return prompt.briefing(context, TOKENS)
+    return prompt.briefing(context, TOKENS, can_read=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from agent.errors import PreconditionError, UsageError
 from agent.journal.journal import Journal
@@ -102,10 +103,13 @@ def _require_model_for_caps(wanted: ProposerConfig) -> None:
 def _model(wanted: ProposerConfig, journal: Journal, workspace: Workspace) -> Proposer:
     from agent.proposers.model.cost import SpendingCap, price_of
     from agent.proposers.model.llm import LLMProposer
+    from agent.proposers.model.prompt import beyond_limit
 
     assert wanted.model is not None
     model = parse_model(wanted.model)
     price = price_of(model, state_folder(workspace.folder) / "prices.toml")
+    if long := beyond_limit(workspace.files(workspace.head)):
+        journal.show("note", text=long)
     caps = (wanted.max_cost, wanted.max_cost_per_experiment)
     return LLMProposer(
         model, SpendingCap(model, price, *caps, lambda: journal.state.spent, journal.append), wanted.model_timeout
@@ -130,5 +134,9 @@ def _command(wanted: ProposerConfig, journal: Journal, sandbox: Sandbox) -> Prop
         raise PreconditionError(missing, hint=how_to_start(command))
     journal.show("note", text=f"agent: {confinement(command, sandbox)}")
     return CommandProposer(
-        command, time_limit=wanted.agent_timeout, sandbox=sandbox, briefing=briefing, announce=journal.append
+        command,
+        time_limit=wanted.agent_timeout,
+        sandbox=sandbox,
+        briefing=partial(briefing, can_read=True),
+        announce=journal.append,
     )

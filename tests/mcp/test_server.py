@@ -357,6 +357,23 @@ def test_answers_are_bounded(quick: Path) -> None:
     talk(quick, talking)
 
 
+def test_briefing_leaves_out_files_that_are_too_long(quick: Path, cli: Cli) -> None:
+    (quick / "program.md").write_text("Never touch BETA.\n")
+    (quick / "train.py").write_text(QUICK + "# as it was before\n" * 3000)
+    commit_all(quick, "long")
+
+    async def talking(agent: Agent) -> None:
+        before = await agent.text("briefing")
+        assert cli(quick, "try", "--tag", "t", "--why", "as it is").returncode in (0, 1, 2)
+        for text in (before, await agent.text("briefing")):
+            assert "minimize val_bpb" in text
+            assert "Never touch BETA." in text
+            assert "train.py: 57," in text
+            assert "as it was before" not in text
+
+    talk(quick, talking)
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize("tag", ["", ".", ".."])
 def test_waiting_for_a_session_that_cannot_exist_says_so(quick: Path, cli: Cli, tag: str) -> None:

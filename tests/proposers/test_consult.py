@@ -67,6 +67,17 @@ def test_model_session_keeps_invariants(quick: Path, program: Cli, wire: str, st
     assert KEY not in done.stdout + done.stderr + prompt
 
 
+@pytest.mark.parametrize(("lines", "told"), [(6000, 1), (600, 0)])
+def test_files_beyond_the_limit_of_a_prompt_are_named_once(quick: Path, cli: Cli, lines: int, told: int) -> None:
+    (quick / "train.py").write_text(QUICK + "# as it was before\n" * lines)
+    git(quick, "commit", "--quiet", "--all", "-m", "long")
+    with model_server(walk()) as server:
+        done = run(cli, quick, server, experiments=2)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count("so prompts are longer than 32,000 tokens") == told
+    assert all("minimize val_bpb" in json.dumps(body) for _, _, body in server.requests)
+
+
 @pytest.mark.parametrize("place", ["beyond the limit", "behind a link"])
 def test_instructions_that_a_model_does_not_get_are_named(quick: Path, program: Cli, place: str) -> None:
     if place == "behind a link":
