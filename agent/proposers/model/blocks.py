@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import bisect
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from agent.format import plain
-from agent.proposers.model.placing import UnusableEdit, replaced
+from agent.proposers.model.placing import UnusableEdit, occurrences, replaced
 
 FORMAT = """\
 Each edit is a block that names the file on its own line, quotes the lines to replace exactly as they are in the file
@@ -27,10 +26,13 @@ Several blocks are applied in order. Only if nearly every line changes, give the
 WHOLE FILE train.py
 ```python
 ...
-```"""
+```
+
+If the file has such fences itself, enclose it in longer ones."""
 
 MOST_BLOCKS = 1000
 LONGEST_SECONDS = 10.0  # for all blocks of an answer; each inexact one may need a large file to be parsed
+MOST_DIVIDERS = 10  # of a block
 LONGEST_MARK = 500  # characters of a line that may be a marker
 LONGEST_SHOWN = 60
 MARK = "\ufeff"  # a byte order mark
@@ -44,7 +46,8 @@ _SEARCH = re.compile(
 _MIDDLE = re.compile(r"(?P<before>[ \t]*)={5,9}[ \t]*")
 _REPLACE = re.compile(r"[ \t]*>{5,9} ?REPLACE[ \t:]*(?:`{3,}|~{3,})?[ \t]*", re.IGNORECASE)
 _WHOLE = re.compile(r"[ \t*_#`\d.)+-]*WHOLE FILE:? +`?(?P<path>[^\s`*]+)[`*_: \t]*", re.IGNORECASE)
-_FENCED = re.compile(r"(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[^\n]*")
+_FENCED = re.compile(r"(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)")
+_LANGUAGE = re.compile(r"[ \t]*[\w{.][^`]*")
 _FENCE = re.compile(r"[ \t]*(?:`{3,}|~{3,})(?P<info>[^\n]*)")
 # Markers of other formats, and misspelled ones.
 _NEAR = re.compile(
@@ -64,6 +67,7 @@ class Block:
 
     Attributes:
         search: the lines to replace; None if `replace` is the whole file.
+        others: search and replace if the divider is a later line: `=======` also underlines a heading.
         begin, end: indices of its first line and of the line after its last.
     """
 
@@ -72,6 +76,7 @@ class Block:
     replace: str
     begin: int
     end: int
+    others: tuple[tuple[str, str], ...] = ()
 
 
 def apply(
@@ -102,11 +107,30 @@ def apply(
         elif block.path not in texts:
             raise UnusableEdit(f"block {number} edits {block.path}, which was not found among {', '.join(files)}")
         else:
-            texts[block.path] = replaced(texts[block.path], block.path, block.search, block.replace, f"block {number}")
+            texts[block.path] = _replaced(texts[block.path], block, f"block {number}")
     changed = {path: text for path, text in texts.items() if files.get(path) != text}
     if not changed:
         raise UnusableEdit("its edits change nothing")
+    if binary := next((path for path, text in changed.items() if "\0" in text), None):
+        raise UnusableEdit(f"it puts a NUL character into {binary}, which is a text file")
     return changed
+
+
+def _replaced(text: str, block: Block, name: str) -> str:
+    """Return the text of a file after a block of lines to replace; `name` is the block's, for messages.
+
+    Of several dividers it is the last one up to which the block quotes the file.
+    """
+    assert block.search is not None
+    parts = [(block.search, block.replace), *block.others]
+    if len(parts) > 1:
+        parts = [(search, replace) for search, replace in parts if occurrences(text, search) == 1][-1:]
+    if not parts:
+        raise UnusableEdit(
+            f"{name} has {1 + len(block.others)} dividers, lines with only `=======`, and what it quotes before none "
+            f"of them occurs exactly once in {block.path}: quote other lines"
+        )
+    return replaced(text, block.path, *parts[0], name)
 
 
 def like(old: str, new: str) -> str:
@@ -153,12 +177,12 @@ def _edits(lines: list[str], known: list[str], taken: Set[int]) -> Iterator[Bloc
     """
     path = known[0] if len(known) == 1 else ""
     before = ""  # the last line that is neither empty nor a fence
-    begin = middle = -1
+    begin = -1
+    middles: list[int] = []
     quoted = indented = False
     for number, whole in enumerate(lines):
         if number in taken:
-            begin = middle = -1
-            quoted = False
+            begin, middles, quoted = -1, [], False
             continue
         line = _unquoted(whole) if quoted or begin < 0 else whole
         if mark := _SEARCH.fullmatch(line):
@@ -167,21 +191,21 @@ def _edits(lines: list[str], known: list[str], taken: Set[int]) -> Iterator[Bloc
             begin, quoted, indented = number, line != whole, mark["before"] != ""
             # The file is named on the marker itself, or else before it.
             path = _named_in(mark["path"], known) or _named_in(before, known) or path or _mentioned_in(before, known)
-        elif begin >= 0 and middle < 0 and (mark := _MIDDLE.fullmatch(line)) and (indented or not mark["before"]):
-            middle = number
-        elif middle >= 0 and _REPLACE.fullmatch(line):
+        elif begin >= 0 and (mark := _MIDDLE.fullmatch(line)) and (indented or not mark["before"]):
+            middles.append(number)
+        elif middles and _REPLACE.fullmatch(line):
             if not path:
                 raise UnusableEdit(f"a block does not say which file it edits: name one of {', '.join(known)} above it")
-            parts = lines[begin + 1 : middle], lines[middle + 1 : number]
-            search, replace = (_text([_unquoted(each) for each in part] if quoted else part) for part in parts)
-            yield Block(path, search, replace, begin, number + 1)
-            begin = middle = -1
-            quoted = False
+            inside = [_unquoted(each) for each in lines[begin + 1 : number]] if quoted else lines[begin + 1 : number]
+            places = [middle - begin - 1 for middle in middles[:MOST_DIVIDERS]]
+            first, *others = [(_text(inside[:place]), _text(inside[place + 1 :])) for place in places]
+            yield Block(path, *first, begin, number + 1, tuple(others))
+            begin, middles, quoted = -1, [], False
         fence = _FENCE.match(line)
         if line.strip() and (fence is None or _named_in(fence["info"], known)):
             before = line if fence is None else fence["info"]
     if begin >= 0:
-        raise UnusableEdit(_unclosed(begin, has_middle=middle >= 0))
+        raise UnusableEdit(_unclosed(begin, has_middle=bool(middles)))
 
 
 def _unclosed(begin: int, *, has_middle: bool) -> str:
@@ -196,11 +220,12 @@ def _unquoted(line: str) -> str:
 
 
 def _whole_files(lines: list[str], known: list[str]) -> Iterator[Block]:
-    """Yield each whole file; its closing fence is the same as its opening one."""
-    ends: dict[str, list[int]] = {}
-    for number, line in enumerate(lines):
-        if line.lstrip(" \t")[:1] in ("`", "~"):
-            ends.setdefault(line.rstrip(" \t"), []).append(number)
+    """Yield each whole file; its closing fence is the same as its opening one.
+
+    Raises:
+        UnusableEdit: it may go on after that fence, which may be one of its own.
+    """
+    unclosed: set[str] = set()  # so that each is looked for once
     number = 0
     while number < len(lines):
         begin = number
@@ -211,25 +236,52 @@ def _whole_files(lines: list[str], known: list[str]) -> Iterator[Block]:
         while number < len(lines) - 1 and not lines[number]:
             number += 1
         opened = _FENCED.fullmatch(lines[number]) if number < len(lines) else None
-        closing = _after(ends, number, opened["indent"], opened["fence"]) if opened else None
-        if opened and closing is not None:
-            content = [_outdented(line, len(opened["indent"])) for line in lines[number + 1 : closing]]
-            yield Block(_in_workspace(mark["path"], known), None, _text(content), begin, closing + 1)
-            number = closing + 1
+        if opened is None or opened["fence"] in unclosed:
+            continue
+        closing = next(_unpaired(lines, number + 1, opened), None)
+        if closing is None:
+            unclosed.add(opened["fence"])
+            continue
+        _require_end(lines, closing + 1, opened, known)
+        content = [_outdented(line, len(opened["indent"])) for line in lines[number + 1 : closing]]
+        yield Block(_in_workspace(mark["path"], known), None, _text(content), begin, closing + 1)
+        number = closing + 1
 
 
-def _after(ends: Mapping[str, list[int]], number: int, indent: str, fence: str) -> int | None:
-    """Return the first line after `number` with this fence, indented like the opening one or not at all.
+def _unpaired(lines: list[str], start: int, opened: re.Match[str]) -> Iterator[int]:
+    """Yield the lines from `start` with the opening fence, indented like it or not, that close no inner fence.
+
+    A fence with a language opens one, as in a Markdown file with code; the next one like it closes that.
+    """
+    inner = 0
+    for number in range(start, len(lines)):
+        found = _FENCED.fullmatch(lines[number])
+        if found is None or found["fence"] != opened["fence"]:
+            continue
+        if _LANGUAGE.fullmatch(found["info"]):
+            inner += 1
+        elif inner:
+            inner -= 1
+        elif not found["info"].strip(" \t") and found["indent"] in ("", opened["indent"]):
+            yield number
+
+
+def _require_end(lines: list[str], end: int, opened: re.Match[str], known: list[str]) -> None:
+    """Raise UnusableEdit if a whole file may go on: text follows its fence at once, or another fence later.
 
     Args:
-        ends: fence with its indentation -> indices of its lines, ascending.
+        end: index of the line after its closing fence.
     """
-    found = []
-    for each in {indent + fence, fence}:
-        closing = ends.get(each, [])
-        place = bisect.bisect_right(closing, number)
-        found += closing[place : place + 1]
-    return min(found, default=None)
+    ahead = range(end, len(lines))
+    after = next((n for n in ahead if _SEARCH.fullmatch(lines[n]) or _WHOLE.fullmatch(lines[n][:LONGEST_MARK])), None)
+    rest = lines[end:after]
+    follows = rest and rest[0].strip() and not _named_in(rest[0], known)
+    fence = next(_unpaired(rest, 0, opened), None)
+    if follows or fence not in (None, len(rest) - 1 if after is not None else None):  # that may be around a block
+        raise UnusableEdit(
+            f"the whole file seems to go on after the fence in line {end}: leave an empty line after its end, and if "
+            "the file has fences itself, enclose it in longer ones, such as ````"
+        )
 
 
 def _outdented(line: str, width: int) -> str:

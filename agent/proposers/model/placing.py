@@ -56,6 +56,15 @@ def replaced(text: str, path: str, search: str, replace: str, block: str) -> str
     return next((way for way in ways if parsed(way)), ways[0])
 
 
+def occurrences(text: str, search: str) -> int:
+    """Return how often the lines of `search` occur in a text; if never exactly, ignoring space around lines."""
+    quoted, (bodies, _) = _lines(search), _split(text)
+    bare = [line.strip() for line in quoted]
+    if not any(bare):
+        return 0
+    return len(_places(bodies, quoted) or _places([line.strip() for line in bodies], bare))
+
+
 def _lines(text: str) -> list[str]:
     """Split a text that is empty or ends with a newline."""
     return text.split("\n")[:-1]

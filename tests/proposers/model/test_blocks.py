@@ -136,6 +136,64 @@ def test_whole_file_replaces_text() -> None:
     assert applied("**WHOLE FILE: `train.py`**\n\n~~~\nRATE = 1\n```\n~~~\n") == "RATE = 1\n```\n"
 
 
+PAGE = 'Summary\n=======\nAnswer in JSON.\n\n```json\n{"answer": 1}\n```\n\nRule A.\n'
+
+
+@pytest.mark.parametrize(
+    ("fence", "page", "after"),
+    [
+        ("```", PAGE, ""),
+        ("```markdown", PAGE, "\nThat is clearer:\n```json\n1\n```\n"),
+        ("````", PAGE.replace("json", ""), ""),
+        ("~~~", PAGE.replace("json", ""), "\n```\nprose\n```\n"),
+        ("```", "A = '''\n```json\n1\n```'''\nB = 1\n", ""),
+        (
+            "```",
+            PAGE + "- a list:\n  ```py\n  x\n  ```\n",
+            "prompt.md\n```\n" + edit("X", "Y").split("\n", 1)[1] + "```\n",
+        ),
+    ],
+)
+def test_whole_file_with_fences_is_taken_whole(fence: str, page: str, after: str) -> None:
+    answer = f"WHOLE FILE prompt.md\n{fence}\n{page}X\n{fence.removesuffix('markdown')}\n{after}"
+    changed = apply(answer, {"prompt.md": "old\n"}, lambda _: True)
+    assert changed == {"prompt.md": page + ("Y\n" if "SEARCH" in after else "X\n")}
+
+
+@pytest.mark.parametrize("part", ["```\ncode\n```\n", "```\n\ncode\n```\n", "x\n\n```\n\ncode\n\n```\n"])
+def test_whole_file_that_may_go_on_after_a_fence_is_refused(part: str) -> None:
+    with pytest.raises(UnusableEdit, match="seems to go on after the fence in line"):
+        apply(f"WHOLE FILE prompt.md\n```\nRule A.\n{part}Rule B.\n```\n", {"prompt.md": "old\n"}, lambda _: True)
+    with pytest.raises(UnusableEdit, match="seems to go on"):
+        applied("WHOLE FILE train.py\n```python\nX = 1\n```\nX = 2\n")
+
+
+@pytest.mark.parametrize(
+    ("search", "replace"),
+    [
+        ("Summary\n=======\nAnswer in JSON.", "SUMMARY\n=======\nAnswer in JSON only."),
+        ("Answer in JSON.", "Answer in JSON.\n\nNotes\n=====\nNone."),
+        ("  Rule A.", "  Rules\n=======\n"),
+    ],
+)
+def test_divider_is_where_the_quote_of_the_file_ends(search: str, replace: str) -> None:
+    changed = apply(edit(search, replace, "prompt.md"), {"prompt.md": PAGE}, lambda _: True)["prompt.md"]
+    assert changed == PAGE.replace(search.strip(), replace.strip(" "))
+
+
+def test_dividers_after_no_quote_of_the_file_are_refused() -> None:
+    with pytest.raises(UnusableEdit, match="block 1 has 2 dividers"):
+        apply(edit("Other\n=======\nlines", "x", "prompt.md"), {"prompt.md": PAGE}, lambda _: True)
+    with pytest.raises(UnusableEdit, match="block 1 has 2 dividers"):
+        apply(edit("A", "B\n=======", "p.md"), {"p.md": "A\nA\n"}, lambda _: True)
+
+
+@pytest.mark.parametrize("answer", [edit("RATE = 0.1", "RATE = 0.2\0"), "WHOLE FILE train.py\n```\n\0\n```\n"])
+def test_edit_with_a_nul_character_is_refused(answer: str) -> None:
+    with pytest.raises(UnusableEdit, match="puts a NUL character into train"):
+        applied(answer)
+
+
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_whole_file_keeps_line_ends_and_a_byte_order_mark(mark: str, end: str) -> None:
