@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 from agent.format import plain
 from agent.proposers.model.placing import UnusableEdit, occurrences, replaced
@@ -219,19 +220,56 @@ def _unquoted(line: str) -> str:
     return line[quote.end() :] if quote else line
 
 
+def spans(answer: str) -> list[tuple[int, int]]:
+    """Return begin and end of what complete edits quote, in characters: nothing in it is about the answer itself."""
+    raw = answer.split("\n")
+    lines = [line.removesuffix("\r") for line in raw]
+    starts = [0, *accumulate(len(line) + 1 for line in raw)]
+    begun = [number for number, line in enumerate(lines) if _begins(line)]
+    found = [
+        (starts[first + number], starts[first + closing])
+        for first, end in pairwise([*begun, len(lines)])
+        for _, number, _, closing in _wholes(lines[first:end])
+    ]
+    begin = -1
+    for number, line in enumerate(lines):
+        if _begins(line):
+            begin = -1
+        elif _SEARCH.fullmatch(line) or _SEARCH.fullmatch(_unquoted(line)):
+            begin = number
+        elif begin >= 0 and (_REPLACE.fullmatch(line) or _REPLACE.fullmatch(_unquoted(line))):
+            found.append((starts[begin], starts[number]))
+            begin = -1
+    return sorted(found)
+
+
+def _begins(line: str) -> bool:
+    """Return whether an answer, or a whole file in it, begins with this line."""
+    return line.startswith("DESCRIPTION:") or _WHOLE.fullmatch(line[:LONGEST_MARK]) is not None
+
+
 def _whole_files(lines: list[str], known: list[str]) -> Iterator[Block]:
-    """Yield each whole file; its closing fence is the same as its opening one.
+    """Yield each whole file.
 
     Raises:
-        UnusableEdit: it may go on after that fence, which may be one of its own.
+        UnusableEdit: it may go on after its closing fence, which may be one of its own.
     """
+    for begin, number, opened, closing in _wholes(lines):
+        path = _WHOLE.fullmatch(lines[begin])
+        assert path is not None
+        _require_end(lines, closing + 1, opened, known)
+        content = [_outdented(line, len(opened["indent"])) for line in lines[number + 1 : closing]]
+        yield Block(_in_workspace(path["path"], known), None, _text(content), begin, closing + 1)
+
+
+def _wholes(lines: list[str]) -> Iterator[tuple[int, int, re.Match[str], int]]:
+    """Yield of each whole file its first line, its opening fence as index and match, and the closing one like it."""
     unclosed: set[str] = set()  # so that each is looked for once
     number = 0
     while number < len(lines):
         begin = number
         number += 1
-        mark = _WHOLE.fullmatch(lines[begin]) if len(lines[begin]) <= LONGEST_MARK else None
-        if mark is None:
+        if len(lines[begin]) > LONGEST_MARK or not _WHOLE.fullmatch(lines[begin]):
             continue
         while number < len(lines) - 1 and not lines[number]:
             number += 1
@@ -242,9 +280,7 @@ def _whole_files(lines: list[str], known: list[str]) -> Iterator[Block]:
         if closing is None:
             unclosed.add(opened["fence"])
             continue
-        _require_end(lines, closing + 1, opened, known)
-        content = [_outdented(line, len(opened["indent"])) for line in lines[number + 1 : closing]]
-        yield Block(_in_workspace(mark["path"], known), None, _text(content), begin, closing + 1)
+        yield begin, number, opened, closing
         number = closing + 1
 
 

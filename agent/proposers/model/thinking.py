@@ -6,7 +6,10 @@ chat templates put the opening tag into the prompt.
 
 from __future__ import annotations
 
+import bisect
 import re
+
+from agent.proposers.model.blocks import spans
 
 _WORDS = r"think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratch_?pad"
 # <think>, <seed:think>, [THINK], and the signs of Kimi's templates; then those of Cohere's and OpenAI's open models.
@@ -21,18 +24,36 @@ _OPENING = re.compile(
     r"|<\|channel\|>\s*analysis)",
     re.IGNORECASE | re.MULTILINE,
 )
+_OPENED = re.compile(rf"[<\[◁]\|?(?:\w+:)?(?:{_WORDS})\|?[>\]▷]", re.IGNORECASE)
 LONGEST_LINE = 200  # characters around a tag that are searched for quotes
 
 
 def answered(text: str) -> str:
     """Return the text after the last closing tag, up to an opening tag that is never closed.
 
-    A tag in quotes does not count: the text is about it, such as a token in a tokenizer's list.
+    A tag in quotes does not count: the text is about it, such as a token in a tokenizer's list. Nor does one inside an
+    edit, whose file may be about reasoning, or one that ends a pair within a sentence.
     """
+    edits = spans(text)
     tags = reversed([*_CLOSING.finditer(text)])
-    begin = next((tag.end() for tag in tags if not _is_quoted(text, tag)), 0)
-    opened = _OPENING.search(text, begin)
+    counting = (
+        tag for tag in tags if not (_is_within(edits, tag) or _is_quoted(text, tag) or _is_in_sentence(text, tag))
+    )
+    begin = next((tag.end() for tag in counting), 0)
+    opened = next((tag for tag in _OPENING.finditer(text, begin) if not _is_within(edits, tag)), None)
     return text[begin : opened.start() if opened else len(text)]
+
+
+def _is_within(edits: list[tuple[int, int]], tag: re.Match[str]) -> bool:
+    place = bisect.bisect_right(edits, tag.start(), key=lambda edit: edit[0]) - 1
+    return place >= 0 and tag.start() < edits[place][1]
+
+
+def _is_in_sentence(text: str, tag: re.Match[str]) -> bool:
+    """Return whether the opening tag is on the same line, after other words."""
+    start = max(text.rfind("\n", 0, tag.start()) + 1, tag.start() - LONGEST_LINE)
+    before = text[start : tag.start()]
+    return any(before[: opened.start()].strip() for opened in _OPENED.finditer(before))
 
 
 def _is_quoted(text: str, tag: re.Match[str]) -> bool:

@@ -52,6 +52,28 @@ def test_an_answer_without_thinking_is_all_of_it(text: str) -> None:
     assert answered(text) == text
 
 
+TAGGED = '"""\n<reasoning>\n...\n</reasoning>\n<think>\n"""\n'
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "edits",
+    [
+        edit(TAGGED, TAGGED.replace("...", "step by step")),
+        "train.py\n> <<<<<<< SEARCH\n> </think>\n> =======\n> x\n> >>>>>>> REPLACE\n",
+        f"WHOLE FILE train.py\n\n```python\n{TAGGED}```\n",
+        f"{edit('RATE = 0.1', 'RATE = 0.2')}\nThis leaves the <reasoning>...</reasoning> format alone.\n",
+    ],
+)
+def test_tags_that_an_edit_quotes_end_no_thinking(edits: str, end: str) -> None:
+    answer = f"DESCRIPTION: a longer reasoning\n\n{edits}".replace("\n", end)
+    assert answered(answer) == answer
+    for thought in (f"<think>\n{DRAFT}\n</think>", f"{answer}\n</think>", "<<<<<<< SEARCH\nOr </think>"):
+        assert answered(f"{thought}\n{answer}").strip() == answer.strip()
+    begun = "WHOLE FILE train.py\n```\nDEPTH = 2\nNo.\n</think>"
+    assert answered(f"{begun}\n{answer}").strip() == answer.strip()
+
+
 def test_thinking_without_an_end_is_no_answer() -> None:
     assert answered(f"<think>\n{DRAFT}") == ""
     assert answered(f"{ANSWER}</think>") == ""
