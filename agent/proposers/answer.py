@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -21,7 +20,13 @@ LONGEST_DESCRIPTION = 120
 LONGEST_HYPOTHESIS = 2000
 LARGEST_EFFECT = 1e100  # a journal cannot hold all numbers
 _NAMED = re.compile(r"(?im)^[ \t>*_#`\d.)-]*(description|hypothesis|expected|playbook)[ \t*_]*:[ \t*_]*(.*)$")
-_NUMBER = re.compile(r"[+\-\u2212]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_DASHES = re.compile("[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]")
+# Not inside a word, such as val_bpb2, nor the part of a number that follows a comma. The sign in 1-2 or +/-1 is none.
+_NUMBER = re.compile(
+    r"(?P<sign>(?<![\w./])[+-]|)(?<![^\W\d])(?<![\d.,])(?P<size>(?:\d+(?:,\d+)*\.?\d*|\.\d+)(?:e[+-]?\d+)?)"
+    r"(?P<percent>\s*(?:%|percent))?",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,14 @@ def summary_of_change(old: Mapping[str, str], new: Mapping[str, str], known: Map
 
 
 def _number(text: str) -> float | None:
-    found = _NUMBER.search(text)
-    value = float(found[0].replace("\u2212", "-")) if found else math.nan
+    """Return the number that a text means as a change: its only signed one, or else its only one.
+
+    A percentage is none, because it does not say of what. Several numbers are none: a wrong effect is worse than none.
+    """
+    text = re.sub(r"^([+-])\s+", r"\1", _DASHES.sub("-", text))
+    found = {number["sign"] + number["size"] for number in _NUMBER.finditer(text) if not number["percent"]}
+    meant = [number for number in found if number[0] in "+-"] or [*found]
+    if len(meant) != 1 or "," in meant[0]:
+        return None
+    value = float(meant[0])
     return value if abs(value) <= LARGEST_EFFECT else None

@@ -265,6 +265,33 @@ def test_notes_are_read_from_answer() -> None:
     assert len(parse_notes("DESCRIPTION: " + "x" * 10_000).description) == LONGEST_DESCRIPTION
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("val_loss 1.0150 -> 1.0130 (-0.002)", -0.002),
+        ("\u20130.002", -0.002),
+        ("\u2014 0.002", -0.002),
+        ("-2%", None),
+        ("-2 percent", None),
+        ("-0.004 (-2 %)", -0.004),
+        ("val_bpb2 drops by -0.004", -0.004),
+        ("-0.004 +/-0.001", -0.004),
+        ("-0.004 \u00b1 0.001", -0.004),
+        ("-0.004, that is -0.004 bits.", -0.004),
+        ("0.002\u20130.004", None),
+        ("-0.002 to -0.004", None),
+        ("from 1.2 to 1.1", None),
+        ("-1,000", None),
+        ("-0,004", None),
+        ("+.5e\u22123bits", 0.0005),
+        ("0.25", 0.25),
+        ("v2", None),
+    ],
+)
+def test_expected_effect_is_the_one_number_that_can_be_meant(said: str, expected: float | None) -> None:
+    assert parse_notes(f"EXPECTED: {said}\n").expected == expected
+
+
 def test_missing_notes_are_summarised() -> None:
     assert summary_of_change({"t.py": FILE}, {"t.py": FILE.replace("0.1", "0.2")}, {}) == "RATE 0.1 -> 0.2"
     profiles = 'if PROFILE == "cpu":\n    DEPTH = 2\nelse:\n    DEPTH = 4\n'
