@@ -6,6 +6,7 @@ Resuming a session needs none of the kept flags. A flag that is given again repl
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
@@ -86,6 +87,7 @@ KEPT: Mapping[str, Callable[[Any], bool]] = {
 WHO = ("proposer", "model", "agent", "agent_cmd")
 CAPS = ("max_cost", "max_cost_per_experiment")
 WHERE = ("stations", "scheduler", "tls", "insecure")
+QUERY = re.compile(r"(https?://[^\s?#]*[?#])\S+")
 NO_LADDER = "leave --ladder out, or end a kept one with `--ladder off`"
 
 
@@ -301,8 +303,8 @@ def merged(state: State | None, given: Mapping[str, Any]) -> tuple[dict[str, Any
     changed = [name for name in given if name in kept and given[name] != kept[name] and name != "training_seconds"]
     left = _without(kept, WHO) if not set(WHO).isdisjoint(given) else kept
     left = _without(left, WHERE) if not set(WHERE).isdisjoint(given) else left
-    # An earlier version kept a model's address with its login.
-    before = {name: LOGIN.sub("://***@", str(value)) for name, value in kept.items()}
+    # An earlier version kept a model's address with its login or query.
+    before = {name: QUERY.sub(r"\1***", LOGIN.sub("://***@", str(value))) for name, value in kept.items()}
     said = [f"{_flag_of(name)} is now {given[name]}; it was {before[name]}" for name in changed]
     if "model" not in {**left, **given}:  # nothing else has a cost that could be capped
         left = _without(left, CAPS)

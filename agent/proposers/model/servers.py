@@ -75,14 +75,14 @@ def parse_model(text: str) -> ModelSpec:
         text: `openai:NAME`, `anthropic:NAME`, `ollama:NAME`, `lmstudio:NAME`, `mlx:NAME` or `http://host/v1 NAME`.
 
     Raises:
-        UsageError: the text has another form, or the address has a login.
+        UsageError: the text has another form, or the address has a login or a query.
         PreconditionError: the API key is not in the environment, or is none.
     """
     if text.startswith(("http://", "https://")):
         url, _, name = text.partition(" ")
-        if LOGIN.search(url):
+        if secret := _secret_part(url):
             raise UsageError(
-                "the address of --model has a login, which would be written to files",
+                f"the address of --model has {secret}, which would be written to files",
                 hint=f"run `export {OWN_KEY}=...`, and write `--model '{OWN_SERVER}'`",
             )
         if not name.strip():
@@ -102,14 +102,21 @@ def parse_model(text: str) -> ModelSpec:
             hint=f"run `export {key_variable}=...`, or use a local model such as `--model ollama:NAME`",
         )
     own = os.environ.get(url_variable, "").strip()
-    if LOGIN.search(own):
+    if secret := _secret_part(own):
         raise UsageError(
-            f"the address in {url_variable} has a login, which would be written to files",
+            f"the address in {url_variable} has {secret}, which would be written to files",
             hint=f"remove it there, or run `export {OWN_KEY}=...`, and write `--model '{OWN_SERVER}'`",
         )
     if own and not _is_address(own):
         raise UsageError(f"the address in {url_variable} is invalid: {own!r}", hint=f"write one such as {address}")
     return ModelSpec(scheme, name, wire, (own or address).rstrip("/"), key)
+
+
+def _secret_part(url: str) -> str:
+    """Name the part of an address that may hold a key; empty if there is none. No request could have its query."""
+    if LOGIN.search(url):
+        return "a login"
+    return "a query or a fragment (`?` or `#`)" if "?" in url or "#" in url else ""
 
 
 def _is_address(url: str) -> bool:

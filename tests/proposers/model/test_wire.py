@@ -554,6 +554,18 @@ def test_address_with_a_login_is_refused_without_being_shown(monkeypatch: pytest
     assert parse_model("http://127.0.0.1:9/v1 me@7b").name == "me@7b"
 
 
+@pytest.mark.parametrize("end", ["?api-key=hunter2", "/?k=hunter2", "#hunter2", "?"])
+def test_address_with_a_query_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """The path of a request would follow the query."""
+    monkeypatch.setenv("OLLAMA_BASE_URL", f"http://127.0.0.1:1/v1{end}")
+    for text in (f"http://127.0.0.1:9/v1{end} m", f"https://host{end}", "ollama:m"):
+        with pytest.raises(UsageError, match=r"has a query or a fragment \(`\?` or `#`\)") as caught:
+            parse_model(text)
+        assert "AUTORESEARCH_MODEL_KEY" in str(caught.value.hint)
+        assert "hunter2" not in f"{caught.value} {caught.value.hint}"
+    assert parse_model("http://127.0.0.1:9/v1 what?#7b").name == "what?#7b"
+
+
 @pytest.mark.parametrize("address", ["http://[::1", "http://", "http:///v1", "http://h:99999/v1", "http://h:x/v1"])
 def test_an_impossible_address_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     """A call to it could never be sent, and would be charged."""
