@@ -373,6 +373,28 @@ def test_the_ledger_has_effects_and_noise() -> None:
     assert "All experiments by idea; noise not measured" in briefing(context(history=5))
 
 
+@pytest.mark.parametrize(
+    ("log", "curve"),
+    [
+        ("step 1 loss -0.5000\rstep 2 loss: -1.25e-1\nval_loss 9.0\nloss: -2.5\n", "-0.5000, -1.25e-1"),
+        (
+            "".join(f"step {n} loss {n}.0\n" for n in range(1, 20)) + "final_loss: -2.5\n",
+            ", 11.0, 13.0, 15.0, 17.0, 19.0",
+        ),
+        ("epoch 1 val_loss 3.0\nepoch 2 val_loss 2.0\nval_loss: -2.500000\n", "3.0, 2.0"),
+        ("a loss of words\n", ""),
+    ],
+)
+def test_curve_has_the_losses_of_the_training(tmp_path: Path, log: str, curve: str) -> None:
+    (tmp_path / "run.log").write_text(log)
+    base = experiment(0, runs=(Run(metric=-2.5, seconds=300, log=str(tmp_path / "run.log")),))
+    text = briefing(dataclasses.replace(context(), incumbent=base, history=(base,)))
+    line = next((line for line in text.splitlines() if line.startswith("loss at evenly spaced points")), "")
+    assert line.endswith(curve)
+    assert bool(line) == bool(curve)
+    assert "-2.5," not in f"{line},"
+
+
 def test_lucky_value_of_a_keep_is_told_as_its_held_out_runs_correct_it() -> None:
     base = kept(0, [2.0, 2.02], heldout=[2.04])
     best = kept(1, [1.5, 1.6], heldout=[1.9, 1.92])
