@@ -37,6 +37,7 @@ LONGEST_LINE = 160
 LONGEST_DIFF = 1500
 LARGEST_COMPARED = 200_000  # characters
 CURVE_POINTS = 10
+CLOSE = 3.0  # noises of a near miss below its incumbent, at most
 LARGEST_LOG = 2**27
 LONGEST_ERROR = 4000
 BETWEEN = 10  # characters of a section besides its title and text, at most
@@ -126,7 +127,7 @@ def _sections(context: Context) -> list[tuple[str, list[str]]]:
         ("Progress", _standing(context)),
         ("Training of the incumbent", _training(context.incumbent)),
         (f"The last {RECENT} experiments, newest first {UNTRUSTED}", _lines(context, reversed(tried[-RECENT:]))),
-        (f"Near misses: discarded, but close {UNTRUSTED}", _near_misses(context)),
+        (f"Near misses: discarded, but close {UNTRUSTED}", _near_misses(context, noise)),
         (f"Crashes and their reasons {UNTRUSTED}", _lines(context, crashed[:CRASHES])),
         (f"All experiments by idea; {known} {UNTRUSTED}", _by_idea(context, noise)),
         (f"Earlier sessions: what they kept, and what failed there {UNTRUSTED}", _earlier(context)),
@@ -228,14 +229,16 @@ def _gained(context: Context, change: float | None) -> float | None:
     return None if change is None else gain(0.0, change, context.direction)
 
 
-def _near_misses(context: Context) -> list[str]:
-    """Return the discarded experiments with the smallest loss against the incumbent."""
-    best = estimate(context.incumbent)
-    missed = [(e, e.metric) for e in context.history[1:] if e.verdict.status == "discard" and e.metric is not None]
-    if best is None:
-        return []
-    missed.sort(key=lambda each: gain(each[1], best, context.direction))
-    return _lines(context, (e for e, _ in missed[:NEAR_MISSES]))
+def _near_misses(context: Context, noise: float | None) -> list[str]:
+    """Return the discarded experiments with the smallest loss against the incumbent of their time.
+
+    Args:
+        noise: a loss of more than a few is not close; None if it is not measured.
+    """
+    discarded = [e for e in context.history[1:] if e.verdict.status == "discard"]
+    gains = [(g, e) for e in discarded if (g := _gained(context, change_of(context.history, e))) is not None]
+    close = [(g, e) for g, e in gains if noise is None or g >= -CLOSE * noise]
+    return _lines(context, (e for _, e in sorted(close, key=lambda each: -each[0])[:NEAR_MISSES]))
 
 
 def _by_idea(context: Context, noise: float | None) -> list[str]:

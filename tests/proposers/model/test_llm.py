@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -393,6 +393,21 @@ def test_curve_has_the_losses_of_the_training(tmp_path: Path, log: str, curve: s
     assert line.endswith(curve)
     assert bool(line) == bool(curve)
     assert "-2.5," not in f"{line},"
+
+
+def test_near_misses_are_close_to_the_incumbent_of_their_time() -> None:
+    def one(number: int, status: Literal["keep", "discard"], metric: float) -> Experiment:
+        return experiment(number, runs=(Run(metric=metric, seconds=300),), verdict=Verdict(status, "because"))
+
+    base = experiment(0, runs=tuple(Run(metric=metric, seconds=300) for metric in (1.0, 1.002, 1.001)))
+    told = [base, one(1, "discard", 1.003), one(2, "discard", 1.2), one(3, "keep", 0.5), one(4, "discard", 0.62)]
+
+    def section(*history: Experiment) -> str:
+        text = briefing(dataclasses.replace(context(), history=history, number=len(history)))
+        return next((part for part in text.split("\n\n## ") if part.startswith("Near misses")), "")
+
+    assert [line[:2] for line in section(*told).splitlines()[1:]] == ["#1"]
+    assert section(base, *(dataclasses.replace(told[2], number=1),)) == ""
 
 
 def test_lucky_value_of_a_keep_is_told_as_its_held_out_runs_correct_it() -> None:
