@@ -27,8 +27,6 @@ SMALLEST_SHARE = 0.02
 MOST_LISTED = 2000
 # Distance between two choices, as a fraction of a numeric range.
 CHOICE_DISTANCE = 0.6
-# Stands for zero on a log scale, if the range of a constant includes zero.
-ZERO = 1e-12
 # How far outside 0..1 a point may lie.
 OUTSIDE = 0.5
 
@@ -74,10 +72,11 @@ def _size(dimension: Dimension) -> float:
     """Return how many values a constant may take; infinite for a float, unless its range is a single value."""
     if dimension.kind == "choice":
         return len(dimension.choices)
+    outside = dimension.start != dimension.value  # the present value then is one more
     if dimension.kind == "power":
-        return int(math.log2(dimension.high)) - math.ceil(math.log2(max(dimension.low, 1))) + 1
+        return int(math.log2(dimension.high)) - math.ceil(math.log2(max(dimension.low, 1))) + 1 + outside
     if dimension.kind == "int":
-        return int(dimension.high) - int(dimension.low) + 1
+        return int(dimension.high) - int(dimension.low) + 1 + outside
     return 1 if dimension.low == dimension.high else math.inf
 
 
@@ -85,9 +84,11 @@ def _numbered(dimension: Dimension, index: int) -> Value:
     """Return the value of a constant at a place in the order of all its values."""
     if dimension.kind == "choice":
         return dimension.choices[index]
-    if dimension.kind == "power":
-        return int(2 ** (math.ceil(math.log2(max(dimension.low, 1))) + index))
-    return int(dimension.low) + index if dimension.kind == "int" else dimension.value
+    if dimension.kind == "float":
+        return dimension.value
+    power = dimension.kind == "power"
+    value = int(2 ** (math.ceil(math.log2(max(dimension.low, 1))) + index)) if power else int(dimension.low) + index
+    return value if value <= dimension.high else dimension.value
 
 
 def _anywhere(dimension: Dimension, rng: random.Random) -> Value:
@@ -153,14 +154,15 @@ def _moved(dimension: Dimension, rng: random.Random, spread: float) -> Value:
         return rng.choice(dimension.choices)
     assert isinstance(value, int | float)
     low, high = scaled(dimension, dimension.low), scaled(dimension, dimension.high)
-    moved = scaled(dimension, value) + rng.gauss(0, spread) * (high - low)
+    moved = scaled(dimension, dimension.start) + rng.gauss(0, spread) * (high - low)
     moved = min(max(moved, low), high)
     new = dimension.rounded(unscaled(dimension, moved))
     if dimension.kind != "float" and abs(_number(new) - value) < max(SMALLEST_SHARE * abs(value), 0.5):
         # Rounding lost the change: take the smallest step.
         direction = rng.choice((-1, 1))
         step = max(1.0, SMALLEST_SHARE * abs(value))
-        return dimension.rounded(value * 2.0**direction if dimension.kind == "power" else value + direction * step)
+        start = dimension.start
+        return dimension.rounded(start * 2.0**direction if dimension.kind == "power" else start + direction * step)
     return new
 
 
@@ -183,7 +185,7 @@ def scaled(dimension: Dimension, value: float) -> float:
         return math.sqrt(max(value, 0.0))
     if not _is_log(dimension):
         return value
-    return math.log(max(value, sys.float_info.min if dimension.low > 0 else ZERO))
+    return math.log(max(value, sys.float_info.min))  # a value outside the range may be zero or less
 
 
 def unscaled(dimension: Dimension, value: float) -> float:

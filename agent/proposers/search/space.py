@@ -65,7 +65,7 @@ class Dimension:
     Attributes:
         key: name of the constant, or path:name if several files have searched constants.
         kind: `power` stands for powers of two; the values of a `choice` have no order.
-        value: the value in the source.
+        value: the value in the source, which may lie outside a range that a comment gives.
         low, high: bounds of a number, inclusive.
         log: whether the range is searched on a logarithmic scale.
         choices: the values of a `choice`.
@@ -81,13 +81,21 @@ class Dimension:
     log: bool = False
     choices: tuple[Value, ...] = ()
 
+    @property
+    def start(self) -> float:
+        """The value of a number, or the end of the range that is nearest to it: where steps begin."""
+        assert isinstance(self.value, int | float)
+        return min(max(self.value, self.low), self.high)
+
     def fits(self, value: Value) -> bool:
-        """Return whether a value is within the range, or one of the choices."""
+        """Return whether a value is within the range, one of the choices, or that in the source."""
         if self.kind == "choice":
             return value in self.choices
-        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+        if isinstance(value, str | bool):
+            return False
+        return value == self.value or self.low <= value <= self.high
 
-    def rounded(self, value: float) -> Value:
+    def rounded(self, value: float) -> float:
         """Return the nearest value that may be proposed: in range, of the constant's type, with few digits."""
         value = min(max(value, self.low), self.high)
         if self.kind == "power":
@@ -326,15 +334,15 @@ def _inferred(path: str, constant: Constant) -> Dimension | None:
 
 
 def _numeric(path: str, constant: Constant, low: float, high: float, log: bool) -> Dimension:
-    """Return a numeric dimension; a value outside its range widens it, so that the space includes the incumbent."""
+    """Return a numeric dimension. Its range is as given: a value outside it does not widen it."""
     value = constant.value
     assert isinstance(value, int | float)
-    low, high = min(low, value), max(high, value)
     kind: Literal["float", "int", "power"] = "float"
     if isinstance(value, int):
-        # Without `log`, a power of two is an ordinary integer: DEPTH = 4, ASPECT_RATIO = 64.
-        kind = "power" if _is_power(value) and log else "int"
         low, high = math.ceil(low), math.floor(high)
+        # Without `log`, a power of two is an ordinary integer: DEPTH = 4, ASPECT_RATIO = 64.
+        powers = log and math.ceil(math.log2(low)) <= math.floor(math.log2(high))
+        kind = "power" if powers and _is_power(value) else "int"
     return Dimension(constant.name, path, constant.name, kind, value, low, high, log)
 
 

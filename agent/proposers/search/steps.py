@@ -120,8 +120,7 @@ def moved(dimension: Dimension, direction: int, rng: random.Random) -> Value:
     """Return another value of a constant: a moderate step up (1) or down (-1), or another choice."""
     if dimension.kind == "choice":
         return rng.choice([choice for choice in dimension.choices if choice != dimension.value] or [dimension.value])
-    value = dimension.value
-    assert isinstance(value, int | float)
+    value = dimension.start
     if dimension.kind == "power":
         return dimension.rounded(value * 2.0**direction)
     factor = rng.uniform(SMALLEST_STEP, LARGEST_STEP) ** direction

@@ -64,8 +64,15 @@ def _turned(dimension: Dimension, turn: Turn, steps: int) -> Value | None:
         return _given(dimension, turn.value)
     if dimension.kind == "choice":
         return _next_choice(dimension, turn.direction)
-    value, count = dimension.value, turn.direction * steps
+    new, value = _stepped(dimension, turn.direction * steps), dimension.value
     assert isinstance(value, int | float)
+    # A value outside the range is led into it, and rounding may turn a step at a bound around.
+    return new if (new - value) * turn.direction > 0 else None
+
+
+def _stepped(dimension: Dimension, count: int) -> float:
+    """Return the value of a number after some steps up, or down if `count` is negative."""
+    value = dimension.start
     if dimension.kind == "power":
         return dimension.rounded(value * 2.0**count)
     if dimension.log:

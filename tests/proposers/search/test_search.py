@@ -167,11 +167,45 @@ def candidates_of(source: str) -> list[Mapping[str, Value]]:
         ("A = True\nB = True\nC = True\nD = True\nE = True\n", 2**5),
         ("N = 16  # search: 4..64 log\nM = -3  # search: -4..2\nassert N * M < 64\n", 5 * 7 - 3),
         ('MODE = "a"  # search: "a" | "b" | "c" | "d"\nF = False\n', 4 * 2),
+        ("N = 9  # search: 1..4\nFLAG = True\n", 5 * 2),
+        ("N = 2  # search: 4..64 log\nFLAG = True\n", 6 * 2),
+        ("N = 16  # search: 5..7 log\nFLAG = True\n", 4 * 2),
     ],
 )
 def test_small_space_is_searched_to_its_end(source: str, count: int) -> None:
     found = candidates_of(source)
     assert len({tuple(each.values()) for each in found}) == len(found) == count - 1
+
+
+@pytest.mark.parametrize(
+    ("line", "low", "high"),
+    [
+        ("X = 0.0  # search: 0.0001..0.1 log", 0.0001, 0.1),
+        ("X = -3  # search: 1..8 log", 1, 8),
+        ("X = 128  # search: 4..32 log", 4, 32),
+        ("X = 0.0  # search: 0.1..0.5", 0.1, 0.5),
+        ("X = 40  # search: 1..9", 1, 9),
+        ("X = 16  # search: 5..7 log", 5, 7),
+    ],
+)
+@pytest.mark.quick
+def test_nothing_outside_the_written_range_is_proposed(line: str, low: float, high: float) -> None:
+    files = {"train.py": f"{line}\nRATE = 0.1  # search: 0.001..1 log\n"}
+    history = [
+        Experiment(0, "", "", "c", digest(files), tunable_parameters(files, {}), (Run(2.0, 1.0),), Verdict("keep", ""))
+    ]
+    # What an earlier version proposed stays in the history of a session that continues.
+    odd = {"X": 1e-12 if low < 1 else -2, "RATE": 0.1}
+    history.append(Experiment(1, "search", "", "c", "odd", odd, (Run(2.0, 1.0),), Verdict("discard", "")))
+    present, moved = history[0].parameters["X"], set()
+    for number in range(2, 24):
+        asked = SearchProposer().ask(Context(number, 0, files, history[0], tuple(history), "minimize", {}))
+        moved.add(asked.parameters["X"])
+        texts, verdict = digest({**files, **asked.files}), Verdict("discard", "")
+        run = Run(2.0 + number / 100, 1.0)
+        history.append(Experiment(number, "search", "", "c", texts, asked.parameters, (run,), verdict))
+    assert len(moved - {present}) >= 2
+    assert all(low <= float(each) <= high for each in moved - {present})
 
 
 @pytest.mark.quick
@@ -265,8 +299,8 @@ def test_tiny_constants_are_moved_by_factors() -> None:
     assert min(found) < 5e-16
     assert max(found) > 2e-15
     assert len(set(found)) > 50
-    assert point(space, {"EPS": 1e-15, "OFF": 0.0}) == pytest.approx([0.5, 0.0])
-    assert max(off) > 1e-9
+    assert point(space, {"EPS": 1e-15, "OFF": 0.0}) == pytest.approx([0.5, -0.5])
+    assert min(off) == 0.001 < max(off)
 
 
 def test_far_off_values_and_failures_hide_nothing() -> None:

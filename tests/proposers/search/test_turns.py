@@ -141,3 +141,25 @@ def test_search_without_a_playbook_is_unchanged() -> None:
 def test_proposal_depends_on_playbook_and_history_alone() -> None:
     asked = [SearchProposer().ask(replace(context(written("RATE up")), seed=seed)) for seed in range(3)]
     assert asked[0] == asked[1] == asked[2]
+
+
+@pytest.mark.parametrize(
+    ("line", "turn", "value"),
+    [
+        ("X = 0.0  # search: 0.0001..0.1 log", "up", 0.00015),
+        ("X = 0.0  # search: 0.0001..0.1 log", "down", None),
+        ("X = 0.0  # search: 0.0001..0.1 log", "0.00001", None),
+        ("X = 0.0  # search: 0.2..0.4", "up", 0.23),
+        ("X = -3  # search: 1..8 log", "up", 2),
+        ("X = 9  # search: 1..8", "down", 7),
+        ("X = 9  # search: 1..8", "up", None),
+        ("X = 64  # search: 4..16 log", "down", 8),
+        ("X = 0.12345  # search: 0.01..0.12345", "up", None),
+    ],
+)
+def test_turn_of_a_value_outside_its_range_leads_into_it(line: str, turn: str, value: Value | None) -> None:
+    files = {"train.py": f"{line}\nFLAG = True\n"}
+    space = space_of(files, {})
+    base = replace(BASELINE, digest=digest(files), parameters=space.values())
+    found = SearchProposer().ask(replace(context(written(f"X {turn}"), (base,)), files=files))
+    assert (found.parameters["X"] if found.playbook else None) == value

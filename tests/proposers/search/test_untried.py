@@ -79,7 +79,8 @@ def test_what_failed_is_not_forced_again(run: Run) -> None:
 @pytest.mark.parametrize(
     ("source", "ways"),
     [
-        ("BIAS = -0.1  # search: 0.01..1 log\n", set()),
+        ("BIAS = -0.1  # search: 0.01..1 log\n", {("BIAS", "up")}),
+        ("DECAY = 0.0  # search: 0.0001..0.1 log\n", {("DECAY", "up")}),
         ("LR = 0.12345  # search: 0.01..0.1\n", {("LR", "down")}),
         ("WIDTH = 65536  # search: 1024..65536\n", {("WIDTH", "down")}),
     ],
