@@ -12,6 +12,7 @@ from agent.format import named, one_line
 from agent.journal.comparable import differences
 from agent.journal.comparison import Rung
 from agent.journal.experiment import Run, Value, succeeded
+from agent.proposers.search.space import takes_fractions
 from agent.protocol.models import Protocol
 from agent.session.context import known_constants
 from agent.session.workbench import Workbench
@@ -153,7 +154,7 @@ def values_for(
             raise UsageError(f"--set {name} is given twice", hint="drop one of them")
         if name in SEEDS:
             raise UsageError(f"--set {name} is not possible: each pair of runs gets a seed of its own", hint="drop it")
-        found[name] = _value(name, value.strip(), _like(name, trees, known))
+        found[name] = _value(name, value.strip(), *_like(name, trees, known))
     for recipe, files in trees.items():
         if why := refused(files, known, found):
             shown = ", ".join(f"{name}={value}" for name, value in found.items())
@@ -178,9 +179,13 @@ def refused(files: Mapping[str, str], known: Mapping[str, Value], values: Mappin
     return next((why for text in texts if (why := refuses(text, known, {})) is not None), None)
 
 
-def _like(name: str, trees: Mapping[str, Mapping[str, str]], known: Mapping[str, Value]) -> Value:
-    """Return the present value of a constant, which every recipe must have: a float if it is one in any of them."""
+def _like(name: str, trees: Mapping[str, Mapping[str, str]], known: Mapping[str, Value]) -> tuple[Value, bool]:
+    """Return the present value of a constant, a float if it is one in any recipe, and whether it may get a fraction.
+
+    Every recipe must have the constant.
+    """
     values: list[Value] = []
+    fractions = False
     for recipe, files in trees.items():
         every = {path: constants(text, known) for path, text in files.items() if path.endswith(".py")}
         places = {path: found[name].value for path, found in every.items() if name in found}
@@ -197,11 +202,12 @@ def _like(name: str, trees: Mapping[str, Mapping[str, str]], known: Mapping[str,
                 hint=f"choose from {named(names, 8)}" if names else "name values in capitals at module level",
             )
         values += mine
-    return next((value for value in values if type(value) is float), values[0])
+        fractions = fractions or any(takes_fractions(found[name]) for found in every.values() if name in found)
+    return next((value for value in values if type(value) is float), values[0]), fractions
 
 
-def _value(name: str, text: str, like: Value) -> Value:
-    """Return a value that the user typed, with the type of the present one."""
+def _value(name: str, text: str, like: Value, fractions: bool) -> Value:
+    """Return a value that the user typed, with the type of the present one, or that a search comment asks for."""
     # Read as the search reads the recipe: only a literal counts, and nothing is executed.
     read = constants(f"{name} = {text}\n", {}).get(name) if len(text) <= LONGEST_VALUE and "\n" not in text else None
     value = read.value if read is not None and read.literal == text else None
@@ -209,6 +215,8 @@ def _value(name: str, text: str, like: Value) -> Value:
         value = text
     if type(like) is float and type(value) is int:
         value = float(value) if abs(value) < LARGEST else None
+    if fractions and type(like) is int and type(value) is float:
+        like = float(like)
     if value is None or type(value) is not type(like) or (isinstance(value, float) and not math.isfinite(value)):
         raise UsageError(
             f"--set {name} must be {KINDS[type(like)]}, got {_shown(text)}", hint=f"it is {_shown(str(like))} now"

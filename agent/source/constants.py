@@ -77,6 +77,7 @@ class Constant:
         literal: the value as the source spells it.
         encoding: of the file, as it declares.
         comment: the comment after it on its line; empty if another statement follows, which the comment is about.
+        annotation: its type as the source spells it; empty if it has none.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Constant:
     comment: str
     line: int
     encoding: str = "utf-8"
+    annotation: str = ""
 
 
 def constants(source: str, known: Mapping[str, Value]) -> dict[str, Constant]:
@@ -110,13 +112,14 @@ def _constants(tree: ast.Module, source: str, known: Mapping[str, Value]) -> dic
     starts = line_starts(data)
     encoding = encoding_of("a.py", data) if b"coding" in data[:HEADER] else "utf-8"  # seldom, because it takes a while
     found: dict[str, Constant] = {}
-    for name, node, value in _assignments(tree, known, {}):
+    for statement, name, node, value in _assignments(tree, known, {}):
         if NAME.fullmatch(name) and is_literal(node) and isinstance(value, int | float | bool | str):
             assert node.end_lineno is not None and node.end_col_offset is not None
             begin, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
             comment = _comment_after(data, end)
             spelled = data[begin:end].decode()
-            found[name] = Constant(name, value, begin, end, spelled, comment, node.lineno, encoding)
+            annotation = ast.unparse(statement.annotation) if isinstance(statement, ast.AnnAssign) else ""
+            found[name] = Constant(name, value, begin, end, spelled, comment, node.lineno, encoding, annotation)
     return found
 
 
@@ -286,12 +289,12 @@ def line_starts(data: bytes) -> list[int]:
 
 def _assignments(
     tree: ast.Module, known: Mapping[str, Value], values: Mapping[str, Value]
-) -> Iterator[tuple[str, ast.expr, Any]]:
+) -> Iterator[tuple[ast.stmt, str, ast.expr, Any]]:
     names: dict[str, Any] = dict(known)
     for statement in _live(tree.body, names, values):
         target = target_of(statement)
         if target is not None:
-            yield target[0], target[1], names.get(target[0])
+            yield statement, *target, names.get(target[0])
 
 
 def _live(body: list[ast.stmt], names: dict[str, Any], values: Mapping[str, Value]) -> Iterator[ast.stmt]:

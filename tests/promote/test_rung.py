@@ -44,6 +44,21 @@ def test_value_has_the_type_of_the_constant(given: str, name: str, value: object
         assert line in with_values(files, {}, found)["train.py"].splitlines()
 
 
+@pytest.mark.parametrize(
+    ("line", "given", "value"),
+    [
+        ("CLIP = 1  # search: 0.1..2.0 log", "CLIP=0.5", 0.5),
+        ("CLIP = 1  # search: 0.1..2.0 log", "CLIP=2", 2),
+        ("CLIP: float = 1", "CLIP=0.5", 0.5),
+        ("CLIP = 1  # search: 0.5 | 1 | 2", "CLIP=0.5", 0.5),
+    ],
+)
+def test_whole_number_with_a_fraction_in_its_range_takes_one(line: str, given: str, value: float) -> None:
+    found = values_for([given], {"the baseline": {"train.py": line}, "the best": {"train.py": line}}, {})
+    assert found == {"CLIP": value}
+    assert type(found["CLIP"]) is type(value)
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_whole_number_in_one_recipe_takes_the_fraction_of_the_other(order: int) -> None:
     trees = {"the baseline": {"train.py": "RATE = 1\n"}, "the best": {"train.py": "RATE = 0.3\n"}}

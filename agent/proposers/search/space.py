@@ -23,6 +23,7 @@ from agent.source.equivalence import fingerprint_of
 from agent.source.training_budget import limits_of, timed_names, why_budget
 
 RANGE = re.compile(r"(\S+?)\s*\.\.\s*(\S+)(\s+log)?")
+FLOAT = re.compile(r"\bfloat\b")
 # A recipe that changes one of these is not better: it gets another seed, another test set, or merely other output.
 # Each row is words of a name, which underscores separate.
 SEEDS = r"[A-Z]*SEEDS? | RANDOM_?STATE | RNG"
@@ -64,7 +65,8 @@ class Dimension:
 
     Attributes:
         key: name of the constant, or path:name if several files have searched constants.
-        kind: `power` stands for powers of two; the values of a `choice` have no order.
+        kind: `power` stands for powers of two; the values of a `choice` have no order. The value of a `float` may be
+            spelled as an integer.
         value: the value in the source, which may lie outside a range that a comment gives.
         low, high: bounds of a number, inclusive.
         log: whether the range is searched on a logarithmic scale.
@@ -109,7 +111,8 @@ class Dimension:
         if self.kind == "int":
             few = float(f"{value:.{DIGITS}g}")
             return round(few if self.low <= few <= self.high else value)
-        return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
+        few = min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
+        return self.value if few == self.value and not isinstance(self.value, str) else few  # 1 stays 1, not 1.0
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,33 @@ def is_same_code(one: Mapping[str, str], other: Mapping[str, str], known: Mappin
 def tunable_parameters(files: Mapping[str, str], known: Mapping[str, Value]) -> dict[str, Value]:
     """Return the values of the searched constants by NAME, or by path:NAME if several files have some."""
     return space_of(files, known).values()
+
+
+def takes_fractions(constant: Constant) -> bool:
+    """Return whether a number may get a fraction, however it is spelled now.
+
+    It may if it has a point or an exponent, is annotated as a float, or if its search comment names a fraction. A bound
+    such as 1e6 is a short form of a whole number.
+    """
+    if isinstance(constant.value, str | bool):
+        return False
+    if isinstance(constant.value, float):
+        return True
+    comment = COMMENT.search(constant.comment)
+    text = comment[1].strip() if comment else ""
+    form = RANGE.fullmatch(text)
+    return _is_float(constant) or any(map(_has_fraction, form.groups()[:2] if form else text.split("|")))
+
+
+def _is_float(constant: Constant) -> bool:
+    return FLOAT.search(constant.annotation) is not None and not re.search(r"\bint\b", constant.annotation)
+
+
+def _has_fraction(text: str) -> bool:
+    try:
+        return "." in text or not float(text).is_integer()
+    except (ValueError, OverflowError):  # no number, or an infinite one
+        return False
 
 
 def why_nothing(files: Mapping[str, str], known: Mapping[str, Value]) -> str | None:
@@ -321,10 +351,10 @@ def _inferred(path: str, constant: Constant) -> Dimension | None:
         return None
     fraction = FRACTION.search(name) is not None
     if value == 0:
-        return _numeric(path, constant, 0.0, 0.5, False) if fraction and isinstance(value, float) else None
+        return _numeric(path, constant, 0.0, 0.5, False) if fraction and takes_fractions(constant) else None
     if value < 0 or value > LARGEST:
         return None
-    if isinstance(value, int):
+    if isinstance(value, int) and not takes_fractions(constant):
         if _is_power(value) and value >= LEAST_POWER:
             return _numeric(path, constant, max(1, value // 4), value * 4, True)
         return _numeric(path, constant, max(1, min(value // 2, value - 1)), max(value * 2, value + 1), False)
@@ -338,11 +368,11 @@ def _numeric(path: str, constant: Constant, low: float, high: float, log: bool) 
     value = constant.value
     assert isinstance(value, int | float)
     kind: Literal["float", "int", "power"] = "float"
-    if isinstance(value, int):
+    if not takes_fractions(constant):
         low, high = math.ceil(low), math.floor(high)
         # Without `log`, a power of two is an ordinary integer: DEPTH = 4, ASPECT_RATIO = 64.
         powers = log and math.ceil(math.log2(low)) <= math.floor(math.log2(high))
-        kind = "power" if powers and _is_power(value) else "int"
+        kind = "power" if powers and isinstance(value, int) and _is_power(value) else "int"
     return Dimension(constant.name, path, constant.name, kind, value, low, high, log)
 
 

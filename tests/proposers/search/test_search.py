@@ -208,6 +208,36 @@ def test_nothing_outside_the_written_range_is_proposed(line: str, low: float, hi
     assert all(low <= float(each) <= high for each in moved - {present})
 
 
+@pytest.mark.parametrize(
+    ("line", "kind", "low", "high"),
+    [
+        ("X = 0  # search: 0..0.5", "float", 0, 0.5),
+        ("X = 1  # search: 0.1..2.0 log", "float", 0.1, 2),
+        ("X = 5  # search: 5..5.5", "float", 5, 5.5),
+        ("X = 1  # search: 0.0..4.0", "float", 0, 4),
+        ("X = 4  # search: 1e-2..8 log", "float", 0.01, 8),
+        ("X: float = 1", "float", 0.125, 8),
+        ("X: Final[float] = 64  # search: 16..256 log", "float", 16, 256),
+        ("X_DROPOUT: float = 0", "float", 0, 0.5),
+        ("X = 1000  # search: 1e2..1e4 log", "int", 100, 10_000),
+        ("X: int = 4", "int", 2, 8),
+        ("X: int | float = 4", "int", 2, 8),
+    ],
+)
+@pytest.mark.quick
+def test_whole_number_with_a_fraction_in_its_range_is_a_float(line: str, kind: str, low: float, high: float) -> None:
+    files = {"train.py": line + "\n"}
+    space = space_of(files, {})
+    (dimension,) = space.dimensions
+    assert (dimension.kind, dimension.low, dimension.high) == (kind, low, high)
+    assert space.apply({dimension.key: dimension.rounded(float(dimension.start))}) == {}  # still spelled as it was
+    base = Experiment(0, "", "", "c", digest(files), space.values(), (Run(2.0, 1.0),), Verdict("keep", ""))
+    found = [SearchProposer().ask(Context(1, n, files, base, (base,), "minimize", {})).parameters for n in range(9)]
+    values = [each[dimension.key] for each in found]
+    assert all(low <= float(each) <= high for each in values)
+    assert any(float(each) != int(each) for each in values) == (kind == "float")
+
+
 @pytest.mark.quick
 def test_large_space_is_drawn_from_anywhere() -> None:
     space = space_of({"train.py": SOURCE}, KNOWN)
