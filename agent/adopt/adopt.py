@@ -87,7 +87,7 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
         workspace.release(adopted_ref(tag))  # of an adopt that was killed
         return {**done, "commit": None, "provisional": not choice.confirmed, "message": None}
     if not wish.provisional:
-        require_confirmed(choice, tag)
+        require_confirmed(choice, state)
     workspace.git.require_writable("nothing")
     sweep(workspace.git)
     book, full = extended(workspace, state, numbers, at)

@@ -182,10 +182,12 @@ def _set_alone(workspace: Workspace, state: State, names: Collection[str], known
     }
 
 
-def require_confirmed(choice: Choice, tag: str) -> None:
+def require_confirmed(choice: Choice, state: State) -> None:
     """Raise PreconditionError if held-out runs have not shown the gain of these changes, on the holdout too if any."""
     if choice.confirmed:
         return
+    assert state.session is not None and state.incumbent is not None
+    tag = state.session["tag"]
     says = verdict_of(choice.confirmation) if choice.confirmation else "not confirmed yet"
     if choice.commit is None:
         numbers = ", ".join(f"#{each.number}" for each in choice.keeps)
@@ -193,14 +195,16 @@ def require_confirmed(choice: Choice, tag: str) -> None:
             f"{numbers} alone {'was' if len(choice.keeps) == 1 else 'were'} never measured on the baseline",
             hint="adopt all keeps, or add --provisional",
         )
-    name = choice.commit[:12] if choice.without else ""
+    smaller = choice.commit != state.incumbent.commit  # even where it leaves no keep out as a whole
+    name = choice.commit[:12] if smaller else ""
     run = typed(f"confirm {name}{' ' if name else ''}--tag {tag}")
     hint = f"run `{run}` first, or add --provisional"
     if choice.confirmation and choice.confirmation.get("verdict") == "refuted":
         hint = "try other changes, or add --provisional to adopt it nevertheless"
     elif choice.confirmation:
         hint = f"add more pairs with `{run}`, which count together with these, or add --provisional"
-    raise PreconditionError(f"the gain of session {tag} is {says}", hint=hint)
+    of = f"the smaller recipe {name}" if smaller else f"session {tag}"
+    raise PreconditionError(f"the gain of {of} is {says}", hint=hint)
 
 
 def _keeps_named(keeps: Sequence[Experiment], which: Sequence[str], tag: str) -> list[Experiment]:

@@ -384,6 +384,25 @@ def test_minimal_takes_the_recipe_of_ablate(quick: Path, cli: Cli) -> None:
     assert "in no other branch" not in cli(quick, "sessions", "--delete", "t").stderr
 
 
+def test_minimal_that_takes_a_part_of_the_only_keep_names_its_commit(quick: Path, cli: Cli) -> None:
+    """Held-out runs of the best say nothing of it, though no keep is left out as a whole."""
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace("(RATE - 0.4) ** 2", "(WIDTH < 100) * (RATE - 0.4) ** 2"))
+    commit_all(quick, "rate matters only while the width is small")
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /; s/^WIDTH = 64 /WIDTH = 256 /")
+    assert cli(quick, "confirm", "--tag", "t").returncode == 0
+    smaller = json.loads(cli(quick, "ablate", "--json").stdout)["data"]["smaller"]
+    assert (smaller["without"], smaller["constants"]) == ([], ["RATE"])
+    refused = cli(quick, "adopt", "--minimal")
+    name = smaller["commit"][:12]
+    assert refused.returncode == 3
+    assert f"error: the gain of the smaller recipe {name} is not confirmed yet\n" in refused.stderr
+    assert f"confirm {name} --tag t`" in refused.stderr
+    assert cli(quick, "confirm", name, "--tag", "t").returncode == 0
+    adopted(quick, cli, "--minimal")
+    assert ("RATE = 0.1 " in train(quick), "WIDTH = 256 " in train(quick)) == (True, True)
+
+
 def test_minimal_is_confirmed_by_the_runs_of_an_experiment_with_the_same_program(night: Path, cli: Cli) -> None:
     """Without its latest changes, the best is an earlier keep, which `confirm` measures in place of the commit."""
     path = journal_path(night, "t")
