@@ -37,7 +37,7 @@ class Wish:
     """What the user asked for.
 
     Attributes:
-        which: numbers of keeps; empty or `best` for all of them.
+        which: numbers of keeps; empty or `best` for all of them. With `promoted`, the number of a promotion.
         onto: the branch to commit on; None for the one that the session began on.
         provisional: adopt what is not confirmed.
         minimal: take the smaller recipe of `ablate`.
@@ -63,8 +63,8 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
     """
     if wish.minimal and wish.promoted:
         raise UsageError("--minimal and --promoted are mutually exclusive", hint="drop one of them")
-    if (wish.minimal or wish.promoted) and wish.which:
-        raise UsageError(f"--{'minimal' if wish.minimal else 'promoted'} takes no numbers", hint="drop one of them")
+    if wish.minimal and wish.which:
+        raise UsageError("--minimal takes no numbers", hint="drop one of them")
     tag = find_session(folder, tag)
     path, state = journal_path(folder, tag), begun(folder, tag)
     protocol = load_protocol(folder)
@@ -72,7 +72,9 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
     checkout, known = Checkout(workspace), known_constants(protocol)
     smaller = smaller_recipe(path, state) if wish.minimal else None
     choice = (
-        promoted(workspace, state, known) if wish.promoted else choose(workspace, state, wish.which, known, smaller)
+        promoted(workspace, state, known, wish.which)
+        if wish.promoted
+        else choose(workspace, state, wish.which, known, smaller)
     )
     branch = branch_for(checkout, workspace, protocol, state, wish.onto)
     at = workspace.resolve(f"refs/heads/{branch}")

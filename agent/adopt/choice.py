@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import PreconditionError, UsageError
+from agent.format import one_line
 from agent.journal.experiment import Experiment, Value, digest
 from agent.journal.journal import read
 from agent.journal.state import State
@@ -18,6 +19,8 @@ from agent.source.constants import refuses
 from agent.source.merging import merged
 from agent.source.values import changed_values, put_back
 from agent.system.invocation import typed
+
+MOST_LISTED = 5  # promotions in a hint
 
 
 @dataclass(frozen=True)
@@ -105,16 +108,18 @@ def smaller_recipe(journal: Path, state: State) -> Mapping[str, Any]:
     return smaller
 
 
-def promoted(workspace: Workspace, state: State, known: Mapping[str, Value]) -> Choice:
-    """Return what the latest promotion of the best has shown to transfer: all keeps, or those that remain.
+def promoted(workspace: Workspace, state: State, known: Mapping[str, Value], which: Sequence[str]) -> Choice:
+    """Return what a promotion of the best has shown to transfer: all keeps, or those that remain.
 
     The constants that its rung set were not compared, so they stay as in the baseline.
 
     Args:
         known: values of the names that the harness defines.
+        which: the number of the promotion among those of the best; empty for the latest.
 
     Raises:
         PreconditionError: there was none, or nothing transfers, or an assert refuses it.
+        UsageError: no promotion of the best has that number.
     """
     assert state.session is not None
     tag, best, baseline = state.session["tag"], state.incumbent, state.baseline
@@ -122,16 +127,17 @@ def promoted(workspace: Workspace, state: State, known: Mapping[str, Value]) -> 
     if not found or best is None or baseline is None:
         hint = f"run `{typed(f'promote --tag {tag} --training-seconds SECONDS')}` first"
         raise PreconditionError("--promoted takes what `promote` has judged, which has not run for the best", hint=hint)
-    whole, rest = found[-1]["whole"], found[-1]["rest"]
+    chosen = found[_promotion_named(found, which, tag)]
+    whole, rest = chosen["whole"], chosen["rest"]
     smaller = rest if rest and rest["offered"] is True else None
-    if smaller is None and whole["verdict"] != "transfers":
+    if not _transfers(chosen):
+        about = f"promotion {which[0]}" if which else "the latest promotion"
         raise PreconditionError(
-            f"the latest promotion of session {tag} has shown nothing to transfer",
-            hint="adopt the best without --promoted",
+            f"{about} of session {tag} has shown nothing to transfer", hint=_other_promotions(found, tag)
         )
     # Where both transfer, what remains was shown to be the better one.
     judged, without = (whole, []) if smaller is None else (smaller["judged"], list(smaller["without"]))
-    confirmation, commit, rung = {**judged, "verdict": "confirmed"}, judged["b"], found[-1]["rung"]
+    confirmation, commit, rung = {**judged, "verdict": "confirmed"}, judged["b"], chosen["rung"]
     set_there = _set_alone(workspace, state, rung["values"], known)
     without = sorted({*without, *set_there})
     keeps = [e for e in state.keeps if e.number not in without]
@@ -148,6 +154,43 @@ def promoted(workspace: Workspace, state: State, known: Mapping[str, Value]) -> 
                 hint=f"adopt the best without --promoted, or promote it without --set {names}",
             )
     return Choice(adopted, keeps, without, None, confirmation, rung, set_there, partly)
+
+
+def _transfers(promotion: Mapping[str, Any]) -> bool:
+    rest = promotion["rest"]
+    return promotion["whole"]["verdict"] == "transfers" or bool(rest and rest["offered"] is True)
+
+
+def _promotion_named(found: Sequence[Mapping[str, Any]], which: Sequence[str], tag: str) -> int:
+    """Return the index of the promotion that the user names; that of the latest without a name."""
+    if not which:
+        return -1
+    numbers = [str(number) for number in range(1, len(found) + 1)]
+    if len(which) > 1 or which[0] not in numbers:
+        raise UsageError(
+            f"--promoted takes the number of one promotion of the best, got {one_line(' '.join(which))[:40]!r}",
+            hint=f"{_listed(found)}; run `{typed(f'adopt --promoted --tag {tag}')}` for the latest",
+        )
+    return int(which[0]) - 1
+
+
+def _other_promotions(found: Sequence[Mapping[str, Any]], tag: str) -> str:
+    """Return the hint where a promotion has shown nothing to transfer: all of the best, and what can be done."""
+    transferred = [number for number, each in enumerate(found, start=1) if _transfers(each)]
+    if not transferred:
+        return f"{_listed(found)}; `promote` at another rung, or with more pairs, may show more"
+    command = typed(f"adopt --promoted {transferred[-1]} --tag {tag}")
+    return f"{_listed(found)}; if that rung counts for you, take what transfers there with `{command}`"
+
+
+def _listed(found: Sequence[Mapping[str, Any]]) -> str:
+    """List the latest promotions by number: `1: at 900 s of training: transfers; 2: at DEPTH = 8: undecided`."""
+    shown = []
+    for number, each in [*enumerate(found, start=1)][-MOST_LISTED:]:
+        rest = each["rest"]
+        left = f", what remains {rest['judged']['verdict']}" if rest else ""
+        shown.append(one_line(f"{number}: at {each['conditions']}: {each['whole']['verdict']}{left}"))
+    return "; ".join(shown)
 
 
 def _partly(

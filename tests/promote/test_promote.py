@@ -186,6 +186,15 @@ def test_adopt_names_the_latest_promotion_where_an_earlier_one_transfers(night: 
     done = cli(night, "adopt", "--promoted")
     assert done.returncode == 3
     assert "error: the latest promotion of session t has shown nothing to transfer\n" in done.stderr
+    assert "hint: 1: at DECAY = 0.9, WIDTH = 64: transfers; 2: at 900 s of training: does not transfer; " in done.stderr
+    assert "adopt --promoted 1 --tag t`" in done.stderr
+    assert "without --promoted" not in done.stderr
+    for number, code in (("2", 3), ("3", 2), ("best", 2)):
+        refused = cli(night, "adopt", "--promoted", number)
+        assert (refused.returncode, "1: at DECAY = 0.9, WIDTH = 64: transfers" in refused.stderr) == (code, True)
+    done = cli(night, "adopt", "--promoted", "1")
+    assert done.returncode == 0, done.stderr
+    assert "RATE = 0.3" in git(night, "show", "main:train.py")
 
 
 def test_only_change_has_the_verdict_about_the_whole(quick: Path, cli: Cli) -> None:

@@ -31,7 +31,8 @@ def adopt(
         list[str] | None,
         typer.Argument(
             metavar="N",
-            help="Numbers of kept experiments, or `best`, the default: all of them.",
+            help="Numbers of kept experiments, or `best`, the default: all of them. With --promoted, the number of a "
+            "promotion; by default the latest.",
             autocompletion=completion.experiments,
         ),
     ] = None,
