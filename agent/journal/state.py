@@ -62,7 +62,8 @@ class State:
         comparison: the comparison of `agent.comparison.compare` in progress; else None.
         parked: unfinished comparisons that others displaced. They resume when requested again.
         promotions: the data of the `promoted` events.
-        climbed: the comparisons behind them, each at its rung. Nothing else counts their runs.
+        reduced: the data of the latest `ablated` or `promoted` event, which says what was taken out of the best.
+        climbed: the comparisons behind promotions, each at its rung. Nothing else counts their runs.
         ablated: the comparisons of ablations. Nothing else counts their runs.
         faults: the runs that faults of the GPU ended.
         faulted: commit -> number of its runs in experiments that they ended.
@@ -92,6 +93,7 @@ class State:
     comparison: PendingComparison | None = None
     parked: tuple[PendingComparison, ...] = ()
     promotions: tuple[Mapping[str, Any], ...] = ()
+    reduced: Mapping[str, Any] | None = None
     climbed: tuple[PendingComparison, ...] = ()
     ablated: tuple[PendingComparison, ...] = ()
     faults: Faults = NO_FAULTS
@@ -357,12 +359,12 @@ def _confirmed(state: State, data: Mapping[str, Any]) -> State:
     )
 
 
-def _ablated(state: State, _: Event) -> State:
+def _ablated(state: State, event: Event) -> State:
     """End an ablation. The comparisons of others that it displaced stay parked."""
     done, others = (
         tuple(each for each in state.unfinished if (each.doing == "ablating") == its) for its in (True, False)
     )
-    return replace(state, comparison=None, parked=others, ablated=(*state.ablated, *done))
+    return replace(state, comparison=None, parked=others, ablated=(*state.ablated, *done), reduced=event.data)
 
 
 def _promoted(state: State, event: Event) -> State:
@@ -371,7 +373,7 @@ def _promoted(state: State, event: Event) -> State:
     done, rest = (tuple(each for each in state.unfinished if (each.rung == rung) == at_it) for at_it in (True, False))
     climbed = (*state.climbed, *(replace(each, unfinished=_gave_way(each, done)) for each in done))
     promotions = _in_order(state.promotions, {name: event.data[name] for name in PROMOTION})
-    return replace(state, promotions=promotions, climbed=climbed, comparison=None, parked=rest)
+    return replace(state, promotions=promotions, climbed=climbed, comparison=None, parked=rest, reduced=promotions[-1])
 
 
 def _gave_way(found: PendingComparison, done: Sequence[PendingComparison]) -> bool:

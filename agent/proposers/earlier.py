@@ -23,7 +23,8 @@ from agent.journal.experiment import Experiment, Value
 from agent.journal.history import change_of, incumbent_before, worked_on
 from agent.journal.journal import fold
 from agent.journal.proposals import save
-from agent.playbook.tried import Trial
+from agent.journal.state import State
+from agent.playbook.tried import Trial, is_named
 from agent.system.files import read_bounded
 
 # At most this many experiments are used. This many sessions are read, of those in this many folders.
@@ -48,6 +49,8 @@ class Earlier:
         commit: its full hash; empty in copies of an earlier version.
         same_code: whether the incumbent that it changed is the program that this session began with, apart from the
             values of constants. True in copies of an earlier version, and unknown unless `alike`.
+        reduced: its constants without what `ablate` or `promote` has taken out of it; empty if nothing of it was shown
+            to transfer, None if nothing was taken out.
     """
 
     tag: str
@@ -62,6 +65,7 @@ class Earlier:
     playbook: str = ""
     commit: str = ""
     same_code: bool = True
+    reduced: Mapping[str, Value] | None = None
 
     @property
     def is_forecast(self) -> bool:
@@ -128,6 +132,8 @@ def write(journal: Path, experiments: Sequence[Earlier]) -> None:
     for row in rows:
         if row["same_code"]:
             del row["same_code"]
+        if row["reduced"] is None:
+            del row["reduced"]
     save(journal.with_name(FILE), {"experiments": rows})
 
 
@@ -205,6 +211,8 @@ def _of_session(
     alike = comparable(before, now) and same_stations(state.flags, session["flags"]) and is_alike(state.session["base"])
     history = state.experiments
     found = (_earlier(path.parent.name, history, each, alike=alike) for each in history if not each.ended_by_fault)
+    reduced = _reduced(state)
+    found = (replace(each, reduced=reduced) if each.commit == _best_of(state) else each for each in found)
     chosen = _best_and_latest([each for each in found if _is_sound(each)], most)
     if not alike:
         return chosen
@@ -212,6 +220,24 @@ def _of_session(
     changed = [incumbent_before(history, each.number) for each in chosen]
     commits = [before.commit if before else each.commit for before, each in zip(changed, chosen, strict=True)]
     return [replace(each, same_code=is_same_code(commit)) for each, commit in zip(chosen, commits, strict=True)]
+
+
+def _best_of(state: State) -> str:
+    return state.incumbent.commit if state.incumbent is not None and state.incumbent.number > 0 else ""
+
+
+def _reduced(state: State) -> Mapping[str, Value] | None:
+    """Return the constants of the best without what was taken out of it by its latest ablation or promotion."""
+    data, best, baseline = state.reduced, state.incumbent, state.baseline
+    if data is None or best is None or baseline is None or data.get("best") != best.commit:
+        return None
+    whole, rest = data.get("whole"), data.get("rest") if "whole" in data else data.get("smaller")
+    if isinstance(rest, dict) and rest.get("offered") is True and isinstance(rest.get("constants"), list):
+        then = baseline.parameters
+        gone = {key for key in then if any(is_named(key, str(name)) for name in rest["constants"])}
+        return {key: then[key] if key in gone else value for key, value in best.parameters.items()}
+    says = whole.get("verdict") if isinstance(whole, dict) else "transfers"  # an ablation keeps what it does not offer
+    return {} if says != "transfers" and (says == "does not transfer" or rest is not None) else None
 
 
 def _earlier(tag: str, history: Sequence[Experiment], experiment: Experiment, *, alike: bool) -> Earlier:
@@ -252,6 +278,9 @@ def _is_sound(each: Earlier) -> bool:
         and isinstance(each.parameters, dict)
         and len(each.parameters) <= MOST_PARAMETERS
         and all(_is_plain(value) for value in each.parameters.values())
+        and (each.reduced is None or isinstance(each.reduced, dict))
+        and len(each.reduced or ()) <= MOST_PARAMETERS
+        and all(_is_plain(value) for value in (each.reduced or {}).values())
     )
 
 

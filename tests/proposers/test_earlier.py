@@ -12,6 +12,7 @@ import pytest
 
 from agent.errors import AutoresearchError
 from agent.journal.history import experiments_before
+from agent.journal.journal import fold
 from agent.journal.paths import journal_path
 from agent.playbook.entries import parse
 from agent.playbook.tried import tried
@@ -92,6 +93,64 @@ def test_session_on_stations_is_alike_on_the_same_ones_only(tmp_path: Path, flag
     assert [each.alike for each in found.experiments] == [alike]
     # Nor do its runs forecast those of this machine.
     assert experiments_before(journal_path(tmp_path, "new"), FINGERPRINT, 200) == []
+
+
+def taken(folder: Path, *events: tuple[str, dict[str, Any]]) -> object:
+    """Return what remains of a best by these events at the end of its session, as the copy of a new one holds it."""
+    made = JournalBuilder("old").baseline()
+    base = fold(made_at(folder, made)).experiments[0].parameters
+    made.keep({**made.parameters, "DEPTH": 99, "MATRIX_LR": 0.5})
+    best = fold(made_at(folder, made)).experiments[1].commit
+    for kind, data in events:
+        made.write(kind, best=best, **data)
+    made_at(folder, made)
+    path = journal_path(folder, "new")
+    known = gather(folder)
+    assert not known.skipped
+    earlier.write(path, known.experiments)
+    found = earlier.read(path)[1].reduced
+    assert earlier.read(path)[0].reduced is None
+    return found if not found else (found["DEPTH"] == base["DEPTH"], found["MATRIX_LR"])
+
+
+def made_at(folder: Path, made: JournalBuilder) -> Path:
+    made.write.save(journal_path(folder, "old"))
+    return journal_path(folder, "old")
+
+
+def promotion(verdict: str, rest: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    rung = {"training_seconds": 900.0, "values": {}, "machine": FINGERPRINT}
+    nothing = dict.fromkeys(("gain", "low", "high", "holdout", "cost", "one_seed"))
+    about = {"a": "a" * 40, "b": "b" * 40, "means": {}, "runs": {}, "names": {}, "metric": "val_bpb"}
+    whole = {**nothing, **about, "verdict": verdict, "why": "", "seeds": [1], "reservations": []}
+    left = None if rest is None else {**rest, "descriptions": [], "judged": whole}
+    more = {"conditions": "900 s of training", "session": 0.1, "changes": None}
+    return "promoted", {"rung": rung, "whole": whole, "rest": left, **more}
+
+
+SMALLER = {"constants": ["DEPTH"], "without": [], "commit": "c" * 40, "offered": True}
+KEPT_TOGETHER = {**SMALLER, "offered": False}
+
+
+@pytest.mark.parametrize(
+    ("events", "left"),
+    [
+        ([], None),
+        ([("ablated", {"smaller": SMALLER})], (True, 0.5)),
+        ([("ablated", {"smaller": KEPT_TOGETHER})], None),
+        ([("ablated", {"smaller": None})], None),
+        ([promotion("does not transfer", SMALLER)], (True, 0.5)),
+        ([promotion("does not transfer", KEPT_TOGETHER)], {}),
+        ([promotion("does not transfer")], {}),
+        ([promotion("undecided")], None),
+        ([promotion("transfers", KEPT_TOGETHER)], None),
+        ([promotion("transfers", SMALLER)], (True, 0.5)),
+        ([promotion("does not transfer"), ("ablated", {"smaller": SMALLER})], (True, 0.5)),
+        ([("ablated", {"smaller": SMALLER}), promotion("transfers")], None),
+    ],
+)
+def test_what_was_taken_out_of_the_best_is_told(tmp_path: Path, events: list[Any], left: object) -> None:
+    assert taken(tmp_path, *events) == left
 
 
 def test_copy_is_the_same_after_reading(tmp_path: Path) -> None:

@@ -104,7 +104,14 @@ def _aligned(space: Space, context: Context) -> Context:
         context,
         history=aligned(space, context.history),
         flight=tuple(replace(each, parameters=renamed(keys, each.parameters)) for each in context.flight),
-        earlier=tuple(replace(each, parameters=renamed(keys, each.parameters)) for each in context.earlier),
+        earlier=tuple(
+            replace(
+                each,
+                parameters=renamed(keys, each.parameters),
+                reduced=renamed(keys, each.reduced) if each.reduced else each.reduced,
+            )
+            for each in context.earlier
+        ),
     )
 
 
@@ -116,7 +123,8 @@ def _kept_elsewhere(
     tried = [{d.key: parameters.get(d.key) for d in space.dimensions} for parameters in known]
     for values, each in transfer.wins(space, earlier, value_of(context.incumbent), context.direction):
         if {**space.values(), **values} not in tried:
-            yield values, f"#{each.number} of session {each.tag}, its best"
+            without = "" if each.reduced is None else ", without what was taken out of it"
+            yield values, f"#{each.number} of session {each.tag}, its best{without}"
 
 
 def _expected(

@@ -81,6 +81,8 @@ def wins(
 ) -> list[tuple[dict[str, Value], Earlier]]:
     """Return the best kept candidate of each session that is better than the incumbent, best first, with its changes.
 
+    What `ablate` or `promote` took out of it is not proposed again.
+
     Args:
         earlier: experiments on the scale of this session.
         incumbent: the metric of the incumbent; None if unknown.
@@ -94,7 +96,11 @@ def wins(
         if each.metric is not None and incumbent is not None and sign * each.metric < sign * incumbent
     ]
     ranked = sorted(better, key=lambda pair: (not pair[1].alike, pair[0], pair[1].tag))
-    return [(changed, each) for _, each in ranked if (changed := _changes(space, each.parameters))]
+    return [
+        (changed, each)
+        for _, each in ranked
+        if (changed := _changes(space, each.parameters if each.reduced is None else each.reduced))
+    ]
 
 
 def failed(space: Space, earlier: Sequence[Earlier]) -> set[tuple[Value, ...]]:

@@ -35,6 +35,18 @@ def ask(*earlier: Earlier, history: tuple[Experiment, ...] = (BASELINE,), number
     return SearchProposer().ask(context)
 
 
+def test_what_was_taken_out_of_the_best_of_a_session_is_not_proposed_again() -> None:
+    best = theirs(1, 2.5, DEPTH=5, RATE=0.3)
+    assert ask(THEIR_BASELINE, best).parameters == {"RATE": 0.3, "DEPTH": 5}
+    rest = ask(THEIR_BASELINE, replace(best, reduced={**BASE, "RATE": 0.3}))
+    assert (rest.parameters, "its best, without what was taken out of it" in rest.reasoning) == (
+        {"RATE": 0.3, "DEPTH": 4},
+        True,
+    )
+    for nothing in ({}, BASE):
+        assert "session mar5" not in ask(THEIR_BASELINE, replace(best, reduced=nothing)).reasoning
+
+
 def test_levels_of_machines_cancel() -> None:
     found = on_this_scale([THEIR_BASELINE, theirs(1, 2.5, DEPTH=5)], [BASELINE])
     assert [each.metric for each in found] == [1.0, 0.5]
