@@ -34,7 +34,7 @@ def rung_words(rung: Rung, state: State) -> str:
 def promotion_lines(data: Mapping[str, Any]) -> list[str]:
     """Return what `promote` prints."""
     whole = data["whole"]
-    own = f"; {_percent(data['session'])} in the session" if data["session"] is not None else ""
+    own = f"; {_in_session(data['session'])} in the session" if data["session"] is not None else ""
     shown = [_line("rung", data["conditions"]), _line("whole", f"{judged_words(whole)}{own}")]
     if whole["one_seed"] and not whole["seeds"]:
         shown.append(_line("", f"seed not varied: {whole['one_seed']}"))
@@ -103,9 +103,19 @@ def interval_words(found: Mapping[str, Any]) -> str:
 
 
 def _share(found: Mapping[str, Any], value: float, sign: str = "") -> str:
-    """Format a gain as a percentage of the mean that it is over, or as it is if that is 0."""
+    """Format a gain as a percentage of the mean that it is over.
+
+    A gain of more than that mean, such as one over 0, is given in the units of the metric, and its interval likewise.
+    """
     before = found["means"].get("a")
-    return _percent(value / abs(before), sign) if before else figure(value, sign=sign)
+    if not before or abs(found["gain"]) > abs(before):
+        return figure(value, sign=sign)
+    return _percent(value / abs(before), sign)
+
+
+def _in_session(fraction: float) -> str:
+    """Format a gain as a percentage of the baseline, or as a multiple of it where that says more."""
+    return _percent(fraction) if abs(fraction) <= 1 else f"{figure(fraction)} times the baseline"
 
 
 def _percent(fraction: float, sign: str = "") -> str:

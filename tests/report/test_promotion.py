@@ -42,6 +42,16 @@ def test_verdict_in_words() -> None:
     )
 
 
+def test_gain_over_a_mean_near_zero_is_in_the_units_of_the_metric() -> None:
+    found = judged(0.7, mean=0.003)
+    assert judged_words(found) == "transfers: 0.700000 better, 95 % interval 0.690000 to 0.710000, 3 pairs"
+    assert change_words(change("transfers", judged=found)) == "transfers +0.700000 (0.690000 to 0.710000)"
+    assert judged_words(judged(-0.7, mean=-0.003)).startswith("transfers: 0.700000 worse")
+    (_, line, *_) = promotion_lines(promotion(whole=found, session=233.0))
+    assert "%" not in line.replace("95 %", "")
+    assert line.endswith("times the baseline in the session")
+
+
 def test_change_in_words() -> None:
     assert change_words(change("set by you", set=["RATE"])) == "set by you"
     assert change_words(change("undecided", set=["RATE"], why="so")) == "undecided (so), RATE set by you"
