@@ -199,7 +199,7 @@ def _like(name: str, trees: Mapping[str, Mapping[str, str]], known: Mapping[str,
             names = sorted({each for found in every.values() for each in found})
             raise UsageError(
                 f"--set {_shown(name)}: {recipe} has no such constant",
-                hint=f"choose from {named(names, 8)}" if names else "name values in capitals at module level",
+                hint=f"choose from {named(names, 8)}" if names else "name values in capitals in a Python file",
             )
         values += mine
         fractions = fractions or any(takes_fractions(found[name]) for found in every.values() if name in found)

@@ -42,8 +42,14 @@ def require_plain(path: str, source: str) -> None:
 
 
 def misplaced(path: str, source: str) -> Iterator[str]:
-    """Yield a sentence for each search comment that has no effect because of its position."""
-    tree = parsed(source) if path.endswith(".py") else None
+    """Yield a sentence for each search comment that has no effect because of its position, or of its file."""
+    if not path.endswith(".py"):
+        for line, text in enumerate(source.splitlines(), start=1):
+            rule = COMMENT.search(text[:LONGEST_COMMENT])
+            if rule is not None and _RULE.fullmatch(rule[1].strip()):
+                yield f"{path}:{line}: search comment ignored: the search reads only Python files"
+        return
+    tree = parsed(source)
     searchable = {*_lines_of_literals(tree)} if tree is not None else set()
     for line, comment, alone in _comments(path, source):
         rule = COMMENT.search(comment)

@@ -54,8 +54,8 @@ MOST_REASONS = 4
 # Above this, the width of a range or a multiple of a value might overflow.
 LARGEST = 1e300
 NAME_CONSTANTS = (
-    "name the values to tune in capitals at module level, such as `RATE = 0.1`, or let a model or an agent propose "
-    "with `--model` or `--agent`"
+    "name the values to tune in capitals at module level of a Python file, such as `RATE = 0.1`, or let a model or an "
+    "agent propose with `--model` or `--agent`"
 )
 
 
@@ -240,9 +240,16 @@ def why_nothing(files: Mapping[str, str], known: Mapping[str, Value]) -> str | N
         for path, constant in _constants(files, known)
     ]
     reasons += [reason for path, text in files.items() if path.endswith(".py") for reason in others(text)]
-    shown = ", ".join(dict.fromkeys(reasons[:MOST_REASONS])) or f"{', '.join([*files][:3])} has no named constants"
+    shown = ", ".join(dict.fromkeys(reasons[:MOST_REASONS])) or _no_constants(files)
     more = f", and {len(reasons) - MOST_REASONS} more" if len(reasons) > MOST_REASONS else ""
     return f"nothing to search: {shown}{more}"
+
+
+def _no_constants(files: Mapping[str, str]) -> str:
+    python = [path for path in files if path.endswith(".py")]
+    if python:
+        return f"{', '.join(python[:3])} has no named constants"
+    return f"the search reads only Python files, not {', '.join([*files][:3])}"
 
 
 def remarks_on(files: Mapping[str, str]) -> list[str]:

@@ -193,6 +193,14 @@ def test_comment_is_about_the_last_statement_of_its_line(source: str, found: dic
     assert {each.name: (each.low, each.high) for each in space_of({"t.py": source}, {}).dimensions} == found
 
 
+def test_other_languages_are_told_that_only_python_is_read() -> None:
+    files = {"conf.yaml": "rate: 0.1\n", "train.sh": "echo\nRATE=0.1  # search: 0.01..1 log\nX=1  # search: it\n"}
+    assert why_nothing(files, {}) == "nothing to search: the search reads only Python files, not conf.yaml, train.sh"
+    assert remarks_on(files) == ["train.sh:2: search comment ignored: the search reads only Python files"]
+    # Of several languages, the file that could have constants is named.
+    assert why_nothing({**files, "train.py": "print(1)\n"}, {}) == "nothing to search: train.py has no named constants"
+
+
 def test_comment_after_another_statement_is_remarked_on() -> None:
     (remark,) = remarks_on({"t.py": "B = 2\rA = 0.5; print(1)  # search: 0..1\rC = 3  # search: 1..9\r"})
     assert remark.startswith("t.py:2: search comment ignored: it does not follow a searchable constant")
