@@ -19,7 +19,7 @@ from agent.proposers.model.placing import UnusableEdit
 from agent.proposers.model.prompt import SYSTEM, about_crash, briefing
 from agent.proposers.model.servers import ModelSpec
 from agent.proposers.model.thinking import answered
-from agent.proposers.model.wire import Answer, Broken, Message, complete
+from agent.proposers.model.wire import Answer, Broken, Message, Refused, complete
 from agent.proposers.search.space import tunable_parameters
 from agent.proposers.validate import Seen, why_invalid
 from agent.system.files import read_bounded
@@ -78,15 +78,20 @@ class LLMProposer:
                     return proposal
                 incomplete = proposal
                 raise UnusableEdit("it does not begin with the three lines, with a hypothesis and an expected effect")
-            except (Unavailable, NoProposal):
-                if incomplete:
+            except (Unavailable, NoProposal) as reason:
+                rejects = isinstance(reason, Refused) and len(messages) > 1
+                if incomplete or rejects:  # it would reject the saved answers again each time
                     self._use(said)
+                if incomplete:
                     return incomplete
+                if rejects:
+                    raise NoProposal(f"a correction was refused: {reason}") from None
                 raise
             except UnusableEdit as reason:
                 why = str(reason)
                 messages += [
-                    {"role": "assistant", "content": answer.text[:LONGEST_REPEATED] or "(nothing)"},
+                    # Servers reject a message without text.
+                    {"role": "assistant", "content": answer.text.strip()[:LONGEST_REPEATED] or "(nothing)"},
                     {
                         "role": "user",
                         "content": f"Your answer cannot be used: {why}. Give a complete new one in the same format.",

@@ -39,6 +39,7 @@ LONGEST_RETRY_SECONDS = 3600.0
 LARGEST_COUNT = 10**8  # plausible number of tokens
 LARGEST_REFUSAL = 4096  # bytes read from the body of an error
 TICK_SECONDS = 0.2
+OF_REQUEST = (400, 413, 422)  # statuses that are about the content of a request
 # What a server says if waiting does not help, because the account is out of credit.
 NO_CREDIT = ("insufficient_quota", "credit balance", "billing", "exceeded your current quota")
 ESCAPED = re.compile(r"\\(?:u([0-9a-fA-F]{4})|/)")
@@ -74,6 +75,10 @@ class Answer:
     input_tokens: int | None
     output_tokens: int | None
     cut: bool = False
+
+
+class Refused(Unavailable):
+    """The server is there, but rejects this request for what it says: another one may be answered."""
 
 
 class Broken(Unavailable):
@@ -172,7 +177,7 @@ def _refusal(model: ModelSpec, response: requests.Response) -> Unavailable:
         return Unavailable(f"{what}; the quota is used up", lasting=True)
     if temporary:
         return Unavailable(what, wait)
-    return Unavailable(what, lasting=True)
+    return (Refused if code in OF_REQUEST else Unavailable)(what, lasting=True)
 
 
 def _about_key(model: ModelSpec) -> str:

@@ -159,6 +159,55 @@ def test_blocks_that_stand_in_thinking_alone_go_back_with_that_reason() -> None:
     assert "edits inside your thinking do not count" in server.requests[1][2]["messages"][-1]["content"]
 
 
+@pytest.mark.parametrize("wire", ["openai", "anthropic"])
+def test_answer_without_text_is_corrected(tmp_path: Path, wire: Any) -> None:
+    """Providers reject a conversation with a message of white space."""
+    answers = iter(["\n \n", NOTES.format("good") + edit(LINE, "RATE = 0.2")])
+
+    def says(body: dict[str, Any]) -> Any:
+        if not all(message["content"].strip() for message in body["messages"]):
+            return lambda handler: reply(handler, 400, {"error": {"message": "text must contain non-whitespace"}})
+        return next(answers)
+
+    with model_server(says) as server:
+        model = ModelSpec("http", "m", wire, server.url)
+        budget = SpendingCap(model, None, None, None, dict, lambda *_, **__: None)
+        assert LLMProposer(model, budget, 5).ask(context(tmp_path)).description == "good"
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_refused_correction_is_no_outage(tmp_path: Path, status: int) -> None:
+    """Otherwise each retry would repeat the conversation that the server refuses."""
+    good = NOTES.format("good") + edit(LINE, "RATE = 0.2")
+    answers = iter(["no edit", good])
+
+    def says(body: dict[str, Any]) -> Any:
+        if len(body["messages"]) > 2:
+            return lambda handler: reply(handler, status, {"error": {"message": "I dislike this conversation"}})
+        return next(answers)
+
+    with model_server(says) as server:
+        model = ModelSpec("http", "m", "openai", server.url)
+        budget = SpendingCap(model, None, None, None, dict, lambda *_, **__: None)
+        proposer = LLMProposer(model, budget, 5)
+        with pytest.raises(NoProposal, match=r"a correction was refused: .*I dislike this conversation"):
+            proposer.ask(context(tmp_path))
+        assert proposer.ask(context(tmp_path)).description == "good"
+
+
+@pytest.mark.parametrize(("status", "said"), [(401, "no"), (404, "no model"), (429, "slow"), (400, "credit balance")])
+def test_outage_between_corrections_is_one(tmp_path: Path, status: int, said: str) -> None:
+    refuses = lambda handler: reply(handler, status, {"error": {"message": said}})  # noqa: E731
+    with model_server(lambda body: refuses if len(body["messages"]) > 2 else "no edit") as server:
+        model = ModelSpec("http", "m", "openai", server.url)
+        budget = SpendingCap(model, None, None, None, dict, lambda *_, **__: None)
+        proposer = LLMProposer(model, budget, 5)
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                proposer.ask(context(tmp_path))
+    assert len(server.requests) == 3, "what was paid for is not asked again"
+
+
 def test_answers_of_no_use_are_not_read_again_by_the_same_loop(tmp_path: Path) -> None:
     """If the search is exhausted too, the model is asked once more instead of its old answers being read."""
     answers = iter([*["no edit"] * 3, NOTES.format("good") + edit("RATE = 0.1  # search: 0.001..10 log", "RATE = 0.3")])
