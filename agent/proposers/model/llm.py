@@ -28,6 +28,7 @@ ANSWERS = "answers.jsonl"
 MOST_CORRECTIONS = 2
 MOST_TOKENS = 16_000  # per answer
 LONGEST_REPEATED = 50_000  # characters of an answer that go back with its fault
+AT_LIMIT = ("length", "max_tokens", "")  # reasons for the end of a long answer; earlier versions saved no other
 LARGEST_TRANSCRIPT = 64 * 2**20
 
 
@@ -131,8 +132,10 @@ class LLMProposer:
         Raises:
             UnusableEdit: there is none that can be measured; the model is told the reason.
         """
-        if answer.cut:
+        if answer.cut and answer.finish.lower() in AT_LIMIT:
             raise UnusableEdit(f"it was cut off at {MOST_TOKENS} tokens: be brief, and use small edit blocks")
+        if answer.cut:
+            raise UnusableEdit(f"the server ended it before you did ({answer.finish}), so that a part may be missing")
         text = answered(answer.text)
         try:
             changed = blocks.apply(text, context.files, context.workspace.allows, context.workspace.tick)
@@ -189,7 +192,8 @@ class _Transcript:
         self.read = self._count
         if self.path is None:
             return
-        line = json.dumps({"of": self._question, "text": answer.text, "cut": answer.cut}) + "\n"
+        said = {"of": self._question, "text": answer.text, "cut": answer.cut, "finish": answer.finish}
+        line = json.dumps(said) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(self.path, APPEND, 0o666), "a", encoding="utf-8") as file:
             file.write("\n" + line if self._torn else line)
@@ -212,5 +216,6 @@ def _answers(content: bytes) -> list[tuple[object, Answer]]:
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             said = json.loads(line)
             if isinstance(said["text"], str):
-                found.append((said.get("of"), Answer(said["text"], None, None, bool(said["cut"]))))
+                finish = str(said.get("finish", ""))
+                found.append((said.get("of"), Answer(said["text"], None, None, bool(said["cut"]), finish)))
     return found

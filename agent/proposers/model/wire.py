@@ -54,6 +54,15 @@ Message = Mapping[str, str]
 T = TypeVar("T")
 
 DONE: dict[str, Any] = {}  # the last event of a stream, recognized by identity
+# Reasons of servers for the end of an answer that the model has completed, in lower case. Documented by
+# OpenAI, Anthropic, Gemini, llama.cpp, vLLM, Ollama, mlx-lm (stop, end_turn, stop_sequence, and those of calls), Text
+# Generation Inference (eos_token), Together (eos), LM Studio (eosFound, stopStringFound) and Cohere (COMPLETE). Others
+# are such as length, max_tokens, content_filter, refusal, error, abort, model_length, or pause_turn.
+WHOLE = (
+    "stop", "end_turn", "stop_sequence", "eos", "eos_token", "eosfound", "stopstringfound", "complete", "completed",
+)  # fmt: skip
+CALLS = ("tool_calls", "tool_use", "function_call", "toolcalls")  # the model calls a tool, although there is none
+LONGEST_FINISH = 40
 TEXT_PARTS = ("text", "output_text", "text_delta")
 # Errors of an address or of the kind of a proxy, before anything is sent.
 UNSENT = (
@@ -68,13 +77,15 @@ class Answer:
 
     Attributes:
         input_tokens, output_tokens: None if the server does not report them.
-        cut: whether the answer reached the token limit.
+        cut: whether the server ended it before the model did, such as at the token limit.
+        finish: the server's reason for its end; empty if it gave none.
     """
 
     text: str
     input_tokens: int | None
     output_tokens: int | None
     cut: bool = False
+    finish: str = ""
 
 
 class Refused(Unavailable):
@@ -129,7 +140,8 @@ def _ask(
             text = answer.text.encode(errors="replace").decode()
             if len(text) > bounded_http.LARGEST_ANSWER:
                 raise bounded_http.Endless("it is endless")
-            return replace(answer, text=_without_key(text, model))
+            finish = _short(answer.finish, model)[:LONGEST_FINISH] if answer.finish else ""
+            return replace(answer, text=_without_key(text, model), finish=finish)
     except Broken as broken:
         raise Broken(_short(broken, model)) from None
     except (requests.RequestException, LocationValueError) as error:
@@ -317,15 +329,23 @@ def _openai_stream(events: Iterator[dict[str, Any]]) -> Answer:
                 finish = choice.get("finish_reason") or finish
     if finish is None and not ended:
         raise Broken("the stream ended in the middle of the answer")
-    return Answer("".join(text), *_openai_tokens(usage), finish == "length")
+    return _ended(Answer("".join(text), *_openai_tokens(usage)), finish)
 
 
 def _openai_whole(content: dict[str, Any]) -> Answer:
     if content.get("error"):
         raise Broken(f"the server reported an error: {_message(json.dumps(content))}")
     choice = content["choices"][0]
-    cut = choice.get("finish_reason") == "length"
-    return Answer(_said(choice["message"]["content"]), *_openai_tokens(_usage(content)), cut)
+    answer = Answer(_said(choice["message"]["content"]), *_openai_tokens(_usage(content)))
+    return _ended(answer, choice.get("finish_reason"))
+
+
+def _ended(answer: Answer, finish: object) -> Answer:
+    """Return the answer with the reason for its end, and whether that cut it off."""
+    if not isinstance(finish, str):
+        return answer
+    known = finish.strip().lower()
+    return replace(answer, finish=finish.strip(), cut=bool(known) and known not in (*WHOLE, *CALLS))
 
 
 def _said(content: Any) -> str:
@@ -370,15 +390,14 @@ def _anthropic_stream(events: Iterator[dict[str, Any]]) -> Answer:
         ended = ended or kind == "message_stop" or event is DONE
     if not ended:
         raise Broken("the stream ended in the middle of the answer")
-    return Answer("".join(text), _anthropic_input(usage), _count(usage.get("output_tokens")), finish == "max_tokens")
+    return _ended(Answer("".join(text), _anthropic_input(usage), _count(usage.get("output_tokens"))), finish)
 
 
 def _anthropic_whole(content: dict[str, Any]) -> Answer:
     if content["content"] is None:
         raise TypeError("no content")
     text, usage = _said(content["content"]), _usage(content)
-    cut = content.get("stop_reason") == "max_tokens"
-    return Answer(text, _anthropic_input(usage), _count(usage.get("output_tokens")), cut)
+    return _ended(Answer(text, _anthropic_input(usage), _count(usage.get("output_tokens"))), content.get("stop_reason"))
 
 
 def _anthropic_input(usage: Mapping[str, Any]) -> int | None:

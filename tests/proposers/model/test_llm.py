@@ -159,6 +159,24 @@ def test_blocks_that_stand_in_thinking_alone_go_back_with_that_reason() -> None:
     assert "edits inside your thinking do not count" in server.requests[1][2]["messages"][-1]["content"]
 
 
+@pytest.mark.parametrize(
+    ("finish", "told"),
+    [("length", f"cut off at {MOST_TOKENS} tokens"), ("content_filter", "ended it before you did (content_filter)")],
+)
+def test_half_an_answer_goes_back_with_the_reason(tmp_path: Path, finish: str, told: str) -> None:
+    """Its first block alone would be measured as the whole idea. After a restart, it is the same."""
+    whole = NOTES.format("whole") + edit(LINE, "RATE = 0.3")
+    choice = {"message": {"content": NOTES.format("half") + edit(LINE, "RATE = 0.2")}, "finish_reason": finish}
+    answers = iter([lambda handler: reply(handler, 200, {"choices": [choice]}), half, whole])
+    with model_server(lambda _: next(answers)) as server:
+        model = ModelSpec("http", "m", "openai", server.url)
+        budget = SpendingCap(model, None, None, None, dict, lambda *_, **__: None)
+        with pytest.raises(Unavailable):
+            LLMProposer(model, budget, 5).ask(context(tmp_path))
+        assert LLMProposer(model, budget, 5).ask(context(tmp_path)).description == "whole"
+    assert all(told in body["messages"][-1]["content"] for _, _, body in server.requests[1:])
+
+
 @pytest.mark.parametrize("wire", ["openai", "anthropic"])
 def test_answer_without_text_is_corrected(tmp_path: Path, wire: Any) -> None:
     """Providers reject a conversation with a message of white space."""

@@ -75,6 +75,56 @@ def test_tokens_of_a_cache_count() -> None:
     assert (answer.input_tokens, answer.output_tokens, answer.cut) == (543, 7, True)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("wire", "finish", "cut"),
+    [
+        ("openai", None, False),
+        ("openai", "stop", False),
+        ("openai", "STOP", False),
+        ("openai", "eos", False),
+        ("openai", "tool_calls", False),
+        ("openai", "length", True),
+        ("openai", "content_filter", True),
+        ("openai", "model_length", True),
+        ("openai", "error", True),
+        ("openai", "abort", True),
+        ("openai", 7, False),
+        ("anthropic", None, False),
+        ("anthropic", "end_turn", False),
+        ("anthropic", "stop_sequence", False),
+        ("anthropic", "tool_use", False),
+        ("anthropic", "max_tokens", True),
+        ("anthropic", "refusal", True),
+        ("anthropic", "pause_turn", True),
+        ("anthropic", "model_context_window_exceeded", True),
+    ],
+)
+def test_answer_that_the_server_ended_is_cut(wire: Format, finish: object, cut: bool, stream: bool) -> None:
+    events: list[Any] = [{"choices": [{"delta": {"content": "yes"}, "finish_reason": finish}]}, "[DONE]"]
+    whole: dict[str, Any] = {"choices": [{"message": {"content": "yes"}, "finish_reason": finish}]}
+    if wire == "anthropic":
+        said = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "yes"}}
+        events = [said, {"type": "message_delta", "delta": {"stop_reason": finish}}, {"type": "message_stop"}]
+        whole = {"content": "yes", "stop_reason": finish}
+    answers = streamed(*events) if stream else lambda handler: reply(handler, 200, whole)
+    with model_server(lambda _: answers) as server:
+        answer = ask(model_at(server.url, wire))
+    assert (answer.text, answer.cut) == ("yes", cut)
+    if cut:
+        assert answer.finish == finish
+
+
+def test_reason_of_an_end_is_short_and_has_no_key() -> None:
+    choice = {"message": {"content": "yes"}, "finish_reason": f"{KEY}\n\x1b[31m" + "x" * 1000}
+    with model_server(lambda _: lambda handler: reply(handler, 200, {"choices": [choice]})) as server:
+        answer = ask(model_at(server.url))
+    assert answer.cut
+    assert answer.finish.startswith("*** ")
+    assert len(answer.finish) <= 40
+    assert "\x1b" not in answer.finish
+
+
 def status(code: int, message: str = "no", **headers: str) -> Callable[[Any], None]:
     return lambda handler: reply(handler, code, {"error": {"message": f"{message} {KEY}"}}, **headers)
 
