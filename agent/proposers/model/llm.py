@@ -19,7 +19,7 @@ from agent.proposers.model.placing import UnusableEdit
 from agent.proposers.model.prompt import SYSTEM, about_crash, briefing
 from agent.proposers.model.servers import ModelSpec
 from agent.proposers.model.thinking import answered
-from agent.proposers.model.wire import Answer, Broken, Message, Refused, complete
+from agent.proposers.model.wire import CALLS, Answer, Broken, Message, Refused, complete
 from agent.proposers.search.space import tunable_parameters
 from agent.proposers.validate import Seen, why_invalid
 from agent.system.files import read_bounded
@@ -136,6 +136,8 @@ class LLMProposer:
             raise UnusableEdit(f"it was cut off at {MOST_TOKENS} tokens: be brief, and use small edit blocks")
         if answer.cut:
             raise UnusableEdit(f"the server ended it before you did ({answer.finish}), so that a part may be missing")
+        if answer.finish.lower() in CALLS and not answer.text.strip():
+            raise UnusableEdit("it calls a tool, but there are none: write the edits as text")
         text = answered(answer.text)
         try:
             changed = blocks.apply(text, context.files, context.workspace.allows, context.workspace.tick)

@@ -242,7 +242,7 @@ def _message(said: str) -> str:
         content = json.loads(said)
     except (ValueError, RecursionError):  # cut off, for one: a key in it may be escaped, and would not be recognized
         return ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else "/", said)
-    error = content.get("error", content) if isinstance(content, dict) else content
+    error = content.get("error") or content.get("detail") or content if isinstance(content, dict) else content
     return str(error.get("message", error) if isinstance(error, dict) else error)
 
 
@@ -318,8 +318,7 @@ def _openai_stream(events: Iterator[dict[str, Any]]) -> Answer:
     usage: Mapping[str, Any] = {}
     finish, ended = None, False
     for event in events:
-        if event.get("error"):
-            raise Broken(f"the server reported an error: {_message(json.dumps(event))}")
+        _check_reports_none(event)
         # Several gateways end the stream without a finish reason.
         ended = ended or event is DONE
         usage = _usage(event) or usage
@@ -333,11 +332,27 @@ def _openai_stream(events: Iterator[dict[str, Any]]) -> Answer:
 
 
 def _openai_whole(content: dict[str, Any]) -> Answer:
-    if content.get("error"):
+    _check_reports_none(content)
+    tokens = _openai_tokens(_usage(content))
+    choices = content.get("choices")
+    if not choices and _usage(content):  # it was counted, so it is an answer, which has no text
+        return Answer("", *tokens)
+    if not choices:
+        raise ValueError(f"no choices in {json.dumps(content)}")
+    choice = choices[0]
+    return _ended(Answer(_said(choice["message"].get("content")), *tokens), choice.get("finish_reason"))
+
+
+def _check_reports_none(content: Mapping[str, Any]) -> None:
+    """Check that an event or a whole answer is no error.
+
+    Raises:
+        Broken: it is one; the text has its message.
+    """
+    # FastAPI, which many gateways use, has its own name for an error.
+    alone = bool(content.get("detail")) and not {"choices", "content"} & set(content)
+    if content.get("error") or content.get("type") == "error" or alone:
         raise Broken(f"the server reported an error: {_message(json.dumps(content))}")
-    choice = content["choices"][0]
-    answer = Answer(_said(choice["message"]["content"]), *_openai_tokens(_usage(content)))
-    return _ended(answer, choice.get("finish_reason"))
 
 
 def _ended(answer: Answer, finish: object) -> Answer:
@@ -377,8 +392,7 @@ def _anthropic_stream(events: Iterator[dict[str, Any]]) -> Answer:
     finish, ended = None, False
     for event in events:
         kind = event.get("type")
-        if kind == "error":
-            raise Broken(f"the server reported an error: {_message(json.dumps(event))}")
+        _check_reports_none(event)
         if kind == "message_start":
             begun = _usage(event.get("message") or {})
             usage.update({name: value for name, value in begun.items() if name != "output_tokens"})  # of no text yet
@@ -394,9 +408,11 @@ def _anthropic_stream(events: Iterator[dict[str, Any]]) -> Answer:
 
 
 def _anthropic_whole(content: dict[str, Any]) -> Answer:
-    if content["content"] is None:
-        raise TypeError("no content")
-    text, usage = _said(content["content"]), _usage(content)
+    _check_reports_none(content)
+    usage = _usage(content)
+    if content.get("content") is None and not usage:
+        raise TypeError(f"no content in {json.dumps(content)}")
+    text = _said(content.get("content"))
     return _ended(Answer(text, _anthropic_input(usage), _count(usage.get("output_tokens"))), content.get("stop_reason"))
 
 

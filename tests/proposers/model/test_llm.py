@@ -177,6 +177,20 @@ def test_half_an_answer_goes_back_with_the_reason(tmp_path: Path, finish: str, t
     assert all(told in body["messages"][-1]["content"] for _, _, body in server.requests[1:])
 
 
+def test_call_of_a_tool_goes_back_and_costs_what_it_does(tmp_path: Path) -> None:
+    calls: list[dict[str, Any]] = []
+    message = {"role": "assistant", "tool_calls": [{"function": {"name": "edit", "arguments": "{}"}}]}
+    usage = {"prompt_tokens": 5, "completion_tokens": 3}
+    content = {"choices": [{"message": message, "finish_reason": "tool_calls"}], "usage": usage}
+    answers = iter([lambda handler: reply(handler, 200, content), NOTES.format("good") + edit(LINE, "RATE = 0.2")])
+    with model_server(lambda _: next(answers)) as server:
+        model = ModelSpec("http", "m", "openai", server.url)
+        budget = SpendingCap(model, Price(1, 1), None, None, dict, lambda _, **call: calls.append(call))
+        assert LLMProposer(model, budget, 5).ask(context(tmp_path)).description == "good"
+    assert "it calls a tool, but there are none" in server.requests[1][2]["messages"][-1]["content"]
+    assert (calls[1]["input_tokens"], calls[1]["output_tokens"]) == (5, 3)
+
+
 @pytest.mark.parametrize("wire", ["openai", "anthropic"])
 def test_answer_without_text_is_corrected(tmp_path: Path, wire: Any) -> None:
     """Providers reject a conversation with a message of white space."""

@@ -115,6 +115,50 @@ def test_answer_that_the_server_ended_is_cut(wire: Format, finish: object, cut: 
         assert answer.finish == finish
 
 
+CALL = {"role": "assistant", "tool_calls": [{"function": {"name": "edit", "arguments": "{}"}}]}
+OPENAI_USAGE = {"usage": {"prompt_tokens": 5, "completion_tokens": 3}}
+ANTHROPIC_USAGE = {"usage": {"input_tokens": 5, "output_tokens": 3}}
+
+
+@pytest.mark.parametrize(
+    ("wire", "content", "finish"),
+    [
+        ("openai", {"choices": [{"message": CALL, "finish_reason": "tool_calls"}], **OPENAI_USAGE}, "tool_calls"),
+        ("openai", {"choices": [], **OPENAI_USAGE}, ""),
+        ("openai", {"choices": None, **OPENAI_USAGE}, ""),
+        ("openai", {**OPENAI_USAGE}, ""),
+        ("anthropic", {"content": [{"type": "tool_use"}], "stop_reason": "tool_use", **ANTHROPIC_USAGE}, "tool_use"),
+        ("anthropic", {"content": None, "stop_reason": "end_turn", **ANTHROPIC_USAGE}, "end_turn"),
+        ("anthropic", {"stop_reason": "end_turn", **ANTHROPIC_USAGE}, "end_turn"),
+    ],
+)
+def test_answer_that_is_counted_is_one_without_text(wire: Format, content: dict[str, Any], finish: str) -> None:
+    with model_server(lambda _: lambda handler: reply(handler, 200, content)) as server:
+        answer = ask(model_at(server.url, wire))
+    assert (answer.text, answer.input_tokens, answer.output_tokens) == ("", 5, 3)
+    assert (answer.finish, answer.cut) == (finish, False)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("wire", FORMATS)
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded today"}},
+        {"type": "error", "message": "Overloaded today"},
+        {"error": "Overloaded today"},
+        {"detail": "Overloaded today"},
+    ],
+)
+def test_error_with_status_200_is_named(wire: Format, stream: bool, content: dict[str, Any]) -> None:
+    answers = streamed(content) if stream else lambda handler: reply(handler, 200, content)
+    with (
+        model_server(lambda _: answers) as server,
+        pytest.raises(Broken, match="the server reported an error: Overloaded today"),
+    ):
+        ask(model_at(server.url, wire))
+
+
 def test_reason_of_an_end_is_short_and_has_no_key() -> None:
     choice = {"message": {"content": "yes"}, "finish_reason": f"{KEY}\n\x1b[31m" + "x" * 1000}
     with model_server(lambda _: lambda handler: reply(handler, 200, {"choices": [choice]})) as server:
