@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.journal.experiment import Experiment, Proposal
@@ -18,6 +19,7 @@ from agent.proposers.model.cost import SpendingCap
 from agent.proposers.model.placing import UnusableEdit
 from agent.proposers.model.prompt import SYSTEM, about_crash, briefing
 from agent.proposers.model.servers import ModelSpec
+from agent.proposers.model.sizes import Sizes, fitted
 from agent.proposers.model.thinking import answered
 from agent.proposers.model.wire import CALLS, Answer, Broken, Message, Refused, complete
 from agent.proposers.search.space import tunable_parameters
@@ -26,7 +28,6 @@ from agent.system.files import read_bounded
 
 ANSWERS = "answers.jsonl"
 MOST_CORRECTIONS = 2
-MOST_TOKENS = 16_000  # per answer
 LONGEST_REPEATED = 50_000  # characters of an answer that go back with its fault
 AT_LIMIT = ("length", "max_tokens", "")  # reasons for the end of a long answer; earlier versions saved no other
 LARGEST_TRANSCRIPT = 64 * 2**20
@@ -45,6 +46,7 @@ class LLMProposer:
         self.model = model
         self._budget, self._silence = budget, silence
         self._seen = Seen()
+        self._sizes = Sizes()
         self._used: dict[Path, int] = {}  # transcript -> number of its answers up to the end of the last conversation
 
     def tell(self, experiment: Experiment) -> None:
@@ -57,22 +59,26 @@ class LLMProposer:
             Unavailable: the model is unavailable.
             NoProposal: it gave no usable proposal.
         """
-        return self._converse(context, ANSWERS, briefing(context))
+        return self._converse(context, ANSWERS, lambda tokens: briefing(context, tokens))
 
     def repair(self, context: Context, error: str, attempt: int) -> Proposal:
         """Return a repaired version of the crashed candidate in `context.files`; `error` is the end of its log."""
-        return self._converse(context, f"mend-{attempt}.jsonl", about_crash(context, error))
+        return self._converse(context, f"mend-{attempt}.jsonl", lambda _: about_crash(context, error))
 
-    def _converse(self, context: Context, transcript: str, opening: str) -> Proposal:
-        """Return the first usable proposal. If it lacks a hypothesis or an expected effect, the model is asked once."""
-        messages: list[Message] = [{"role": "user", "content": opening}]
+    def _converse(self, context: Context, transcript: str, opening: Callable[[int], str]) -> Proposal:
+        """Return the first usable proposal. If it lacks a hypothesis or an expected effect, the model is asked once.
+
+        Args:
+            opening: returns the first message in at most so many tokens.
+        """
+        opening, turns = functools.cache(opening), list[Message]()
         path = context.folder / transcript if context.folder else None
         said = _Transcript(path, question_of(context), self._used.get(path, 0) if path else 0)
         why, incomplete = "", None
         for _ in range(1 + MOST_CORRECTIONS):
             try:
-                opens = transcript == ANSWERS and len(messages) == 1
-                answer = said.next() or self._complete(context, messages, said, opens=opens)
+                opens = transcript == ANSWERS and not turns
+                answer = said.next() or self._fitting(context, opening, turns, said, opens=opens)
                 proposal = self._candidate(context, answer)
                 if incomplete or (proposal.reasoning and proposal.expected is not None):
                     self._use(said)
@@ -80,7 +86,7 @@ class LLMProposer:
                 incomplete = proposal
                 raise UnusableEdit("it does not begin with the three lines, with a hypothesis and an expected effect")
             except (Unavailable, NoProposal) as reason:
-                rejects = isinstance(reason, Refused) and len(messages) > 1
+                rejects = isinstance(reason, Refused) and bool(turns)
                 if incomplete or rejects:  # it would reject the saved answers again each time
                     self._use(said)
                 if incomplete:
@@ -90,7 +96,7 @@ class LLMProposer:
                 raise
             except UnusableEdit as reason:
                 why = str(reason)
-                messages += [
+                turns += [
                     # Servers reject a message without text.
                     {"role": "assistant", "content": answer.text.strip()[:LONGEST_REPEATED] or "(nothing)"},
                     {
@@ -108,22 +114,43 @@ class LLMProposer:
         if said.path:
             self._used[said.path] = said.read
 
+    def _fitting(
+        self,
+        context: Context,
+        opening: Callable[[int], str],
+        turns: Sequence[Message],
+        said: _Transcript,
+        *,
+        opens: bool,
+    ) -> Answer:
+        """Ask the model; once more, with less, if its server refuses because of the size."""
+        messages: list[Message] = [{"role": "user", "content": opening(self._sizes.prompt)}, *turns]
+        try:
+            return self._complete(context, messages, said, opens=opens)
+        except Refused as refused:
+            smaller = fitted(self._sizes, refused.said)
+            if smaller is None:
+                raise
+        self._sizes = smaller
+        messages[0] = {"role": "user", "content": opening(smaller.prompt)}
+        return self._complete(context, messages, said, opens=opens)
+
     def _complete(self, context: Context, messages: Sequence[Message], said: _Transcript, *, opens: bool) -> Answer:
-        prompt = SYSTEM + "".join(message["content"] for message in messages)
-        self._budget.require(context.number, prompt, MOST_TOKENS, opens=opens)
-        self._budget.reserve(context.number, prompt, MOST_TOKENS)
+        prompt, most = SYSTEM + "".join(message["content"] for message in messages), self._sizes.answer
+        self._budget.require(context.number, prompt, most, opens=opens)
+        self._budget.reserve(context.number, prompt, most)
         try:
             tick = context.workspace.tick
-            answer = complete(self.model, SYSTEM, messages, most_tokens=MOST_TOKENS, silence=self._silence, tick=tick)
+            answer = complete(self.model, SYSTEM, messages, most_tokens=most, silence=self._silence, tick=tick)
         except Broken:
-            self._budget.charge(context.number, prompt, MOST_TOKENS, None)
+            self._budget.charge(context.number, prompt, most, None)
             raise
         except Unavailable:
             self._budget.refund(context.number)
             raise
         # Save it before anything else can fail: it has cost money.
         said.add(answer)
-        self._budget.charge(context.number, prompt, MOST_TOKENS, answer)
+        self._budget.charge(context.number, prompt, most, answer)
         return answer
 
     def _candidate(self, context: Context, answer: Answer) -> Proposal:
@@ -133,7 +160,7 @@ class LLMProposer:
             UnusableEdit: there is none that can be measured; the model is told the reason.
         """
         if answer.cut and answer.finish.lower() in AT_LIMIT:
-            raise UnusableEdit(f"it was cut off at {MOST_TOKENS} tokens: be brief, and use small edit blocks")
+            raise UnusableEdit(f"it was cut off at {self._sizes.answer} tokens: be brief, and use small edit blocks")
         if answer.cut:
             raise UnusableEdit(f"the server ended it before you did ({answer.finish}), so that a part may be missing")
         if answer.finish.lower() in CALLS and not answer.text.strip():

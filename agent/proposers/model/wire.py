@@ -39,6 +39,14 @@ LONGEST_RETRY_SECONDS = 3600.0
 LARGEST_COUNT = 10**8  # plausible number of tokens
 LARGEST_REFUSAL = 4096  # bytes read from the body of an error
 TICK_SECONDS = 0.2
+# Parameters that some servers do not know, with the name that such servers use, if any. OpenAI's reasoning models
+# reject the old name of the limit; most other servers know no other.
+OTHER_NAMES = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens", "stream_options": ""}
+NOT_KNOWN = re.compile(
+    r"(?:un|not |n't )support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra[_ ]|\binstead\b"
+    r"|(?:invalid|no such) (?:parameter|argument|field|option)",
+    re.IGNORECASE,
+)
 OF_REQUEST = (400, 413, 422)  # statuses that are about the content of a request
 # What a server says if waiting does not help, because the account is out of credit.
 NO_CREDIT = ("insufficient_quota", "credit balance", "billing", "exceeded your current quota")
@@ -71,6 +79,10 @@ UNSENT = (
 )  # fmt: skip
 
 
+# Model -> parameter -> the other name that its server takes, or "" for none; learned from refusals.
+_learned: dict[ModelSpec, dict[str, str]] = {}
+
+
 @dataclass(frozen=True)
 class Answer:
     """An answer of a model.
@@ -89,7 +101,15 @@ class Answer:
 
 
 class Refused(Unavailable):
-    """The server is there, but rejects this request for what it says: another one may be answered."""
+    """The server is there, but rejects this request for what it says: another one may be answered.
+
+    Attributes:
+        said: the body of the refusal. It may contain the key.
+    """
+
+    def __init__(self, reason: str, said: str) -> None:
+        super().__init__(reason, lasting=True)
+        self.said = said
 
 
 class Broken(Unavailable):
@@ -117,15 +137,38 @@ def complete(
     """
     seconds = LONGEST_ANSWER_SECONDS
     try:
-        return _in_background(lambda: _ask(model, system, messages, most_tokens, silence, seconds), tick, seconds)
+        return _in_background(lambda: _adapting(model, system, messages, most_tokens, silence), tick, seconds)
     except TimeoutError:
         raise Broken(f"{model.label} did not complete its answer within {seconds:g} s") from None
 
 
-def _ask(
-    model: ModelSpec, system: str, messages: Sequence[Message], most_tokens: int, silence: float, seconds: float
-) -> Answer:
-    address, headers, body = _request(model, system, messages, most_tokens)
+def _adapting(model: ModelSpec, system: str, messages: Sequence[Message], most_tokens: int, silence: float) -> Answer:
+    """Ask once; again if the server refuses a parameter that has another name or is optional, once for each."""
+    ends = time.monotonic() + LONGEST_ANSWER_SECONDS
+    while True:
+        address, body = _request(model, system, messages, most_tokens)
+        try:
+            return _ask(model, address, body, silence, max(0.1, ends - time.monotonic()))
+        except Refused as refused:
+            if not _learn(model, body, refused.said):
+                raise
+
+
+def _learn(model: ModelSpec, body: Mapping[str, Any], said: str) -> bool:
+    """Remember the parameter that a refusal names as not known. Return whether there is one, not remembered before."""
+    learned = _learned.setdefault(model, {})
+    for name, other in OTHER_NAMES.items():
+        if name in body and re.search(rf"\b{name}\b", said) and NOT_KNOWN.search(said):
+            if name in learned.values():  # both names are refused, so the first refusal was not about the name
+                learned.clear()
+                return False
+            learned[name] = other
+            return True
+    return False
+
+
+def _ask(model: ModelSpec, address: str, body: Mapping[str, Any], silence: float, seconds: float) -> Answer:
+    headers = headers_of(model)
     try:
         with bounded_http.exchange(
             "POST", address, headers=headers, json=body, silence=silence, seconds=seconds
@@ -156,12 +199,12 @@ def _ask(
 
 def _request(
     model: ModelSpec, system: str, messages: Sequence[Message], most_tokens: int
-) -> tuple[str, dict[str, str], dict[str, Any]]:
+) -> tuple[str, dict[str, Any]]:
+    """Return the address and the body of a request."""
     said = [dict(message) for message in messages]
     if model.format == "anthropic":
         body = {"model": model.name, "max_tokens": most_tokens, "system": system, "messages": said, "stream": True}
-        return f"{model.url}/v1/messages", headers_of(model), body
-    # OpenAI's reasoning models reject the old name of the limit; most other servers know no other.
+        return f"{model.url}/v1/messages", body
     limit = "max_completion_tokens" if model.scheme == "openai" else "max_tokens"
     body = {
         "model": model.name,
@@ -170,7 +213,11 @@ def _request(
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    return f"{model.url}/chat/completions", headers_of(model), body
+    for name, other in _learned.get(model, {}).items():
+        value = body.pop(name)
+        if other:
+            body[other] = value
+    return f"{model.url}/chat/completions", body
 
 
 def _refusal(model: ModelSpec, response: requests.Response) -> Unavailable:
@@ -189,7 +236,10 @@ def _refusal(model: ModelSpec, response: requests.Response) -> Unavailable:
         return Unavailable(f"{what}; the quota is used up", lasting=True)
     if temporary:
         return Unavailable(what, wait)
-    return (Refused if code in OF_REQUEST else Unavailable)(what, lasting=True)
+    if code in OF_REQUEST:
+        # The reason of many a proxy is all that it says.
+        return Refused(what, said or response.reason or "")
+    return Unavailable(what, lasting=True)
 
 
 def _about_key(model: ModelSpec) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +17,10 @@ from agent.proposers.base import Context, Flying, NoProposal, Unavailable, Works
 from agent.proposers.hybrid import HybridProposer
 from agent.proposers.model import llm
 from agent.proposers.model.cost import Price, SpendingCap, price_of
-from agent.proposers.model.llm import MOST_TOKENS, LLMProposer
+from agent.proposers.model.llm import LLMProposer
 from agent.proposers.model.prompt import CHARACTERS_A_TOKEN, SYSTEM, briefing
 from agent.proposers.model.servers import ModelSpec
+from agent.proposers.model.sizes import MOST_TOKENS
 from agent.proposers.model.wire import Answer
 from agent.proposers.search.search import SearchProposer
 from agent.proposers.validate import Seen, why_invalid
@@ -189,6 +191,40 @@ def test_call_of_a_tool_goes_back_and_costs_what_it_does(tmp_path: Path) -> None
         assert LLMProposer(model, budget, 5).ask(context(tmp_path)).description == "good"
     assert "it calls a tool, but there are none" in server.requests[1][2]["messages"][-1]["content"]
     assert (calls[1]["input_tokens"], calls[1]["output_tokens"]) == (5, 3)
+
+
+def test_prompt_and_answer_shrink_to_what_the_server_takes(tmp_path: Path) -> None:
+    """The files stay whole. Both calls are counted: the refused one costs nothing."""
+    kinds: list[str] = []
+    steps = itertools.count(2)
+
+    def says(body: dict[str, Any]) -> Any:
+        if len(body["messages"][1]["content"]) > 25_000 or body["max_tokens"] > 8000:
+            text = "This model's maximum context length is 16384 tokens. However, you requested 30000 tokens"
+            return lambda handler: reply(handler, 400, {"error": {"message": text}})
+        return NOTES.format("good") + edit(LINE, f"RATE = 0.{next(steps)}")
+
+    asked = dataclasses.replace(context(tmp_path), program="Do it.\n" * 8000)
+    with model_server(says) as server:
+        model = ModelSpec("http", "m", "openai", server.url)
+        budget = SpendingCap(model, Price(1, 1), 1.0, None, dict, lambda kind, **_: kinds.append(kind))
+        proposer = LLMProposer(model, budget, 5)
+        assert proposer.ask(asked).description == "good"
+        assert kinds == ["calling", "refused", "calling", "called"]
+        assert QUICK in server.requests[1][2]["messages"][1]["content"]
+        assert proposer.ask(asked).description == "good"
+    assert len(server.requests) == 3, "it is remembered"
+
+
+def test_server_that_refuses_any_size_is_asked_twice() -> None:
+    text = "This model's maximum context length is 16384 tokens."
+    with model_server(lambda _: lambda handler: reply(handler, 400, {"error": {"message": text}})) as server:
+        model = ModelSpec("http", "m", "openai", server.url)
+        budget = SpendingCap(model, None, None, None, dict, lambda *_, **__: None)
+        with pytest.raises(Unavailable, match="maximum context length") as away:
+            LLMProposer(model, budget, 5).ask(context())
+    assert away.value.lasting
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("wire", ["openai", "anthropic"])

@@ -383,6 +383,48 @@ def test_refused_key_is_one_that_was_sent(code: int, scheme: str, key: str, advi
     assert f"; {advice}" in str(caught.value)
 
 
+UNSUPPORTED = "Unsupported parameter: '{}' is not supported with this model."
+
+
+def knows(*names: str, says: str = UNSUPPORTED) -> Callable[[dict[str, Any]], Any]:
+    """Return a server that knows only these of the parameters that have other names or are optional."""
+
+    def answers(body: dict[str, Any]) -> Any:
+        odd = {"max_tokens", "max_completion_tokens", "stream_options"} & set(body) - set(names)
+        return refused(says.format(min(odd)), 400) if odd else "yes"
+
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("scheme", "names", "says", "requests"),
+    [
+        ("http", ("max_completion_tokens", "stream_options"), f"{UNSUPPORTED} Use 'max_completion_tokens' instead.", 2),
+        ("openai", ("max_tokens", "stream_options"), "Unrecognized request argument supplied: {}", 2),
+        ("http", ("max_tokens",), "[{{'loc': ['body', '{}'], 'msg': 'Extra inputs are not permitted'}}]", 2),
+        ("http", ("max_completion_tokens",), UNSUPPORTED, 3),
+    ],
+)
+def test_refused_parameter_gets_its_other_name(scheme: str, names: tuple[str, ...], says: str, requests: int) -> None:
+    with model_server(knows(*names, says=says)) as server:
+        model = ModelSpec(scheme, "scripted", "openai", server.url, KEY)
+        assert ask(model).text == "yes"
+        assert len(server.requests) == requests
+        assert 100 in server.requests[-1][2].values()
+        assert ask(model).text == "yes"
+    assert len(server.requests) == requests + 1, "it is remembered"
+
+
+@pytest.mark.parametrize(
+    ("names", "says", "requests"), [((), UNSUPPORTED, 2), ((), "The value of {} is odd", 1), ((), "unknown model", 1)]
+)
+def test_parameter_that_has_no_name_is_refused(names: tuple[str, ...], says: str, requests: int) -> None:
+    with model_server(knows(*names, says=says)) as server, pytest.raises(Unavailable) as caught:
+        ask(model_at(server.url))
+    assert caught.value.lasting
+    assert len(server.requests) == requests
+
+
 def begins_refusal(handler: Any, **headers: str) -> None:
     handler.send_response(503)
     for name, value in {"Retry-After": "7", **headers}.items():
