@@ -333,14 +333,18 @@ def test_smoke_training_uses_interpreter_of_workspace(quick: Path) -> None:
 
 
 @contextmanager
-def listing(status: int, body: bytes) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
-    """Serve one answer to every GET. Yields the address, and path and key of each request."""
+def listing(status: int, body: bytes, only: str = "") -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+    """Serve one answer to every GET. Yields the address, and path and key of each request.
+
+    Args:
+        only: a path; any other is not found. Empty for all.
+    """
     seen: list[tuple[str, str | None]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             seen.append((self.path, self.headers.get("x-api-key") or self.headers.get("Authorization")))
-            self.send_response(status)
+            self.send_response(status if only in ("", self.path) else 404)
             self.end_headers()
             self.wfile.write(body)
 
@@ -365,7 +369,7 @@ def listing(status: int, body: bytes) -> Iterator[tuple[str, list[tuple[str, str
         (200, b'{"data": [{"id": "qwen"}]}', "gemma", "warning", "does not list gemma, only qwen"),
         (200, b"<html>", "qwen", "ok", "unknown format"),
         (401, b"", "qwen", "broken", "rejected the key (HTTP 401)"),
-        (404, b"", "qwen", "ok", "is reachable"),
+        (405, b"", "qwen", "ok", "is reachable"),
         (503, b"", "qwen", "warning", "(HTTP 503)"),
     ],
 )
@@ -375,6 +379,55 @@ def test_doctor_checks_model_without_spending(status: int, body: bytes, name: st
     assert check.status == expected
     assert words in check.message
     assert [path for path, _ in seen] == ["/v1/models"]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("only", "path", "right"),
+    [
+        ("/v1/models", "", "/v1"),
+        ("/v1/models", "/v1/chat/completions", "/v1"),
+        ("/v1/models", "/chat/completions", "/v1"),
+        ("/models", "/v1", ""),
+        ("/api/v1/models", "/api", "/api/v1"),
+        ("/elsewhere", "/v1", None),
+        ("/elsewhere", "", None),
+    ],
+)
+def test_doctor_names_the_address_that_works(only: str, path: str, right: str | None) -> None:
+    with listing(200, b'{"data": [{"id": "qwen"}]}', only) as (url, seen):
+        (check,) = reach.checks(ProposerConfig(model=f"{url}{path} qwen"))
+    assert check.status == "warning"
+    assert f"{url}{path}/models is not found (HTTP 404)" in check.message
+    assert len(seen) <= 4
+    if right is None:
+        assert check.command is None
+        return
+    assert check.message.endswith(f": the address of the models is {url}{right}")
+    assert check.command is not None
+    assert check.command.endswith(f"doctor --model '{url}{right} qwen'")
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("scheme", "only", "path", "right"),
+    [
+        ("anthropic", "/v1/models", "/v1", ""),
+        ("anthropic", "/v1/models", "/v1/messages", ""),
+        ("openai", "/v1/models", "", "/v1"),
+        ("ollama", "/v1/models", "", "/v1"),
+    ],
+)
+def test_doctor_names_the_variable_for_the_address(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, only: str, path: str, right: str
+) -> None:
+    _, _, variable, key = SERVERS[scheme]
+    monkeypatch.setenv(key or "UNUSED_KEY", "sk-test")
+    with listing(200, b'{"data": [{"id": "qwen"}]}', only) as (url, _):
+        monkeypatch.setenv(variable, f"{url}{path}")
+        (check,) = reach.checks(ProposerConfig(model=f"{scheme}:qwen"))
+    assert (check.status, check.command) == ("warning", f"export {variable}={url}{right}")
+    assert "sk-test" not in str(check)
 
 
 @pytest.mark.quick

@@ -47,6 +47,7 @@ NOT_KNOWN = re.compile(
     r"|(?:invalid|no such) (?:parameter|argument|field|option)",
     re.IGNORECASE,
 )
+OF_ADDRESS = (404, 405, 410)  # statuses that are about where a request went
 OF_REQUEST = (400, 413, 422)  # statuses that are about the content of a request
 # What a server says if waiting does not help, because the account is out of credit.
 NO_CREDIT = ("insufficient_quota", "credit balance", "billing", "exceeded your current quota")
@@ -174,7 +175,7 @@ def _ask(model: ModelSpec, address: str, body: Mapping[str, Any], silence: float
             "POST", address, headers=headers, json=body, silence=silence, seconds=seconds
         ) as response:
             if response.status_code != 200:
-                raise _refusal(model, response)
+                raise _refusal(model, address, response)
             if "event-stream" in response.headers.get("Content-Type", "").lower():
                 answer = _READ_STREAM[model.format](_events(response))
             else:
@@ -220,11 +221,13 @@ def _request(
     return f"{model.url}/chat/completions", body
 
 
-def _refusal(model: ModelSpec, response: requests.Response) -> Unavailable:
+def _refusal(model: ModelSpec, address: str, response: requests.Response) -> Unavailable:
     """Return the error for a status other than 200."""
     code = response.status_code
     said = _beginning(response)
-    what = f"{model.label} answered {code}: {_short(_message(said) or response.reason or '(nothing)', model)}"
+    # The address is what is wrong most often, and `NAME_BASE_URL` is out of sight.
+    at = f" at {_without_key(plain(address), model)}" if code in OF_ADDRESS else ""
+    what = f"{model.label} answered {code}{at}: {_short(_message(said) or response.reason or '(nothing)', model)}"
     if code in (401, 403):
         return Unavailable(f"{what}; {_about_key(model)}", lasting=True)
     wait = _wanted_wait(response.headers, said)

@@ -425,6 +425,14 @@ def test_parameter_that_has_no_name_is_refused(names: tuple[str, ...], says: str
     assert len(server.requests) == requests
 
 
+@pytest.mark.parametrize(("wire", "path"), [("openai", "/chat/completions"), ("anthropic", "/v1/messages")])
+def test_refusal_names_the_address_that_is_not_found(wire: Format, path: str) -> None:
+    with model_server(lambda _: status(404)) as server, pytest.raises(Unavailable) as caught:
+        ask(model_at(f"{server.url}/{KEY}", wire))
+    assert f"answered 404 at {server.url}/***{path}: no ***" in str(caught.value)
+    assert caught.value.lasting
+
+
 def begins_refusal(handler: Any, **headers: str) -> None:
     handler.send_response(503)
     for name, value in {"Retry-After": "7", **headers}.items():
