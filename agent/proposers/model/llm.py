@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,7 +30,11 @@ from agent.system.files import read_bounded
 
 ANSWERS = "answers.jsonl"
 MOST_CORRECTIONS = 2
-LONGEST_REPEATED = 50_000  # characters of an answer that go back with its fault
+# Characters that go back to the model: of an answer that cannot be used, of one before it, and of the reason.
+LONGEST_REPEATED, LONGEST_OLDER, LONGEST_REASON = 4000, 1000, 2000
+# Where the fault is, in a reason: a block by its number, or a line of the answer.
+PLACE = re.compile(r"\bblock (\d{1,6})\b|(?:^|begins in |whole file in )line (\d{1,6})\b")
+BLOCK = re.compile(r"^.{0,20}<{5,}", re.MULTILINE)
 AT_LIMIT = ("length", "max_tokens", "")  # reasons for the end of a long answer; earlier versions saved no other
 LARGEST_TRANSCRIPT = 64 * 2**20
 
@@ -71,14 +77,14 @@ class LLMProposer:
         Args:
             opening: returns the first message in at most so many tokens.
         """
-        opening, turns = functools.cache(opening), list[Message]()
+        opening, failed = functools.cache(opening), list[tuple[Answer, str]]()
         path = context.folder / transcript if context.folder else None
         said = _Transcript(path, question_of(context), self._used.get(path, 0) if path else 0)
-        why, incomplete = "", None
+        incomplete = None
         for _ in range(1 + MOST_CORRECTIONS):
             try:
-                opens = transcript == ANSWERS and not turns
-                answer = said.next() or self._fitting(context, opening, turns, said, opens=opens)
+                opens = transcript == ANSWERS and not failed
+                answer = said.next() or self._fitting(context, opening, _turns(failed), said, opens=opens)
                 proposal = self._candidate(context, answer)
                 if incomplete or (proposal.reasoning and proposal.expected is not None):
                     self._use(said)
@@ -86,7 +92,7 @@ class LLMProposer:
                 incomplete = proposal
                 raise UnusableEdit("it does not begin with the three lines, with a hypothesis and an expected effect")
             except (Unavailable, NoProposal) as reason:
-                rejects = isinstance(reason, Refused) and bool(turns)
+                rejects = isinstance(reason, Refused) and bool(failed)
                 if incomplete or rejects:  # it would reject the saved answers again each time
                     self._use(said)
                 if incomplete:
@@ -95,19 +101,13 @@ class LLMProposer:
                     raise NoProposal(f"a correction was refused: {reason}") from None
                 raise
             except UnusableEdit as reason:
-                why = str(reason)
-                turns += [
-                    # Servers reject a message without text.
-                    {"role": "assistant", "content": answer.text.strip()[:LONGEST_REPEATED] or "(nothing)"},
-                    {
-                        "role": "user",
-                        "content": f"Your answer cannot be used: {why}. Give a complete new one in the same format.",
-                    },
-                ]
+                failed.append((answer, str(reason)))
         self._use(said)
         if incomplete:
             return incomplete
-        raise NoProposal(f"no usable proposal from {self.model.label} in {1 + MOST_CORRECTIONS} answers: {why}")
+        raise NoProposal(
+            f"no usable proposal from {self.model.label} in {1 + MOST_CORRECTIONS} answers: {failed[-1][1]}"
+        )
 
     def _use(self, said: _Transcript) -> None:
         """Mark the answers as used: if the same question comes up again in this process, the model is asked again."""
@@ -186,6 +186,46 @@ class LLMProposer:
             expected=said.expected,
             playbook=cited(context, said.playbook),
         )
+
+
+def _turns(failed: Sequence[tuple[Answer, str]]) -> list[Message]:
+    """Return the messages for answers that cannot be used, each with its reason."""
+    turns: list[Message] = []
+    for number, (answer, why) in enumerate(failed, start=1):
+        most = LONGEST_REPEATED if number == len(failed) else LONGEST_OLDER
+        told = f"Your answer cannot be used: {why[:LONGEST_REASON]}. Give a complete new one in the same format."
+        turns += [
+            {"role": "assistant", "content": _part(answer.text, why, most)},
+            {"role": "user", "content": told},
+        ]
+    return turns
+
+
+def _part(text: str, why: str, most: int) -> str:
+    """Return the part of an answer that its fault is about, or beginning and end, if it is longer than `most`."""
+    if not text.strip():
+        return "(nothing)"  # servers reject a message without text
+    if len(text) <= most:
+        return text
+    text = after if (after := answered(text)).strip() else text  # the places are those of the text after thinking
+    found = PLACE.search(why)
+    begin = _position(text, found) if found else None
+    if begin is not None:
+        begin = max(0, begin - most // 4)
+        return _left_out(begin) + text[begin : begin + most] + _left_out(len(text) - begin - most)
+    return text[: most // 2] + _left_out(len(text) - most) + text[-most // 2 :] if len(text) > most else text
+
+
+def _left_out(count: int) -> str:
+    return f"\n[{count:,} characters left out]\n" if count > 0 else ""
+
+
+def _position(text: str, place: re.Match[str]) -> int | None:
+    """Return where a block or a line begins, or None if the text has none of that number."""
+    begins = re.compile(r"^", re.MULTILINE) if place[2] else BLOCK
+    number = int(place[1] or place[2])
+    found = next(itertools.islice(begins.finditer(text), max(0, number - 1), None), None)
+    return found.start() if found else None
 
 
 class _Transcript:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from agent.journal.state import Spent
 from agent.proposers.base import Context, Flying, NoProposal, Unavailable, WorkspaceView
 from agent.proposers.hybrid import HybridProposer
 from agent.proposers.model import llm
-from agent.proposers.model.cost import Price, SpendingCap, price_of
+from agent.proposers.model.cost import OVERHEAD_TOKENS, Price, SpendingCap, price_of
 from agent.proposers.model.llm import LLMProposer
 from agent.proposers.model.prompt import CHARACTERS_A_TOKEN, SYSTEM, briefing
 from agent.proposers.model.servers import ModelSpec
@@ -191,6 +192,34 @@ def test_call_of_a_tool_goes_back_and_costs_what_it_does(tmp_path: Path) -> None
         assert LLMProposer(model, budget, 5).ask(context(tmp_path)).description == "good"
     assert "it calls a tool, but there are none" in server.requests[1][2]["messages"][-1]["content"]
     assert (calls[1]["input_tokens"], calls[1]["output_tokens"]) == (5, 3)
+
+
+FILLER = "x = 1\n" * 5000
+
+
+@pytest.mark.parametrize(
+    ("said", "place"),
+    [
+        (NOTES.format("a") + FILLER + edit("ABSENT = 1", "ABSENT = 2") + FILLER, "ABSENT"),
+        (NOTES.format("a") + edit(LINE, "RATE = 1") + FILLER + edit("ABSENT = 1", "X = 2") + FILLER, "ABSENT"),
+        (NOTES.format("a") + FILLER + "train.py\n<<<<<<< SEARCH\nOPEN\n" + FILLER, "OPEN"),
+        ("<think>\n" + FILLER + "</think>\n" + FILLER + edit("ABSENT = 1", "X = 2") + FILLER, "ABSENT"),
+        ("HEAD\n" + FILLER + "TAIL", "HEAD"),
+        ("HEAD\n" + FILLER + "TAIL", "TAIL"),
+    ],
+)
+def test_part_of_a_long_answer_that_is_wrong_goes_back(said: str, place: str) -> None:
+    with model_server(lambda _: said) as server:
+        model = ModelSpec("http", "m", "openai", server.url)
+        with pytest.raises(NoProposal):
+            LLMProposer(model, SpendingCap(model, None, None, None, dict, lambda *_, **__: None), 5).ask(context())
+    first, second, third = (body["messages"] for _, _, body in server.requests)
+    assert place in second[2]["content"]
+    assert "characters left out" in second[2]["content"]
+    assert place in third[4]["content"]
+    size = [sum(len(each["content"]) for each in messages) for messages in (first, second, third)]
+    assert size[1] < size[0] + 5000
+    assert size[2] < size[0] + 7000, "an older answer is shorter still"
 
 
 def test_prompt_and_answer_shrink_to_what_the_server_takes(tmp_path: Path) -> None:
@@ -377,17 +406,19 @@ def test_own_price_counts_for_a_model_on_this_machine_too(tmp_path: Path) -> Non
 
 
 def test_a_correction_that_exceeds_the_cap_ends_its_experiment_only(tmp_path: Path) -> None:
-    """It repeats a long answer, so it may cost much more than the next question."""
+    """It repeats a part of the answer, so it may cost more than the next question."""
+    opening = len((SYSTEM + briefing(context())).encode()) + OVERHEAD_TOKENS
+    cap = (opening + 2000) * 10 / 1e6
     with model_server(lambda _: "no edit " * 30_000) as server:
         model = ModelSpec("http", "m", "openai", server.url)
         spent: dict[int, Spent] = {}
-        budget = SpendingCap(model, Price(10, 0), 0.5, None, lambda: spent, lambda *_, **__: None)
-        with pytest.raises(NoProposal, match=r"max-cost 0\.5") as nothing:
+        budget = SpendingCap(model, Price(10, 0), cap, None, lambda: spent, lambda *_, **__: None)
+        with pytest.raises(NoProposal, match=re.escape(f"--max-cost {cap:g}")) as nothing:
             LLMProposer(model, budget, 5).ask(context(tmp_path))
         assert nothing.value.final
         assert len(server.requests) == 1
-        spent[1] = Spent(1, 10, 10, 0.5)
-        with pytest.raises(Unavailable, match=r"max-cost 0\.5") as away:
+        spent[1] = Spent(1, 10, 10, cap)
+        with pytest.raises(Unavailable, match=re.escape(f"--max-cost {cap:g}")) as away:
             LLMProposer(model, budget, 5).ask(context())
         assert away.value.for_good
 
