@@ -157,9 +157,10 @@ class HybridProposer:
                 return None
             except Unavailable as unavailable:
                 self._failures += 1
-                delay = self._delay(unavailable)
-                if unavailable.lasting or time.monotonic() - began + delay > patience:
-                    self._set_unavailable(str(unavailable), delay)
+                delay, lost = self._delay(unavailable), time.monotonic() - began
+                if unavailable.lasting or lost + delay > patience:
+                    # One that hangs would otherwise cost its whole timeout in each experiment.
+                    self._set_unavailable(str(unavailable), max(delay, min(LONGEST_WAIT, lost)))
                     return None
                 until = time.time() + delay
                 self._announce("waiting", proposer=self._model.name, reason=str(unavailable), until=until)

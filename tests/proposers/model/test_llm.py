@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ from agent.proposers.model.wire import Answer
 from agent.proposers.search.search import SearchProposer
 from agent.proposers.validate import Seen, why_invalid
 from tests.common.experiments import kept
-from tests.common.model_server import half, model_server, reply
+from tests.common.model_server import half, model_server, reply, silent
 from tests.common.proposals import NOTES, edit, walk
 from tests.common.workspaces import QUICK
 
@@ -597,6 +598,27 @@ def test_the_model_sees_what_the_search_knows() -> None:
     )
     text = briefing(dataclasses.replace(context(), history=(*told, pruned), incumbent=told[2], number=10))
     assert "the rest 0.05..0.7; crashed at 2.0\n" in text
+
+
+def test_model_that_hangs_is_left_alone_as_long_as_it_hung(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise each experiment would wait for its timeout. A failure that costs no time has no such pause."""
+    monkeypatch.setattr("agent.proposers.hybrid.FIRST_WAIT", 0.01)
+    pauses: list[float] = []
+
+    def announce(kind: str, *, until: float = 0.0, **_: Any) -> None:
+        if kind == "away":
+            pauses.append(until - time.time())
+
+    busy = lambda handler: reply(handler, 503, {})  # noqa: E731
+    for answer in (silent, busy):
+        with model_server(lambda _, answer=answer: answer) as server:  # type: ignore[misc]
+            model = ModelSpec("http", "m", "openai", server.url)
+            asked = LLMProposer(model, SpendingCap(model, None, None, None, dict, lambda *_, **__: None), silence=1.0)
+            hybrid = HybridProposer("llm", SearchProposer(), asked, share=1.0, fallback_after=0.0, announce=announce)
+            began = time.monotonic()
+            assert hybrid.ask(context()).proposer == "search"
+            assert pauses[-1] <= time.monotonic() - began + 0.02
+    assert pauses[0] > 0.9, "the server was silent for a second"
 
 
 def test_hybrid_keeps_its_share() -> None:
