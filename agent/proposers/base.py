@@ -139,11 +139,13 @@ class NoProposal(Exception):
 
     Attributes:
         final: asking again for the same experiment gives no usable proposal either.
+        replayed: it was not asked now: the answers are those of an earlier start.
     """
 
-    def __init__(self, reason: str, *, final: bool = False) -> None:
+    def __init__(self, reason: str, *, final: bool = False, replayed: bool = False) -> None:
         super().__init__(reason)
         self.final = final
+        self.replayed = replayed
 
 
 class Proposer(Protocol):

@@ -147,7 +147,8 @@ class HybridProposer:
                 proposal = _consulted(self._model.ask, context, self._model.name)
             except NoProposal as unusable:
                 self._set_available()
-                self._unusable += 1
+                # An earlier start has paused for these answers; now the model may be well.
+                self._unusable += not unusable.replayed
                 self._announce("nothing", proposer=self._model.name, number=context.number, reason=str(unusable))
                 if unusable.final:
                     self._final = context.number

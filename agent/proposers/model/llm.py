@@ -105,9 +105,8 @@ class LLMProposer:
         self._use(said)
         if incomplete:
             return incomplete
-        raise NoProposal(
-            f"no usable proposal from {self.model.label} in {1 + MOST_CORRECTIONS} answers: {failed[-1][1]}"
-        )
+        why = f"no usable proposal from {self.model.label} in {1 + MOST_CORRECTIONS} answers: {failed[-1][1]}"
+        raise NoProposal(why, replayed=not said.grown)
 
     def _use(self, said: _Transcript) -> None:
         """Mark the answers as used: if the same question comes up again in this process, the model is asked again."""
@@ -238,10 +237,12 @@ class _Transcript:
 
     Attributes:
         read: how many of them are used now, or outdated.
+        grown: whether an answer was added.
     """
 
     def __init__(self, path: Path | None, question: str, skip: int) -> None:
         self.path, self.read, self._question = path, skip, question
+        self.grown = False
         content = _content(path) if path else b""
         self._torn = bool(content) and not content.endswith(b"\n")
         saved = _answers(content)
@@ -257,6 +258,7 @@ class _Transcript:
         return answer
 
     def add(self, answer: Answer) -> None:
+        self.grown = True
         self._count += 1
         self.read = self._count
         if self.path is None:

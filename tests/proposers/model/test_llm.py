@@ -600,6 +600,26 @@ def test_the_model_sees_what_the_search_knows() -> None:
     assert "the rest 0.05..0.7; crashed at 2.0\n" in text
 
 
+def test_useless_answers_of_an_earlier_start_do_not_pause_a_model_that_is_well(tmp_path: Path) -> None:
+    answers = iter(["\n\n"] * 9)
+    usable = NOTES.format("good") + edit("rate = 1", "rate = 2")
+    asked = dataclasses.replace(context(tmp_path), files={"train.py": "rate = 1\n"})
+    with model_server(lambda _: next(answers, usable)) as server:
+        model = ModelSpec("http", "m", "openai", server.url)
+        budget = SpendingCap(model, None, None, None, dict, lambda *_, **__: None)
+        before = LLMProposer(model, budget, 5)
+        for _ in range(3):
+            with pytest.raises(NoProposal):
+                before.ask(asked)
+        kinds: list[str] = []
+        hybrid = HybridProposer(
+            "llm", SearchProposer(), LLMProposer(model, budget, 5), share=1.0, fallback_after=0.0,
+            announce=lambda kind, **_: kinds.append(kind),
+        )  # fmt: skip
+        assert hybrid.ask(asked).description == "good"
+    assert kinds == ["nothing"] * 3
+
+
 def test_model_that_hangs_is_left_alone_as_long_as_it_hung(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise each experiment would wait for its timeout. A failure that costs no time has no such pause."""
     monkeypatch.setattr("agent.proposers.hybrid.FIRST_WAIT", 0.01)
