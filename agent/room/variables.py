@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 
 from agent.system.masking import LOGIN, SECRET
-from agent.system.masking import masked as masked
 
 KEEP_VARIABLE = "AUTORESEARCH_KEEP_ENV"
 

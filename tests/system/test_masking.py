@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.system.files import last_lines
-from agent.system.masking import without_secrets
+from agent.system.masking import masked, without_secrets
 
 pytestmark = pytest.mark.quick
 TOKEN = "hf_abcdefghijklmnopqrstu"
@@ -28,3 +28,8 @@ def test_end_of_a_log_has_no_secret_of_one_line_or_of_several(monkeypatch: pytes
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     (tmp_path / "log").write_text(f"-----BEGIN KEY-----\nabcdefghijkl\n-----END KEY-----\nfailed with {TOKEN}\n")
     assert last_lines(tmp_path / "log", 9) == ["(DEPLOY_KEY)", "failed with (HF_TOKEN)"]
+
+
+def test_secrets_are_masked_whole_and_words_are_not() -> None:
+    shown = {"sk-0123456789": "(A_KEY)", "sk-0123456789-more": "(B_KEY)", "x": "(C_KEY)", "": "(D_KEY)"}
+    assert masked("exp sk-0123456789-more sk-0123456789", shown) == "exp (B_KEY) (A_KEY)"

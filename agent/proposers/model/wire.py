@@ -32,7 +32,7 @@ from agent.format import plain
 from agent.proposers.base import Unavailable
 from agent.proposers.model import bounded_http
 from agent.proposers.model.servers import OWN_KEY, OWN_SERVER, ModelSpec, headers_of, key_variable_of
-from agent.room.variables import masked
+from agent.system.masking import masked
 
 LONGEST_ANSWER_SECONDS = 900.0
 LONGEST_RETRY_SECONDS = 3600.0
