@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import itertools
 import queue
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 10
 CALL_SECONDS = 15
+END_SECONDS = 5  # to end all runs, for which a person waits
+TICK_SECONDS = 0.2
 FETCH_SECONDS = (3, 15, 45)  # an answer may cross a slow network; a station that has left sends none
 LOOK_SECONDS = 1.0
 FIRST_RETRY, LONGEST_RETRY = 5.0, 600.0  # seconds until a station that did not say who it is gets asked again
@@ -95,10 +98,15 @@ class _Pending:
 
 
 class Cluster:
-    """The connection to a scheduler and its stations. Make it with `connect`."""
+    """The connection to a scheduler and its stations. Make it with `connect`.
+
+    Attributes:
+        tick: called several times a second while something is waited for; may raise Interrupted to end the wait.
+    """
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self.tick: Callable[[], None] = lambda: None
         self._pending: dict[str, _Pending] = {}
         self._ended: queue.SimpleQueue[str | Loss] = queue.SimpleQueue()
         self._known: dict[tuple[str, str], StationInfo] = {}
@@ -230,6 +238,25 @@ class Cluster:
         if station not in self._call(control.cancel, session, lease, only=station) and lease in self._pending:
             self._lose(lease, "cancelled, while its station did not answer")
 
+    def end(self, session: str, runs: Mapping[str, str]) -> None:
+        """End several runs, lease -> station, within END_SECONDS and without `tick`. Silent stations keep theirs.
+
+        Nobody is asked who the stations are: each one that does not answer would take as long again.
+        """
+        seen = {(address, str(about.get("id"))) for address, about in self._workers_seen.items()}
+        addresses = {info.name: info.address for key, info in self._known.items() if key in seen and not info.fault}
+        asked = {lease: addresses[name] for lease, name in runs.items() if name in addresses and self.connected}
+
+        async def end_all() -> list[Any]:
+            calls = [self._client._run(control.cancel, session, lease, workers=[at]) for lease, at in asked.items()]
+            limited = [asyncio.wait_for(call, END_SECONDS) for call in calls]
+            return await asyncio.gather(*limited, return_exceptions=True)
+
+        said = self._wait(end_all, END_SECONDS + LOOK_SECONDS, tick=lambda: None)
+        answers = said if isinstance(said, list) else []
+        heard = {lease for lease, each in zip(asked, answers, strict=False) if not isinstance(each, BaseException)}
+        self._drop(lease for lease in runs if lease not in heard and lease in self._pending)
+
     def close(self) -> None:
         """Disconnect. Runs go on, and stations keep their answers."""
         try:
@@ -244,9 +271,9 @@ class Cluster:
         """
         if not self.connected:
             return {}
-        with contextlib.suppress(Exception):
-            identity = self._client.sync(self._identity, callback_timeout=CALL_SECONDS)
-            self._workers_seen = dict(identity["workers"])
+        said = self._wait(self._identity, CALL_SECONDS)
+        if not isinstance(said, Exception):
+            self._workers_seen = dict(said["workers"])
         return self._workers_seen
 
     async def _identity(self) -> Any:
@@ -273,11 +300,33 @@ class Cluster:
 
         if not addresses:
             return {}
-        try:
-            found = client.sync(call_all, callback_timeout=2 * CALL_SECONDS)
-        except Exception as error:
-            found = [error] * len(addresses)
+        found = self._wait(call_all, 2 * CALL_SECONDS)
+        if isinstance(found, Exception):
+            found = [found] * len(addresses)
         return dict(zip(addresses, found, strict=True))
+
+    def _wait(
+        self, ask: Callable[[], Coroutine[Any, Any, Any]], seconds: float, tick: Callable[[], None] | None = None
+    ) -> Any:
+        """Return what a coroutine returns or raises within so many seconds, else a TimeoutError.
+
+        Raises:
+            Interrupted: `tick` ended the wait, which Dask's own `sync` does not allow.
+        """
+        loop = getattr(self._client.loop, "asyncio_loop", None)
+        if loop is None or loop.is_closed():
+            return RuntimeError("the connection is closed")
+        doing, deadline = asyncio.run_coroutine_threadsafe(ask(), loop), time.monotonic() + seconds
+        try:
+            while not concurrent.futures.wait([doing], TICK_SECONDS).done:
+                (tick or self.tick)()
+                if time.monotonic() > deadline:
+                    return TimeoutError(f"no answer within {seconds} s")
+            return doing.exception() or doing.result()
+        except concurrent.futures.CancelledError as error:
+            return error
+        finally:
+            doing.cancel()
 
     def _look(self) -> None:
         """Give up the orders of stations that are gone."""
@@ -293,23 +342,30 @@ class Cluster:
                 self._lose(lease, "the station is gone" if self.connected else "the scheduler is gone")
 
     def _lose(self, lease: str, reason: str) -> None:
-        pending = self._pending.pop(lease)
-        with contextlib.suppress(Exception):  # the connection may be gone
-            pending.future.cancel()
-        self._ended.put(Loss(lease, pending.station, reason))
+        station = self._pending[lease].station
+        self._drop([lease])
+        self._ended.put(Loss(lease, station, reason))
+
+    def _drop(self, leases: Iterable[str]) -> None:
+        """Wait for some orders no longer."""
+        futures = [self._pending.pop(lease).future for lease in [*leases]]
+        if futures:  # the connection may be gone
+            self._wait(lambda: self._client._cancel(futures), END_SECONDS, tick=lambda: None)
 
     def _result(self, lease: str, pending: _Pending) -> Answer | Loss:
         for seconds in FETCH_SECONDS:
-            try:
-                return _answer_of(pending.future.result(timeout=seconds), lease, pending.station)
-            except Invalid as reason:
-                return Loss(lease, pending.station, f"sent an answer that is not valid: {reason}", failed=True)
-            except TimeoutError:
+            said = self._wait(pending.future._result, seconds)
+            if isinstance(said, TimeoutError):
                 if pending.address not in self._workers():
                     break
-            except Exception as error:  # KilledWorker, CancelledError, or what a worker raised
-                died = type(error).__name__ in ("KilledWorker", "FutureLostError")
-                return Loss(lease, pending.station, _reason(error), died, failed=not died)
+                continue
+            if isinstance(said, Exception):  # KilledWorker, CancelledError, or what a worker raised
+                died = type(said).__name__ in ("KilledWorker", "FutureLostError")
+                return Loss(lease, pending.station, _reason(said), died, failed=not died)
+            try:
+                return _answer_of(said, lease, pending.station)
+            except Invalid as reason:
+                return Loss(lease, pending.station, f"sent an answer that is not valid: {reason}", failed=True)
         return Loss(lease, pending.station, "the station left before its answer was fetched")
 
 

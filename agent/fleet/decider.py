@@ -57,7 +57,7 @@ class Fleet:
 
     def __init__(self, session: Session, connect: Callable[[], Cluster], orders: Orders) -> None:
         self.session, self._connect, self._orders = session, connect, orders
-        self._cluster = connect()
+        self._cluster = self._join()
         self.health = Health(session, self._say_once)
         self._patience = Patience(session, self._stage, prepares=orders.prepares)
         self._verdicts = Verdicts(session, self.able, self._patience.slow)
@@ -137,9 +137,11 @@ class Fleet:
         return self.health.is_alone or late or (cut_off and self.session.interrupts.finishing)
 
     def end_runs(self, reason: str) -> None:
-        """End all runs on stations."""
-        for lease in self._flight.leases.values():
-            self._withdraw(lease, reason)
+        """End all runs on stations, together: a person waits, and some may be silent."""
+        leases = [*self._flight.leases.values()]
+        self._cluster.end(self._orders.session, {lease.lease: lease.station for lease in leases})
+        for lease in leases:
+            self._note_withdrawn(lease, reason)
 
     def assign(self) -> None:
         """Give each idle station its next run."""
@@ -219,10 +221,15 @@ class Fleet:
             self._say_once(f"{station.name} takes no part: it {why}")
         return not why
 
+    def _join(self) -> Cluster:
+        cluster = self._connect()
+        cluster.tick = self.session.interrupts.raise_if_immediate
+        return cluster
+
     def _reconnect(self) -> bool:
         """Connect anew, and return whether that succeeded. The stations went on meanwhile, and keep their answers."""
         try:
-            cluster = self._connect()
+            cluster = self._join()
         except AutoresearchError as error:
             self._cut_off = self._cut_off or time.monotonic()
             self._say_once(f"the scheduler is gone; trying again until it is back ({error})")

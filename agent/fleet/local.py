@@ -124,18 +124,17 @@ def local_stations(count: int, workspace: Path) -> Iterator[LocalFleet]:
         tls = folder / "tls"
         make_certificates(tls)
         logs = {each.name: folder / f"{each.name}.log" for each in where}
+        children: list[Child] = []
+        stack.callback(_end, children)
         scheduler = Child({"kind": "scheduler", "tls": str(tls)}, {}, folder / "scheduler.log")
-        stack.callback(scheduler.end)
+        children.append(scheduler)
         address = scheduler.ready()
         # If it is started again, it must be where the others look for it.
         scheduler.config["port"] = int(address.rpartition(":")[2])
-        children = [scheduler]
         for each in where:
             config = {"kind": "station", "tls": str(tls), "address": address, "name": each.name, "cores": each.cores}
             variables = {VISIBLE: each.gpu} if each.gpu is not None else {}
-            child = Child(config, variables, logs[each.name])
-            stack.callback(child.end)
-            children.append(child)
+            children.append(Child(config, variables, logs[each.name]))
         for child in children[1:]:
             child.ready()
         ended = threading.Event()
@@ -166,10 +165,13 @@ class Child:
         what = f"station {self.config['name']}" if "name" in self.config else f"the {self.config['kind']}"
         return _line(self._process, self._log, what)
 
-    def end(self) -> None:
+    def terminate(self) -> None:
         self._process.terminate()
+
+    def end(self, seconds: float = ENDING_SECONDS) -> None:
+        self.terminate()
         try:
-            self._process.wait(ENDING_SECONDS)
+            self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -190,6 +192,15 @@ class Child:
                 env={**os.environ, **self._variables},
                 start_new_session=True,
             )
+
+
+def _end(children: Sequence[Child]) -> None:
+    """End children together, so that those which do not answer take no longer than one."""
+    for child in reversed(children):
+        child.terminate()
+    deadline = time.monotonic() + ENDING_SECONDS
+    for child in reversed(children):
+        child.end(max(0.0, deadline - time.monotonic()))
 
 
 def _keep(children: Sequence[Child], ended: threading.Event) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -105,6 +106,20 @@ def test_stations_end_with_their_decider(tmp_path: Path, number: signal.Signals)
     with started("-c", HOLDER, str(tmp_path), ready="up", log=log, **env):
         left = [each.name for each in tmp_path.glob("autoresearch-*")]
     assert old not in left
+
+
+def test_parts_that_are_frozen_are_killed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(local, "ENDING_SECONDS", 5.0)
+    with local_stations(3, tmp_path) as fleet:
+        parts = [each for each in psutil.Process().children() if str(fleet.tls) in " ".join(each.cmdline())]
+        assert len(parts) == 4
+        for each in parts:
+            each.suspend()
+        began = time.monotonic()
+    assert time.monotonic() - began < 2 * local.ENDING_SECONDS
+    assert not any(each.is_running() for each in parts)
 
 
 @pytest.mark.parametrize("kind", ["station", "scheduler"])

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 
 from agent.cli.launch import RunConfig, session_config
 from agent.fleet import cluster as cluster_module
-from agent.fleet import health
+from agent.fleet import health, local
 from agent.fleet.cluster import Cluster
 from agent.fleet.decider import Fleet
 from agent.fleet.local import LocalFleet, local_stations
@@ -91,6 +92,36 @@ def test_second_ctrl_c_ends_the_runs_on_stations(
     assert "Traceback" not in said
     assert not psutil.wait_procs(run, timeout=20)[1]
     assert not fold(journal_path(quick, "t")).flight.leases
+
+
+@pytest.mark.parametrize("frozen", ["stations", "scheduler"])
+@pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)], ids=["ctrl-c", "term"])
+def test_second_ctrl_c_waits_for_all_silent_stations_together(
+    quick: Path, monkeypatch: pytest.MonkeyPatch, frozen: str, signals: tuple[signal.Signals, ...]
+) -> None:
+    monkeypatch.setattr(local, "ENDING_SECONDS", 0.5)
+    set_train(quick, SLOW)
+    with local_stations(3, quick) as three:
+        loop = begin(quick, three, 3)
+        until(lambda: all(going(quick, name) for name in three.logs), "no run")
+        children = [each for each in psutil.Process().children() if each.pid != loop.pid]
+        ours = [each for each in children if str(three.tls) in " ".join(each.cmdline())]
+        for part in ours:
+            if ('"scheduler"' in " ".join(part.cmdline())) == (frozen == "scheduler"):
+                part.suspend()
+        began = time.monotonic()
+        assert loop.stdout is not None
+        for each in signals[:-1]:
+            loop.send_signal(each)
+            assert any("press Ctrl-C again" in line for line in loop.stdout)
+        loop.send_signal(signals[-1])
+        said, _ = loop.communicate(timeout=120)
+        assert time.monotonic() - began < 20, said  # one silent station alone took 15 s
+    assert loop.returncode == (130 if len(signals) == 2 else 143), said
+    assert "Traceback" not in said
+    state = fold(journal_path(quick, "t"))
+    assert not state.flight.leases
+    assert len(events(quick, "withdrawn")) == 3
 
 
 def test_first_ctrl_c_does_not_wait_for_stations_that_are_gone(quick: Path, cli: Cli, fleet: LocalFleet) -> None:
