@@ -6,12 +6,13 @@ Once a candidate has its verdict, it becomes an experiment with the events of a 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 from agent.errors import Violation
 from agent.format import one_line
 from agent.journal import proposals
-from agent.journal.experiment import Experiment, Proposal, Run, Verdict, digest
+from agent.journal.experiment import Evidence, Experiment, Proposal, Run, Verdict, digest
 from agent.journal.flight import BASELINE, Candidate
 from agent.journal.paths import candidate_ref, flight_ref
 from agent.proposers.search.space import tunable_parameters
@@ -19,6 +20,8 @@ from agent.session.baseline import propose_baseline
 from agent.session.context import known_constants
 from agent.session.session import Session
 from agent.source.merging import carried_over
+
+CLEARLY = 2.0  # standard errors by which one gain is clearly smaller than another
 
 
 def launch(session: Session, proposal: Proposal, base: Experiment, onto: int | None = None) -> Candidate:
@@ -47,22 +50,47 @@ def launch(session: Session, proposal: Proposal, base: Experiment, onto: int | N
     return session.state.flight.candidates[number]
 
 
-def merge(session: Session, winner: Candidate, base: Experiment, incumbent: Experiment) -> Proposal | str:
-    """Return the change of a winner on an old base as a proposal for the incumbent, or why there is none."""
+def merge(
+    session: Session, winner: Candidate, verdict: Verdict, base: Experiment, incumbent: Experiment
+) -> Proposal | str:
+    """Return the change of a winner on an old base as a proposal for the incumbent, or why there is none.
+
+    If it conflicts with what was kept meanwhile, the winner itself is proposed: the better of both may have come last.
+    """
     workspace, known = session.runner.workspace, known_constants(session.runner.protocol)
     now, before, after = (dict(session.runs.files(each.commit)) for each in (incumbent, base, winner))
     found, conflicts = carried_over((now, before, after), known, workspace.merge)
+    why = f"conflicts with #{incumbent.number} in {conflicts[0]}" if conflicts else ""
     if conflicts:
-        return f"conflicts with #{incumbent.number} in {conflicts[0]}"
+        if _is_clearly_less(verdict, session.state.experiments[base.number + 1 :]) or now.keys() - after.keys():
+            return why
+        found = _changes(now, after)
     whole = {**now, **found}
-    tried = {each.digest for each in session.state.experiments}
-    tried |= {each.digest for each in session.state.flight.candidates.values() if each is not winner}
-    if digest(whole) in tried:
+    flying = {each.digest for each in session.state.flight.candidates.values() if each is not winner}
+    if conflicts and digest(whole) in flying:
+        return why
+    if not conflicts and digest(whole) in {each.digest for each in session.state.experiments} | flying:
         return f"is part of what was measured since #{incumbent.number}"
-    reasoning = f"{winner.description} did well on #{base.number}; merged onto #{incumbent.number}"
+    merged = f"measured as it is, because it {why}" if conflicts else f"merged onto #{incumbent.number}"
+    reasoning = f"{winner.description} did well on #{base.number}; {merged}"
     parameters = tunable_parameters(whole, known)
     more = (winner.proposer, winner.expected, winner.playbook, winner.parts)
     return Proposal(found, winner.description, reasoning, parameters, *more)
+
+
+def _is_clearly_less(verdict: Verdict, since: Sequence[Experiment]) -> bool:
+    """Return whether a gain over a base is clearly smaller than that of what was kept since. Unknown ones are not."""
+    kept = [each.verdict.evidence for each in since if each.kept]
+    known = [each for each in (verdict.evidence, *kept) if each is not None]
+    if len(known) <= len(kept):
+        return False
+    behind = sum(each.gain for each in known[1:]) - known[0].gain
+    return behind > CLEARLY * math.sqrt(sum(map(_variance, known)))
+
+
+def _variance(evidence: Evidence) -> float:
+    doubt = evidence.doubt or 0.0
+    return evidence.noise**2 * (1 / max(1, evidence.runs) + 1 / max(1, evidence.incumbent_runs) + doubt)
 
 
 def record(session: Session, candidate: Candidate) -> Experiment:

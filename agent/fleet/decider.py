@@ -491,12 +491,14 @@ class Fleet:
             reason = f"{better}, and the session ends before both are measured together ({verdict.reason})"
             return dataclasses.replace(verdict, status="discard", reason=reason)
         if again is None:
-            change = candidates.merge(self.session, candidate, base, incumbent)
+            change = candidates.merge(self.session, candidate, verdict, base, incumbent)
             if isinstance(change, str):
                 reason = f"{better}, and it {change} ({verdict.reason})"
                 return dataclasses.replace(verdict, status="discard", reason=reason)
             again = candidates.launch(self.session, change, incumbent, candidate.number)
-        reason = f"{better}: measured again on top of that as candidate {again.number} ({verdict.reason})"
+        conflict = again.digest == candidate.digest  # else it has what was kept as well
+        onto = ", and they conflict: measured again against that" if conflict else ": measured again on top of that"
+        reason = f"{better}{onto} as candidate {again.number} ({verdict.reason})"
         return dataclasses.replace(verdict, status="discard", reason=reason)
 
     def _finish(self) -> Experiment:

@@ -28,6 +28,8 @@ KNEW = "failed after its metric was known: "
 VOIDED = re.compile(r"void(?:ed)?: ")
 # How the reason of a candidate begins that did well on an incumbent which another one replaced meanwhile.
 OVERTAKEN = re.compile(r"(?:better than|promising against) #\d+, but #\d+ was kept meanwhile[^(]*")
+# How the reason of a candidate goes on that did well on an old incumbent, if nothing follows from that.
+OPEN = re.compile(r", and (?:it conflicts with|the session ends before) ")
 
 
 @dataclass(frozen=True)
@@ -260,6 +262,14 @@ class Experiment:
         """Why a candidate that did well was not kept, as another one was meanwhile, and what follows; else None."""
         found = OVERTAKEN.match(self.verdict.reason)
         return found[0].strip() if found and self.verdict.status == "discard" else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it did well, and neither it nor its change was compared with what was kept meanwhile.
+
+        Its program may be proposed again, unlike that of any other experiment.
+        """
+        return self.overtaken is not None and OPEN.search(self.overtaken) is not None
 
     @property
     def metric(self) -> float | None:

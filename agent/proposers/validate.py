@@ -27,7 +27,7 @@ class Seen:
         wanted = fingerprint_of(files)
         if wanted == fingerprint_of(context.files):
             return "the incumbent"
-        for experiment in context.history:
+        for experiment in (each for each in context.history if not each.is_open):
             if experiment.commit not in self._known:
                 self._known[experiment.commit] = fingerprint_of(context.workspace.texts(experiment))
             if self._known[experiment.commit] == wanted:

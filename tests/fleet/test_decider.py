@@ -302,9 +302,44 @@ while (DEPTH, WIDTH) != (4, 64) and journal.read_text().count('"event": "candida
         again = next(each for each in state.experiments if each.digest == merges[0]["digest"])
         assert again.verdict.evidence is not None
         assert again.verdict.evidence.gain > 0
+    elif other.parameters["DEPTH"] == 6:  # the better one came last
+        assert ", and they conflict: measured again against that as candidate " in other.verdict.reason
+        assert merges[0]["digest"] == other.digest
     else:
         assert "conflicts with #1 in train.py" in other.verdict.reason
+        assert other.is_open
         assert all(event["description"] != other.description for event in merges)
+
+
+def test_better_of_two_that_conflict_is_kept_although_it_came_last(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    wait = f"""
+import pathlib
+import time
+
+journal = pathlib.Path({str(journal_path(quick, "t"))!r})
+if not DEPTH in (4, 5, 6) or (RATE, WIDTH) != (0.1, 64):
+    loss += 10  # what the search proposes meanwhile
+while DEPTH == 5 and journal.read_text().count('"event": "candidate"') < 2:
+    time.sleep(0.05)  # until both are in flight
+while DEPTH == 6 and '"reason": "better by' not in journal.read_text():
+    time.sleep(0.05)  # until DEPTH = 5 is kept
+"""
+    text = (quick / "train.py").read_text().replace("\nprint(", f"{wait}\nprint(", 1)
+    (quick / "train.py").write_text(text)
+    commit_all(quick, "wait")
+    better, worse = (f"s/^DEPTH = .*/DEPTH = {depth}  # search: 1..16/" for depth in (6, 5))
+    three = ("--stations", "3", *FLAGS[2:], *in_turn(tmp_path, better, worse))
+    done = cli(quick, "run", "--tag", "t", *three, "--max-experiments", "8")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    state = fold(journal_path(quick, "t"))
+    values = {**state.experiments[0].parameters, "DEPTH": 6}
+    first, again = (each for each in state.experiments if each.parameters == values)
+    assert first.verdict.status == "discard"
+    assert re.search(r", and they conflict: measured again against that as candidate \d+ \(", first.verdict.reason)
+    assert again.kept
+    assert again.runs
+    assert state.incumbent == again
 
 
 def test_promising_candidate_of_an_old_base_is_merged_at_once(quick: Path, cli: Cli, tmp_path: Path) -> None:

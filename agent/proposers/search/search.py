@@ -65,7 +65,7 @@ class SearchProposer:
             raise Exhausted(f"the search failed unexpectedly: {fault(error)}") from error
 
     def _ask(self, context: Context) -> Proposal:
-        seen = {each.digest for each in context.history} | {each.digest for each in context.flight}
+        seen = {each.digest for each in context.history if not each.is_open} | {each.digest for each in context.flight}
         for proposal in near_misses.proposals(context):
             if _measured_as(proposal.files, context) not in seen:
                 return proposal

@@ -15,7 +15,7 @@ import pytest
 from agent.errors import UsageError
 from agent.journal.experiment import Experiment, Run, Verdict, digest
 from agent.journal.state import Spent
-from agent.proposers.base import Context, Flying, NoProposal, Unavailable, WorkspaceView
+from agent.proposers.base import Context, Exhausted, Flying, NoProposal, Unavailable, WorkspaceView
 from agent.proposers.hybrid import HybridProposer
 from agent.proposers.model import llm
 from agent.proposers.model.cost import OVERHEAD_TOKENS, Price, SpendingCap, price_of
@@ -670,3 +670,38 @@ def test_hybrid_keeps_its_share() -> None:
     assert 20 <= asked(0.3, 100) <= 40
     assert asked(1.0, 100) == 100
     assert asked(0.3, 0) > asked(0.3, 100), "stuck, the model is asked more often"
+
+
+KEPT_MEANWHILE = "better than #0, but #2 was kept meanwhile"
+
+
+@pytest.mark.parametrize(
+    ("reason", "barred"),
+    [
+        (f"{KEPT_MEANWHILE}, and it conflicts with #2 in train.py (better by 0.2)", False),
+        (f"{KEPT_MEANWHILE}, and the session ends before both are measured together (better by 0.2)", False),
+        (f"{KEPT_MEANWHILE}: measured again on top of that as candidate 4 (better by 0.2)", True),
+        (f"{KEPT_MEANWHILE}, and they conflict: measured again against that as candidate 4 (better by 0.2)", True),
+        (f"{KEPT_MEANWHILE}, and it is part of what was measured since #2 (better by 0.2)", True),
+        ("within noise (it conflicts with nothing)", True),
+    ],
+)
+def test_program_that_did_well_and_led_to_nothing_may_be_proposed_again(reason: str, barred: bool) -> None:
+    about = context()
+    told = dataclasses.replace(
+        about, history=(experiment(0), experiment(1, verdict=Verdict("discard", reason))), number=2
+    )
+    files = {**about.files, **about.workspace.texts(experiment(1))}
+    why = why_invalid(files, told, Seen())
+    assert (why is not None) == barred, why
+    one = {"train.py": "X = 1  # search: 1..2\n"}
+    start = experiment(0, digest=digest(one), parameters={"X": 1})
+    other = experiment(
+        1, digest=digest({"train.py": "X = 2  # search: 1..2\n"}), parameters={"X": 2}, verdict=told.history[1].verdict
+    )
+    asked = dataclasses.replace(about, files=one, incumbent=start, history=(start, other), number=2)
+    if barred:
+        with pytest.raises(Exhausted):
+            SearchProposer().ask(asked)
+    else:
+        assert SearchProposer().ask(asked).parameters == {"X": 2}
