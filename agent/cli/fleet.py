@@ -79,19 +79,28 @@ def where(stations: StationsConfig | None) -> list[str]:
     return [f"would measure on the stations {names}", *([warning] if warning else [])]
 
 
+def require_measurable(stations: StationsConfig | None, runner: Runner, base: str) -> None:
+    """Check that stations, if there are any, can measure a workspace, before anything is written.
+
+    Args:
+        base: the commit at which the session starts.
+
+    Raises:
+        PreconditionError: they cannot.
+    """
+    if stations is not None:
+        from agent.fleet.ordering import require_sendable
+
+        require_sendable(runner.workspace, base)
+
+
 @contextlib.contextmanager
-def joined(
-    stations: StationsConfig | None, runner: Runner, base: str, sandbox: Mode
-) -> Iterator[Callable[[], Cluster] | None]:
+def joined(stations: StationsConfig | None, runner: Runner, sandbox: Mode) -> Iterator[Callable[[], Cluster] | None]:
     """Start the stations of this machine if it has any, and yield what connects to the scheduler; None without them.
 
     Args:
         runner: of the session.
-        base: the commit at which it starts.
         sandbox: of the stations.
-
-    Raises:
-        PreconditionError: stations cannot measure this workspace.
     """
     if stations is None:
         yield None
@@ -99,10 +108,8 @@ def joined(
     require_extra("fleet", "distributed")
     from agent.fleet.cluster import Cluster
     from agent.fleet.local import local_stations, sharing
-    from agent.fleet.ordering import require_no_submodules
     from agent.fleet.security import OPEN
 
-    require_no_submodules(runner.workspace, base)
     address, tls, insecure = stations.scheduler, stations.tls, stations.insecure
     with contextlib.ExitStack() as stack:
         if address is None:

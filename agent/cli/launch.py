@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.afterwards import extend_playbook, report_on
-from agent.cli.fleet import StationsConfig, Work, joined, require_same_kind, where, work_of
+from agent.cli.fleet import StationsConfig, Work, joined, require_measurable, require_same_kind, where, work_of
 from agent.comparison.confirm import require_no_evaluator
 from agent.decision.decide import DecisionConfig
 from agent.decision.limits import Limits, noted
@@ -169,6 +169,8 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         require_same_kind(journal.state, tag, config.stations)
         _require_startable(session, start, dry=output.dry_run)
         at = start or runner.workspace.head
+        base = journal.state.session["base"] if journal.state.session else at
+        require_measurable(config.stations, runner, base)
         remarks = _about_the_search(session, config, at)
         starter = _starter(runner, config)
         if output.dry_run:
@@ -180,13 +182,13 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
             started()
         for text in (runner.sandbox.says, *config.said, *remarks, *_on_instructions(runner.workspace.folder)):
             journal.show("note", text=text)
-        base = journal.state.session["base"] if journal.state.session else start
+        known = None if new and start is None else base
         with (
             prepared(
-                runner, setup=execution.setup, commit=base, untraced=execution.allow_untraced, journal=journal.path
+                runner, setup=execution.setup, commit=known, untraced=execution.allow_untraced, journal=journal.path
             ) as ready,
             kept_awake() if execution.keep_awake else contextlib.nullcontext(),
-            joined(config.stations, runner, base or at, execution.sandbox) as connect,
+            joined(config.stations, runner, execution.sandbox) as connect,
             contextlib.closing(journal),
         ):
             require_no_evaluator(ready, config.kept.get("holdout"))  # now, rather than after the night

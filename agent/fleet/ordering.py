@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from agent.execution.fingerprint import snapshot
 from agent.format import named
 from agent.journal.experiment import Experiment, Run
 from agent.journal.flight import BASELINE, Lease
-from agent.repository.bundle import write_order_bundle
+from agent.repository.bundle import require_whole, write_order_bundle
 from agent.repository.refs import root_of
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import Mode
@@ -25,6 +26,41 @@ from agent.source.seed import with_seed
 from agent.station.orders import Answer, Leased, Order, digest_of
 from agent.station.records import folder_name
 from agent.system.invocation import version
+
+
+def require_sendable(workspace: Workspace, commit: str) -> None:
+    """Check that a bundle of a commit brings all that stations need to check it out.
+
+    Raises:
+        PreconditionError: it does not.
+    """
+    require_no_submodules(workspace, commit)
+    require_no_filters(workspace, commit)
+    require_whole(workspace, commit)
+
+
+def require_no_filters(workspace: Workspace, commit: str) -> None:
+    """Refuse a commit with files that git changes as it checks them out, such as those of git-lfs.
+
+    A station has neither the configuration of the filter nor what it fetches, such as large files.
+
+    Raises:
+        PreconditionError: a filter changes tracked files.
+    """
+    git = workspace.git
+    entries = (git.asked("config", "-z", "--get-regexp", r"^filter\..*\.(smudge|process)$") or "").split("\0")
+    commands = (entry.partition("\n") for entry in entries)
+    active = {key.removeprefix("filter.").rpartition(".")[0] for key, _, text in commands if text not in ("", "cat")}
+    if not active:
+        return
+    paths = os.fsencode("".join(f"{path}\0" for path in workspace.tree(commit)))
+    said = os.fsdecode(git.fed(["check-attr", "--stdin", "-z", "filter"], paths, {})).split("\0")
+    found = {path: name for path, name in zip(said[::3], said[2::3], strict=False) if name in active}
+    if found:
+        raise PreconditionError(
+            f"stations do not get the files of git's filter {min(found.values())}: {named([*found])}",
+            hint="commit the files without it, or leave out `--stations` and `--scheduler`",
+        )
 
 
 def require_no_submodules(workspace: Workspace, commit: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,8 +38,8 @@ def write_bundle(workspace: Workspace, target: Path, commits: Mapping[str, str])
     Raises:
         PreconditionError: the repository does not have the whole history.
     """
-    _require_whole(workspace)
-    with tempfile.TemporaryDirectory() as name:
+    _require_deep(workspace)
+    with tempfile.TemporaryDirectory() as name, _named_if_partial(workspace):
         clone = Path(name) / "clone"
         workspace.git.run("clone", "--quiet", "--shared", "--no-tags", "--no-checkout", str(workspace.top), str(clone))
         git = Git(clone.resolve())
@@ -61,10 +61,11 @@ def write_order_bundle(workspace: Workspace, commit: str, known: Sequence[str] =
         PreconditionError: the repository does not have the whole history.
     """
     if not known:
-        _require_whole(workspace)
+        _require_deep(workspace)
     wanted = "".join([f"{commit}\n", *(f"^{each}\n" for each in known)])
     options = ("--revs", "--thin", "--delta-base-offset", "--stdout", "--quiet")
-    pack = workspace.git.fed(["pack-objects", *options], wanted.encode(), {})
+    with _named_if_partial(workspace):
+        pack = workspace.git.fed(["pack-objects", *options], wanted.encode(), {})
     # gitformat-bundle(5): version 2 knows SHA-1 only.
     head = "# v2 git bundle\n" if len(commit) == 40 else "# v3 git bundle\n@object-format=sha256\n"
     needed = "".join(f"-{each}\n" for each in known)
@@ -142,10 +143,39 @@ def _fault_of_fetch(git: Git, source: Path, commits: Mapping[str, str], refs: st
     return "holds other commits"
 
 
-def _require_whole(workspace: Workspace) -> None:
+def require_whole(workspace: Workspace, commit: str) -> None:
+    """Check that a bundle of a commit can be made. Git gets what a partial clone lacks from its remote, if it can.
+
+    Raises:
+        PreconditionError: the repository does not have the whole history.
+    """
+    _require_deep(workspace)
+    if _is_partial(workspace):
+        write_order_bundle(workspace, commit)
+
+
+def _require_deep(workspace: Workspace) -> None:
     if workspace.git.run("rev-parse", "--is-shallow-repository") == "true":
         hint = f"fetch its history with `{git_here(workspace.top)} fetch --unshallow`, then run the same command again"
         raise PreconditionError(f"{workspace.top} is a shallow clone, so the commits lack their history", hint=hint)
+
+
+def _is_partial(workspace: Workspace) -> bool:
+    return workspace.git.asked("config", "--get-regexp", r"^remote\..*\.promisor$") is not None
+
+
+@contextlib.contextmanager
+def _named_if_partial(workspace: Workspace) -> Iterator[None]:
+    """Name the likely cause if git fails in the block and the repository is a partial clone."""
+    try:
+        yield
+    except GitFailed:
+        if not _is_partial(workspace):
+            raise
+        hint = f"fetch it with `{git_here(workspace.top)} fetch --refetch --no-filter`, then run the same command again"
+        raise PreconditionError(
+            f"{workspace.top} is a partial clone, and git cannot get what it lacks of its history", hint=hint
+        ) from None
 
 
 def _is_listable(git: Git, commit: str, bounds: Bounds) -> bool:

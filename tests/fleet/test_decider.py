@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ import pytest
 
 from agent.cli.launch import RunConfig, session_config
 from agent.errors import PreconditionError
-from agent.fleet.ordering import Orders, require_no_submodules
+from agent.fleet.ordering import Orders, require_no_submodules, require_sendable
 from agent.fleet.verdicts import Verdicts
 from agent.journal.experiment import Run
 from agent.journal.flight import Lease
@@ -34,6 +35,7 @@ from tests.common import schemas
 from tests.common.processes import survivors
 from tests.common.sessions import assert_consistent, events, journal, rows
 from tests.common.station_journals import StationsBuilder
+from tests.common.stations import set_train
 from tests.common.workspaces import ROOT, Cli, commit_all, git, make_repository, quick_protocol
 
 # The number depends on the station: machines differ in speed, and so in level.
@@ -177,6 +179,73 @@ def test_submodules_are_refused_before_the_session_begins(quick: Path, cli: Cli,
     assert git(quick, "branch", "--list", "autoresearch/*") == ""
     # The same tag is free for a session without stations.
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "1", "--fresh").returncode == 0
+
+
+def filtered(folder: Path, other: Path) -> Path:  # noqa: ARG001
+    (folder / ".gitattributes").write_text("*.bin filter=large\n")
+    (folder / "data.bin").write_text("data\n")
+    git(folder, "add", "--all")
+    commit_all(folder, "large files")
+    git(folder, "config", "filter.large.smudge", "sed s/data/DATA/")
+    return folder
+
+
+def shallow(folder: Path, other: Path) -> Path:
+    set_train(folder, (folder / "train.py").read_text() + "\n")
+    git(folder, "clone", "--quiet", "--depth", "1", folder.as_uri(), str(other))
+    return other
+
+
+def partial_without_its_remote(folder: Path, other: Path) -> Path:
+    set_train(folder, (folder / "train.py").read_text() + "\n")
+    git(folder, "config", "uploadpack.allowFilter", "true")
+    git(folder, "clone", "--quiet", "--filter=blob:none", folder.as_uri(), str(other))
+    folder.rename(other.with_name("gone"))
+    return other
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)], ids=["run", "dry run"])
+@pytest.mark.parametrize(
+    ("make", "error", "hint"),
+    [
+        (
+            filtered,
+            "stations do not get the files of git's filter large: data.bin",
+            "commit the files without it, or leave out `--stations` and `--scheduler`",
+        ),
+        (shallow, "is a shallow clone, so the commits lack their history", " fetch --unshallow`, then run the same"),
+        (
+            partial_without_its_remote,
+            "is a partial clone, and git cannot get what it lacks of its history",
+            " fetch --refetch --no-filter`, then run the same",
+        ),
+    ],
+    ids=["filter", "shallow", "partial"],
+)
+def test_commits_that_no_station_could_check_out_are_refused_before_the_session_begins(
+    quick: Path, cli: Cli, tmp_path: Path, make: Callable[[Path, Path], Path], error: str, hint: str, more: list[str]
+) -> None:
+    folder = make(quick, tmp_path / "other")
+    done = cli(folder, "run", "--tag", "t", *FLAGS, "--max-experiments", "1", *more)
+    assert done.returncode == 3, done.stderr
+    said = done.stderr.splitlines()[-2:]
+    assert error in said[0]
+    assert hint in said[1]
+    assert not journal_path(folder, "t").exists()
+    assert git(folder, "branch", "--list", "autoresearch/*") == ""
+
+
+def test_what_bundles_bring_is_not_refused(quick: Path, tmp_path: Path) -> None:
+    """A filter that only cleans, one that no file has, and a partial clone whose remote answers."""
+    (quick / ".gitattributes").write_text("*.py filter=strip\n")
+    git(quick, "add", "--all")
+    set_train(quick, (quick / "train.py").read_text() + "\n")
+    git(quick, "config", "uploadpack.allowFilter", "true")
+    git(quick, "clone", "--quiet", "--filter=blob:none", quick.as_uri(), str(tmp_path / "other"))
+    for key, value in (("strip.clean", "sed s/a/b/"), ("strip.smudge", "cat"), ("large.process", "large")):
+        git(tmp_path / "other", "config", f"filter.{key}", value)
+    workspace = Workspace(tmp_path / "other", load_protocol(tmp_path / "other"))
+    require_sendable(workspace, workspace.head)
 
 
 def test_submodules_beside_the_workspace_are_not_refused(tmp_path: Path) -> None:
