@@ -109,11 +109,23 @@ class Health:
         return not self.able() and busy.isdisjoint(self.here()) and (late or self._session.interrupts.finishing)
 
     def require_fit(self) -> None:
-        """Raise AutoresearchError once the incumbent fails on each station, so that nothing can be compared."""
+        """Raise AutoresearchError once nothing can be compared.
+
+        Either the incumbent fails on each station, or none of this machine, which no other can join, ever measured.
+        """
         here = self.here()
         if here and not self.fit() and self.is_alone:
             name, failed = f"#{self._base}" if self._base else "the baseline", self._failed(here)[-1]
             raise AutoresearchError(f"{name} fails on each station: {failed.error}", hint=f"see the log {failed.log}")
+        state = self._session.state
+        if (
+            state.flags.get("scheduler") is None
+            and not state.experiments
+            and self.is_alone
+            and (why := self.why_none())
+        ):
+            hint = "fix the cause, then run the same command again"
+            raise AutoresearchError(f"no station can measure the baseline: {why}", hint=hint)
 
     def may_try(self, name: str) -> bool:
         """Return whether the pause of a station is over."""

@@ -197,6 +197,23 @@ def test_limit_ends_a_session_whose_stations_cannot_measure(
     assert not fold(journal_path(quick, "t")).experiments
 
 
+def test_baseline_that_no_station_of_this_machine_can_measure_ends_the_session(
+    quick: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "ABSENT_SECONDS", 1.0)
+    monkeypatch.setattr(health, "FIRST_PAUSE", 0.1)
+    (tmp_path / "cache-stations").write_text("in the way of their clones and records")
+    run = ("run", "--tag", "t", "--stations", "2", *FLAGS, "--max-hours", "0.01")
+    done = cli(quick, *run)
+    assert done.returncode == 1, done.stderr
+    assert "error: no station can measure the baseline: " in done.stderr
+    assert "hint: fix the cause, then run the same command again" in done.stderr
+    (tmp_path / "cache-stations").unlink()
+    done = cli(quick, *run, "--max-experiments", "1")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+
+
 def test_confirmation_here_does_not_use_halves_of_pairs_on_stations(
     quick: Path, cli: Cli, fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
