@@ -107,7 +107,7 @@ def joined(stations: StationsConfig | None, runner: Runner, sandbox: Mode) -> It
         return
     require_extra("fleet", "distributed")
     from agent.fleet.cluster import Cluster
-    from agent.fleet.local import local_stations, sharing
+    from agent.fleet.local import local_stations, reserved, sharing
     from agent.fleet.security import OPEN
 
     address, tls, insecure = stations.scheduler, stations.tls, stations.insecure
@@ -116,6 +116,7 @@ def joined(stations: StationsConfig | None, runner: Runner, sandbox: Mode) -> It
             assert stations.count is not None
             if warning := sharing(stations.count):
                 runner.say(warning)
+            stack.enter_context(reserved(stations.count))
             fleet = stack.enter_context(local_stations(stations.count, runner.workspace.folder))
             address, tls = fleet.address, fleet.tls
         constraints = runner.protocol.environment.constraints

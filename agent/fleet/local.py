@@ -19,8 +19,9 @@ from agent.errors import AutoresearchError, PreconditionError
 from agent.fleet.security import make_certificates
 from agent.format import counted
 from agent.room.sandbox import temporary_folder
+from agent.station.records import records_folder
 from agent.system.ask import ask
-from agent.system.files import last_lines
+from agent.system.files import last_lines, locked
 
 START_SECONDS = 60.0
 ENDING_SECONDS, PAUSE_SECONDS = 20.0, 2.0
@@ -94,6 +95,30 @@ def sharing(count: int) -> str | None:
     if not cores or cores >= count:
         return None
     return f"{count} stations share {counted(cores, 'core')}, so each measures how busy the others are"
+
+
+@contextlib.contextmanager
+def reserved(count: int) -> Iterator[None]:
+    """Hold the names of so many stations for one session, because only one process at a time runs as a station.
+
+    Raises:
+        PreconditionError: the stations of another session have them.
+    """
+    with contextlib.ExitStack() as stack:
+        for each in places(count):
+            folder = records_folder(each.name)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                free = stack.enter_context(locked(folder / "session.lock"))
+            except OSError:  # the station says so, too
+                continue
+            if not free:
+                other = f", or choose other cards with `{VISIBLE}`" if each.gpu is not None else ""
+                raise PreconditionError(
+                    f"another session of this machine has a station {each.name}, which measures for one at a time",
+                    hint=f"run the same command again when that session has ended{other}",
+                )
+        yield
 
 
 def gpus() -> list[str]:

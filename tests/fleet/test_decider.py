@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ from tests.common import schemas
 from tests.common.processes import survivors
 from tests.common.sessions import assert_consistent, events, journal, rows
 from tests.common.station_journals import StationsBuilder
-from tests.common.stations import set_train
+from tests.common.stations import SLOW, going, set_train, until
 from tests.common.workspaces import ROOT, Cli, commit_all, git, make_repository, quick_protocol
 
 # The number depends on the station: machines differ in speed, and so in level.
@@ -156,6 +157,25 @@ def test_session_stays_on_stations_or_without(quick: Path, cli: Cli) -> None:
     done = cli(quick, "run", "--tag", "t", *FLAGS, "--max-experiments", "2")
     assert done.returncode == 3
     assert "was measured without stations" in done.stderr
+
+
+def test_stations_of_another_session_are_refused_to_a_second_one(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    other = shutil.copytree(quick, tmp_path / "other")
+    set_train(other, SLOW)
+    first = start(other, *FLAGS)
+    until(lambda: going(other, "cpu0"), "no run")
+    done = cli(quick, "run", "--tag", "t", *FLAGS, "--max-experiments", "1")
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.splitlines()[-2:] == [
+        "error: another session of this machine has a station cpu0, which measures for one at a time",
+        "hint: run the same command again when that session has ended",
+    ]
+    assert not journal_path(quick, "t").exists()
+    first.terminate()
+    said, _ = first.communicate(timeout=60)
+    assert first.returncode == 143, said
+    done = cli(quick, "run", "--tag", "t", *FLAGS, "--max-experiments", "1")
+    assert done.returncode == 0, done.stderr
 
 
 def add_submodule(folder: Path, helper: Path, name: str) -> None:
