@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from pathlib import Path
 from typing import Literal
 
 from agent.format import one_line
@@ -136,14 +137,20 @@ def in_one_line(error: AutoresearchError | OSError) -> str:
     return f"{known}; {known.hint}" if known.hint else str(known)
 
 
-def explain(error: OSError) -> AutoresearchError:
-    """Turn an error of the operating system into one of the program."""
+def explain(error: OSError, folder: str = ".") -> AutoresearchError:
+    """Turn an error of the operating system into one of the program.
+
+    Args:
+        folder: what is written most, for an error that names no file.
+    """
     where, cause = f"{error.filename}: " if error.filename else "", "fix the cause"
     if error.errno in FULL:
         import shutil
 
         with contextlib.suppress(OSError):
-            places = dict.fromkeys((os.path.realpath("."), os.environ.get("TMPDIR") or "/tmp"))
+            places = dict.fromkeys((os.path.realpath(folder), os.environ.get("TMPDIR") or "/tmp"))
+            if isinstance(error.filename, str):
+                places = {_existing(error.filename): None}
             free = [f"{shutil.disk_usage(place).free >> 20:,} MiB are free in {place}" for place in places]
             cause = f"free disk space ({', '.join(free)})"
     return AutoresearchError(f"{where}{error.strerror or error}", hint=f"{cause}, then run the same command again")
@@ -156,3 +163,8 @@ def fault(error: Exception) -> str:
     except Exception:  # its __str__ may fail, too
         said = ""
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _existing(path: str) -> str:
+    """Return the nearest folder above a path that exists."""
+    return str(next(each for each in Path(os.path.realpath(path)).parents if each.is_dir()))

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agent.errors import AutoresearchError, PreconditionError, fault, in_one_line
+from agent.errors import AutoresearchError, PreconditionError, explain, fault
 from agent.execution import fingerprint, holdout, setup
 from agent.execution.allowance import References
 from agent.execution.measure import Edited, Runner, measure
 from agent.execution.process import Observer
 from agent.format import duration, figure, one_line
 from agent.journal.experiment import Run
+from agent.journal.paths import stations_folder
 from agent.session.opening import open_runner, prepared
 from agent.station import clone, records
 from agent.station.orders import LONGEST_TEXT, Answer, Invalid, Leased, Order
 from agent.station.state import Station, station
 from agent.system.invocation import version
+
+# How hints end that are for the person at a command; the decider asks a station again by itself.
+REPEATS = re.compile(r"[,;] then run the same command again.*$")
 
 
 def measure_order(data: dict[str, Any], name: str, tick: Callable[[float], None] = lambda _: None) -> dict[str, Any]:
@@ -41,7 +46,7 @@ def measure_order(data: dict[str, Any], name: str, tick: Callable[[float], None]
     except clone.Lacking:
         answer = Answer(order.lease, name, failed="lacks commits that the bundle is based on", lacks=True)
     except (AutoresearchError, OSError) as error:
-        answer = Answer(order.lease, name, failed=in_one_line(error)[:LONGEST_TEXT])
+        answer = Answer(order.lease, name, failed=_why(error)[:LONGEST_TEXT])
     except Exception as error:  # a fault of this program says nothing about the candidate
         answer = Answer(order.lease, name, failed=fault(error))
     here.say(_line(answer))
@@ -137,6 +142,13 @@ def _at_home(here: Station, order: Order, runs: Iterable[Leased]) -> tuple[Run, 
             os.utime(folder)
         found.append(replace(each.run, log=str(folder / records.LOG) if known else ""))
     return tuple(found)
+
+
+def _why(error: AutoresearchError | OSError) -> str:
+    """Return why a station could not measure, with what fixes it there."""
+    known = explain(error, str(stations_folder())) if isinstance(error, OSError) else error
+    hint = REPEATS.sub("", known.hint)
+    return f"{known}; {hint}" if hint else str(known)
 
 
 def _line(answer: Answer) -> str:

@@ -232,6 +232,11 @@ def test_a_disk_that_cannot_sync_or_lock_is_named(tmp_path: Path, monkeypatch: p
         pass
 
 
+def test_a_full_disk_is_that_of_the_file_that_could_not_be_written(tmp_path: Path) -> None:
+    error = OSError(errno.ENOSPC, "No space left", str(tmp_path / "none" / "file"))
+    assert re.search(rf"^free disk space \([\d,]+ MiB are free in {re.escape(str(tmp_path))}\), ", explain(error).hint)
+
+
 def test_a_full_disk_is_said_with_what_is_free() -> None:
     assert re.search(
         r"free disk space \([\d,]+ MiB are free in /", explain(OSError(errno.ENOSPC, "No space left")).hint

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from agent.errors import Interrupted
+from agent.errors import AutoresearchError, Interrupted
 from agent.execution import setup
 from agent.execution.measure import Runner
 from agent.journal.experiment import Run
@@ -28,7 +30,7 @@ from agent.station import control, records
 from agent.station.control import MOST_CANCELLED, cancel, collect, facts
 from agent.station.orders import Answer, Leased, Order
 from agent.station.state import Active, station
-from agent.station.work import measure_order
+from agent.station.work import _why, measure_order
 from tests.common.agents import NEEDS_ONE
 from tests.common.stations import order, set_train
 from tests.common.training import script
@@ -443,3 +445,15 @@ def test_cancel_counts_after_a_thousand_that_ended_nothing() -> None:
         station("long").require_going("s1", f"r{MOST_CANCELLED + 4}")
     station("long").require_going("s1", "r0")
     assert len(station("long").cancelled) == MOST_CANCELLED
+
+
+def test_full_disk_of_a_station_is_its_own_and_nobody_repeats_a_command_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache-stations").mkdir()
+    said = _why(OSError(errno.ENOSPC, "No space left on device"))
+    assert re.fullmatch(rf"No space left on device; free disk space \([\d,]+ MiB are free in {tmp_path}/.*\)", said)
+    hint = "free some disk space, then run the same command again; the session continues from here"
+    assert _why(AutoresearchError("only 2 MiB are free", hint=hint)) == "only 2 MiB are free; free some disk space"
+    assert _why(AutoresearchError("no git", hint="install git")) == "no git; install git"
