@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from dataclasses import replace
@@ -26,6 +27,8 @@ from agent.source.seed import with_seed
 from agent.station.orders import Answer, Leased, Order, digest_of
 from agent.station.records import folder_name
 from agent.system.invocation import version
+
+NEWEST = 2000  # settled leases that an order names: a station keeps 200 runs, and an order is bounded
 
 
 def require_sendable(workspace: Workspace, commit: str) -> None:
@@ -208,11 +211,12 @@ class Orders:
         return tuple(Leased(run, Path(run.log).stem) for run in self.runs_on(number, station) if run.metric is not None)
 
     def _settled(self) -> tuple[str, ...]:
-        """Return the leases whose logs no later run needs: those of candidates that were not kept."""
+        """Return the newest leases whose logs no later run needs: those of candidates that were not kept."""
         state = self._session.state
         kept = [each for each in state.experiments if each.kept]
         needed = {Path(run.log).stem for each in kept for run in each.runs}
         needed |= {Path(run.log).stem for runs in state.flight.kept.values() for run in runs}
         needed |= {Path(run.log).stem for each in state.flight.candidates.values() for run in each.runs}
-        done = {str(number) for number in range(1, state.flight.leased + 1)} - {*state.flight.leases}
-        return tuple(sorted(done - needed))
+        known = needed | {*state.flight.leases}
+        done = (str(number) for number in range(state.flight.leased, 0, -1) if str(number) not in known)
+        return tuple(sorted(itertools.islice(done, NEWEST)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -31,7 +32,7 @@ from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
 from agent.session.opening import open_runner
 from agent.session.session import Session
-from agent.station.orders import Answer
+from agent.station.orders import Answer, Order
 from tests.common import schemas
 from tests.common.processes import survivors
 from tests.common.sessions import assert_consistent, events, journal, rows
@@ -617,6 +618,24 @@ def test_sessions_of_an_earlier_version_keep_their_name_on_stations(quick: Path)
         named = {name: about.get(name) for name in ("tag", "base", "pid", "fingerprint")}
         digest = hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()
         assert orders.session == f"t-{digest[:16]}"
+
+
+def test_order_of_a_session_with_very_many_leases_names_the_newest_that_are_settled(quick: Path) -> None:
+    made = StationsBuilder("studio", base=git(quick, "rev-parse", "HEAD"))
+    made.run("studio", of=0).record(None, "keep")
+    made.write.save(journal_path(quick, "t"))
+    with open_runner(quick, "t", None, "off") as runner, closing(Journal(journal_path(quick, "t"))) as journal:
+        proposer = choose_proposer(ProposerConfig(), journal, runner.workspace, runner.sandbox)
+        session = Session(runner, journal, proposer, session_config(RunConfig("t"), runner.protocol))
+        orders = Orders(session)
+        orders.begin()
+        flight = dataclasses.replace(journal.state.flight, leased=150_000)
+        journal.state = dataclasses.replace(journal.state, flight=flight)
+        commit = journal.state.experiments[0].commit
+        sent = orders.order(Lease("150001", "studio", commit, "9.log", 10.0, of=0))
+        assert Order.from_dict(sent.to_dict()) == sent
+        assert {"150000", "149000"} <= {*sent.settled}
+        assert "1" not in sent.settled
 
 
 def test_failed_run_of_the_incumbent_replaces_no_earlier_ones() -> None:
