@@ -145,13 +145,14 @@ def make_certificates(folder: Path) -> None:
 
     Raises:
         PreconditionError: the folder has certificates already.
+        OSError: they cannot be written. Then none is left.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import NameOID
 
-    if any((folder / name).exists() for name in (CA, CERTIFICATE, KEY)):
+    if any(os.path.lexists(folder / name) for name in (CA, CERTIFICATE, KEY)):
         raise PreconditionError(f"{folder} has certificates already", hint="delete them first, or give another folder")
     now = datetime.datetime.now(datetime.UTC) - VALID_BEFORE
     until = now + datetime.timedelta(days=DAYS)
@@ -174,11 +175,21 @@ def make_certificates(folder: Path) -> None:
         texts[name] = made.public_bytes(serialization.Encoding.PEM)
     plain = serialization.NoEncryption()
     texts[KEY] = own.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name, content in texts.items():
-        descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+    with contextlib.ExitStack() as failed:
+        if not folder.is_dir():
+            folder.mkdir(parents=True, mode=0o700)
+            failed.callback(_gone_if_empty, folder)
+        for name, content in texts.items():
+            descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            failed.callback((folder / name).unlink, missing_ok=True)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+        failed.pop_all()
+
+
+def _gone_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # another process uses it
+        folder.rmdir()
 
 
 def _require_certificates(folder: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from agent.fleet.cluster import Cluster
 from agent.station.orders import Answer
 from tests.common.stations import SLOW, gated, going, marked, order, set_train, started, until
-from tests.common.workspaces import ROOT, Cli
+from tests.common.workspaces import ROOT, Cli, git
 
 
 @pytest.mark.quick
@@ -44,7 +44,17 @@ def test_open_connections_beyond_this_machine_are_refused(cli: Cli, tmp_path: Pa
 def test_certificates_are_made_once(cli: Cli, tmp_path: Path) -> None:
     done = cli(tmp_path, "station", "--make-certificates", "fleet")
     assert (done.returncode, "copy it to each machine" in done.stdout) == (0, True)
+    assert "git" not in done.stderr
     assert cli(tmp_path, "station", "--make-certificates", "fleet").returncode == 3
+
+
+@pytest.mark.quick
+def test_certificates_in_a_repository_are_noted(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    git(tmp_path / "code", "init", "--quiet")
+    done = cli(tmp_path, "station", "--make-certificates", "code/fleet")
+    assert done.returncode == 0
+    assert "code/fleet is in a git repository: do not commit the key, or move the folder" in done.stderr
 
 
 @pytest.mark.quick

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import resource
 import stat
 from pathlib import Path
 
@@ -28,6 +29,12 @@ def test_certificates_are_readable_by_the_user_only(tmp_path: Path) -> None:
     }
     with pytest.raises(PreconditionError, match="has certificates already"):
         make_certificates(folder)
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "key.pem").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(PreconditionError, match="has certificates already"):
+        make_certificates(linked)
+    assert [each.name for each in linked.iterdir()] == ["key.pem"]
     (folder / "key.pem").chmod(0o644)
     with pytest.raises(PreconditionError, match="readable by other users"):
         endpoint("studio", folder, insecure=False)
@@ -50,6 +57,24 @@ def test_damaged_file_is_named(tmp_path: Path, name: str, damage: str) -> None:
         require_closed(path.parent, insecure=False)
     with pytest.raises(PreconditionError, match=rf"{name} is {what}$"):
         endpoint("studio", path.parent, insecure=False)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("given", [True, False], ids=["folder of the user", "new folder"])
+def test_certificates_that_cannot_be_written_leave_nothing(tmp_path: Path, given: bool) -> None:
+    folder = tmp_path / "fleet"
+    if given:
+        folder.mkdir()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # bytes of a file, fewer than each of them has
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            make_certificates(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [*tmp_path.iterdir()] == [folder] * given
+    assert not given or not [*folder.iterdir()]
+    make_certificates(folder)
 
 
 @pytest.mark.quick
