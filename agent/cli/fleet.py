@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +65,7 @@ def require_same_kind(state: State, tag: str, stations: StationsConfig | None) -
     )
 
 
-def where(stations: StationsConfig | None) -> list[str]:
+def where(stations: StationsConfig | None, known: Collection[str] = ()) -> list[str]:
     """Return where the runs of a session would be made, as lines of its plan."""
     if stations is None:
         return []
@@ -74,7 +74,7 @@ def where(stations: StationsConfig | None) -> list[str]:
     from agent.fleet.local import places, sharing
 
     assert stations.count is not None
-    names = ", ".join(each.name for each in places(stations.count))
+    names = ", ".join(each.name for each in places(stations.count, known))
     warning = sharing(stations.count)
     return [f"would measure on the stations {names}", *([warning] if warning else [])]
 
@@ -95,12 +95,15 @@ def require_measurable(stations: StationsConfig | None, runner: Runner, base: st
 
 
 @contextlib.contextmanager
-def joined(stations: StationsConfig | None, runner: Runner, sandbox: Mode) -> Iterator[Callable[[], Cluster] | None]:
+def joined(
+    stations: StationsConfig | None, runner: Runner, sandbox: Mode, known: Collection[str]
+) -> Iterator[Callable[[], Cluster] | None]:
     """Start the stations of this machine if it has any, and yield what connects to the scheduler; None without them.
 
     Args:
         runner: of the session.
         sandbox: of the stations.
+        known: names of the session's stations so far.
     """
     if stations is None:
         yield None
@@ -116,8 +119,8 @@ def joined(stations: StationsConfig | None, runner: Runner, sandbox: Mode) -> It
             assert stations.count is not None
             if warning := sharing(stations.count):
                 runner.say(warning)
-            stack.enter_context(reserved(stations.count))
-            fleet = stack.enter_context(local_stations(stations.count, runner.workspace.folder))
+            stack.enter_context(reserved(stations.count, known))
+            fleet = stack.enter_context(local_stations(stations.count, runner.workspace.folder, known))
             address, tls = fleet.address, fleet.tls
         constraints = runner.protocol.environment.constraints
         opens = constraints.network_policy == "full" or constraints.network_allowlist

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -176,7 +176,7 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         if output.dry_run:
             plan = _plan(session, config, config.start if start else None, at)
             ends = config.limits.within(runner.protocol).words()
-            print(_shown_plan(plan, ends, config, starter, remarks))
+            print(_shown_plan(plan, ends, config, starter, remarks, {*journal.state.flight.stations}))
             return 0
         if execution.setup and is_due(runner.protocol, state_folder(runner.workspace.folder)):
             started()
@@ -188,7 +188,7 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
                 runner, setup=execution.setup, commit=known, untraced=execution.allow_untraced, journal=journal.path
             ) as ready,
             kept_awake() if execution.keep_awake else contextlib.nullcontext(),
-            joined(config.stations, runner, execution.sandbox) as connect,
+            joined(config.stations, runner, execution.sandbox, {*journal.state.flight.stations}) as connect,
             contextlib.closing(journal),
         ):
             require_no_evaluator(ready, config.kept.get("holdout"))  # now, rather than after the night
@@ -441,14 +441,20 @@ def _plan_lines(plan: Mapping[str, Any], ends: str) -> list[str]:
 
 
 def _shown_plan(
-    plan: dict[str, Any], ends: str, config: RunConfig, starter: Starter | None, remarks: Sequence[str]
+    plan: dict[str, Any],
+    ends: str,
+    config: RunConfig,
+    starter: Starter | None,
+    remarks: Sequence[str],
+    known: Collection[str],
 ) -> str:
     """Return the plan of `--dry-run` as lines, or under --json as one JSON object, a line of `run --json`.
 
     Args:
         ends: what ends the session, in words.
+        known: names of the session's stations so far.
     """
-    places = where(config.stations)
+    places = where(config.stations, known)
     if config.output.json:
         at_login = {"path": str(starter.path), "text": starter.text} if starter else None
         more = {"stations": [*places], "at_login": at_login, "remarks": [*remarks]}

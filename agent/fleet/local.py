@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import select
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,11 @@ class LocalFleet:
     logs: Mapping[str, Path]
 
 
-def places(count: int) -> list[Place]:
+def places(count: int, known: Collection[str] = ()) -> list[Place]:
     """Return where so many stations run on this machine.
+
+    Args:
+        known: names of the session's stations so far.
 
     Raises:
         PreconditionError: it has too few accelerators.
@@ -65,7 +69,7 @@ def places(count: int) -> list[Place]:
                 f"this machine has {counted(len(cards), 'GPU')}, and each station needs its own",
                 hint=f"use `--stations {len(cards)}`",
             )
-        return [Place(f"gpu{number}", gpu=card) for number, card in zip(_numbers(cards), cards[:count], strict=False)]
+        return [Place(name, gpu=card) for name, card in zip(_names(cards, known), cards[:count], strict=False)]
     if sys.platform == "darwin":
         if count > 1:
             raise PreconditionError(
@@ -82,10 +86,16 @@ def places(count: int) -> list[Place]:
     return [Place(name.format(number), tuple(cores[number * share : (number + 1) * share])) for number in range(count)]
 
 
-def _numbers(cards: Sequence[str]) -> Sequence[int]:
-    """Return a number for each card: its own if they have numbers, so that another card is another station."""
-    known = [int(card) for card in cards if card.isdecimal()]
-    return known if len({*known}) == len(cards) else range(len(cards))
+def _names(cards: Sequence[str], known: Collection[str]) -> list[str]:
+    """Return a name for each card, by its number or from its UUID, so that another card is another station.
+
+    Sessions of earlier versions keep the places in the list, by which they named cards with a UUID.
+    """
+    digests = (hashlib.sha256(card.encode()).hexdigest()[:8] for card in cards)
+    own = [f"gpu{int(card)}" if card.isdecimal() else f"gpu-{each}" for card, each in zip(cards, digests, strict=True)]
+    listed = [f"gpu{place}" for place in range(len(cards))]
+    begun = not all(map(str.isdecimal, cards)) and known and not {*known} & {*own} and {*known} & {*listed}
+    return listed if begun or len({*own}) < len(cards) else own
 
 
 def sharing(count: int) -> str | None:
@@ -98,14 +108,17 @@ def sharing(count: int) -> str | None:
 
 
 @contextlib.contextmanager
-def reserved(count: int) -> Iterator[None]:
+def reserved(count: int, known: Collection[str] = ()) -> Iterator[None]:
     """Hold the names of so many stations for one session, because only one process at a time runs as a station.
+
+    Args:
+        known: names of the session's stations so far.
 
     Raises:
         PreconditionError: the stations of another session have them.
     """
     with contextlib.ExitStack() as stack:
-        for each in places(count):
+        for each in places(count, known):
             folder = records_folder(each.name)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +145,7 @@ def gpus() -> list[str]:
 
 
 @contextlib.contextmanager
-def local_stations(count: int, workspace: Path) -> Iterator[LocalFleet]:
+def local_stations(count: int, workspace: Path, known: Collection[str] = ()) -> Iterator[LocalFleet]:
     """Start a scheduler and so many stations, and end them after the block, or when this process dies.
 
     Their certificates and logs are in a temporary folder. What a kill leaves of it is removed at the next start for the
@@ -140,11 +153,14 @@ def local_stations(count: int, workspace: Path) -> Iterator[LocalFleet]:
 
     Even here the connection has certificates: other users of this machine could run commands through an open one.
 
+    Args:
+        known: names of the session's stations so far.
+
     Raises:
         PreconditionError: the machine has too few accelerators.
         AutoresearchError: they did not start.
     """
-    where = places(count)
+    where = places(count, known)
     with temporary_folder(workspace / "stations") as folder, contextlib.ExitStack() as stack:
         tls = folder / "tls"
         make_certificates(tls)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -62,7 +63,9 @@ def test_another_share_of_cores_is_another_station(monkeypatch: pytest.MonkeyPat
 @pytest.mark.quick
 def test_stations_take_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5")
-    assert places(2) == [Place("gpu0", gpu="2"), Place("gpu1", gpu="GPU-5")]
+    first, second = places(2)
+    assert first == Place("gpu2", gpu="2")
+    assert (re.fullmatch("gpu-[0-9a-f]{8}", second.name) is not None, second.gpu) == (True, "GPU-5")
     with pytest.raises(PreconditionError, match="has 2 GPUs"):
         places(3)
 
@@ -76,6 +79,19 @@ def test_another_card_is_another_station(monkeypatch: pytest.MonkeyPatch, visibl
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [(each.name, each.gpu) for each in places(2)] == [*zip(names, visible.split(","), strict=True)]
     assert places(1) == places(2)[:1]
+
+
+@pytest.mark.quick
+def test_another_uuid_is_another_station(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sessions have a card each. One of an earlier version, which counted them, goes on with its names."""
+    found = []
+    for card in ("GPU-aaaa", "GPU-bbbb", "MIG-GPU-aaaa/1/0"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", card)
+        found += places(1)
+        assert places(1, ["gpu0"]) == [Place("gpu0", gpu=card)]
+        assert places(1, [found[-1].name, "gpu0"]) == found[-1:]
+        assert places(1, ["gpu-12345678"]) == found[-1:]
+    assert len({each.name for each in found}) == 3
 
 
 @pytest.mark.parametrize(
