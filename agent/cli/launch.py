@@ -167,10 +167,8 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         start = start_of(runner.workspace, config.start) if new and config.start else None
         session = _session(runner, journal, config, start)
         require_same_kind(journal.state, tag, config.stations)
-        _require_startable(session, start, dry=output.dry_run)
+        _require_startable(session, config, start)
         at = start or runner.workspace.head
-        base = journal.state.session["base"] if journal.state.session else at
-        require_measurable(config.stations, runner, base)
         remarks = _about_the_search(session, config, at)
         starter = _starter(runner, config)
         if output.dry_run:
@@ -182,10 +180,10 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
             started()
         for text in (runner.sandbox.says, *config.said, *remarks, *_on_instructions(runner.workspace.folder)):
             journal.show("note", text=text)
-        known = None if new and start is None else base
+        base = journal.state.session["base"] if journal.state.session else start
         with (
             prepared(
-                runner, setup=execution.setup, commit=known, untraced=execution.allow_untraced, journal=journal.path
+                runner, setup=execution.setup, commit=base, untraced=execution.allow_untraced, journal=journal.path
             ) as ready,
             kept_awake() if execution.keep_awake else contextlib.nullcontext(),
             joined(config.stations, runner, execution.sandbox, {*journal.state.flight.stations}) as connect,
@@ -203,12 +201,13 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
     return code
 
 
-def _require_startable(session: Session, start: str | None, *, dry: bool) -> None:
+def _require_startable(session: Session, config: RunConfig, start: str | None) -> None:
     """Raise PreconditionError if a session cannot start; one that has begun checks it itself, after its setup."""
     runner, begun = session.runner, session.state.session
+    require_measurable(config.stations, runner, begun["base"] if begun else start or runner.workspace.head)
     if begun is None:
         return require_startable(runner.workspace, session.branch, session.tag, start)
-    if not dry:
+    if not config.output.dry_run:
         return None
     now = fingerprint(runner.protocol, runner.training_seconds, runner.workspace.harness_digest(begun["base"]))
     return require_resumable(session.journal, runner.workspace, session.branch, now)
