@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from agent.journal.experiment import Value
@@ -98,11 +99,12 @@ def groups(before: Mapping[str, str], after: Mapping[str, str], known: Mapping[s
 def described(
     before: Mapping[str, str], after: Mapping[str, str], places: Sequence[Place], known: Mapping[str, Value]
 ) -> str:
-    """Return `RATE 0.1 -> 0.3, DEPTH 4 -> 6`."""
+    """Return `RATE 0.1 -> 0.3, model.py:DEPTH 4 -> 6`, with the file of a name that several have."""
+    names = Counter(name for path, text in after.items() if path.endswith(".py") for name in constants(text, known))
     parts = []
     for path, name in places:
         old, new = (constants(files[path], known)[name].literal[:LONGEST_VALUE] for files in (before, after))
-        parts.append(f"{name} {old} -> {new}")
+        parts.append(f"{path}:{name} {old} -> {new}" if names[name] > 1 else f"{name} {old} -> {new}")
     return ", ".join(parts)
 
 

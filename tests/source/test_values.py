@@ -17,6 +17,12 @@ def test_changed_values_are_found_in_order() -> None:
     assert described(BEFORE, AFTER, [("train.py", "A"), ("train.py", "C")], {}) == "A 1 -> 5, C 3 -> 4"
 
 
+def test_name_that_two_files_have_is_described_with_its_file() -> None:
+    before, after = ({"train.py": f"A = {a}\nB = 1\n", "model.py": "A = 0\n"} for a in (1, 2))
+    places = [("train.py", "A"), ("train.py", "B")]
+    assert described(before, after, places, {}) == "train.py:A 1 -> 2, B 1 -> 1"
+
+
 def test_single_values_are_put_back() -> None:
     assert put_back(AFTER, BEFORE, [("train.py", "C")], {})["train.py"] == AFTER["train.py"].replace("C = 4", "C = 3")
 
