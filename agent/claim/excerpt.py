@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from agent.claim.folder import LARGEST_LOG
 from agent.errors import PreconditionError
 from agent.execution import process
 from agent.system.files import read_end
-from agent.system.masking import without_secrets
+from agent.system.masking import secrets, without_secrets
 
 
 def excerpt(log: Path, shows: Callable[[bytes], bool]) -> bytes:
@@ -24,7 +25,7 @@ def excerpt(log: Path, shows: Callable[[bytes], bool]) -> bytes:
         OSError: the log cannot be read.
         PreconditionError: no part of this length shows it.
     """
-    every = without_secrets(read_end(log, process.LARGEST_LOG + LARGEST_LOG))  # a run whose log grows longer is killed
+    every = _masked(read_end(log, process.LARGEST_LOG + LARGEST_LOG), shows)  # a run whose log grows longer is killed
     part = every[-LARGEST_LOG:]
     if len(part) == len(every) or shows(part):
         return part
@@ -36,6 +37,17 @@ def excerpt(log: Path, shows: Callable[[bytes], bool]) -> bytes:
             hint="let the recipe print less",
         )
     return part
+
+
+def _masked(every: bytes, shows: Callable[[bytes], bool]) -> bytes:
+    """Return a log without secrets. One without which it does not show the metric is a word of that line, and stays."""
+    found = without_secrets(every)
+    if found == every or shows(found) or not shows(every):
+        return found
+    for secret, name in secrets(os.environ).items():
+        part = every.replace(os.fsencode(secret), f"({name})".encode())
+        every = part if shows(part) else every
+    return every
 
 
 def _shown_by(every: bytes, shows: Callable[[bytes], bool]) -> int:

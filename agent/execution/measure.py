@@ -506,7 +506,8 @@ def require_success(ended: Ended, text: str) -> None:
         what = f"killed by {names[number]}" if number in names else f"exit code {code}"
         # prepare.py ends with `error: ...` and `hint: ...`: the error is the reason.
         lines = [line for line in text.splitlines() if line.strip() and not line.startswith("hint: ")]
-        last = f": {lines[-1].strip().removeprefix('error: ')[:120]}" if lines else ""
+        # Masked before it is cut: half a secret is not known as one.
+        last = f": {without_secrets(lines[-1].strip().removeprefix('error: '))[:120]}" if lines else ""
         if ran_out(code, text):
             raise OutOfMemory(f"out of memory: {what}{last}")
         if fault := fault_in(code, text):
@@ -515,10 +516,8 @@ def require_success(ended: Ended, text: str) -> None:
 
 
 def _text(log: Path) -> str:
-    """Return what a run printed, without the secrets that it sees: its reason may repeat the last line."""
     with log.open("rb") as file:
-        text = file.read(LARGEST_TEXT).replace(b"\0", b"").decode(errors="replace")  # a sparse file has many
-    return without_secrets(text)  # before a reason cuts one in two
+        return file.read(LARGEST_TEXT).replace(b"\0", b"").decode(errors="replace")  # a sparse file has many
 
 
 def require_disk_space(logs: Path) -> None:

@@ -15,7 +15,7 @@ from agent.execution.evaluation import losses_of
 from agent.journal.paths import cache_folder, stations_folder
 from agent.station.orders import LARGEST_LOG, Answer, Invalid
 from agent.system.files import read_bounded, read_end, remove_tree, write_whole
-from agent.system.masking import without_secrets
+from agent.system.masking import LONGEST_SECRET, without_secrets
 
 MOST_KEPT = 200  # runs of a station
 LARGEST_ANSWER = 2**20
@@ -91,7 +91,7 @@ def read_kept(folder: Path) -> Answer | None:
 def log_end(log: Path) -> bytes:
     """Return the end of a log, which leaves this machine, without secrets; empty if it does not exist."""
     try:
-        return without_secrets(read_end(log, LARGEST_LOG))[-LARGEST_LOG:]
+        return without_secrets(read_end(log, LARGEST_LOG + LONGEST_SECRET))[-LARGEST_LOG:]
     except OSError:
         return b""
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
-from agent.system.masking import without_secrets
+from agent.system.masking import LONGEST_SECRET, without_secrets
 
 # Do not follow a link in the last component, wait for the other end of a pipe, or leak into child processes.
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -109,7 +109,7 @@ def last_lines(path: Path, count: int = 1) -> list[str]:
     Secrets are masked. Returns an empty list if it is not a regular file.
     """
     try:
-        text = without_secrets(read_end(path, TAIL).decode(errors="replace"))
+        text = without_secrets(read_end(path, TAIL + LONGEST_SECRET).decode(errors="replace"))[-TAIL:]
     except OSError:
         return []
     return [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()][-count:]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import AnyStr
 
 SHORTEST_SECRET = 12  # characters; a text may hold a shorter value by chance, as code holds `x`
+LONGEST_SECRET = 8192  # characters, as of a private key: what is cut from a log is read with so much before it
 LOGIN = re.compile(r"://[^/\s]*@")
 # Usual names of secrets. Only whole words count: TOKENIZERS_PARALLELISM is not a token, and PWD is not a password.
 SECRET = re.compile(

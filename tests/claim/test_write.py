@@ -257,6 +257,24 @@ def test_logs_of_a_claim_hold_no_secret(
     require_consistent(read_claim(tmp_path / "out"))
 
 
+def test_words_that_show_the_metric_stay_in_the_logs_of_a_claim(
+    published: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = shutil.copytree(published / "author", tmp_path / "author")
+    journal = journal_path(author, "t")
+    journal.write_text(journal.read_text().replace(str(published), str(tmp_path)))
+    log = next((journal.parent / "confirm").rglob("a-1.log"))
+    log.write_bytes(b"with hf_abcdefghijklmnopqrstu\n" + log.read_bytes())
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstu")
+    monkeypatch.setenv("METRIC_KEY", "---\nval_bpb:")
+    done = cli(author, "claim", "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    kept = (tmp_path / "out" / "logs" / "a-1.log").read_bytes()
+    assert kept.startswith(b"with (HF_TOKEN)\n")
+    assert b"val_bpb:" in kept
+    require_consistent(read_claim(tmp_path / "out"))
+
+
 @pytest.mark.parametrize("before", [b"", b"x" * 2**21 + b"\n"])
 def test_part_of_a_long_log_shows_its_metric(published: Path, cli: Cli, tmp_path: Path, before: bytes) -> None:
     author = shutil.copytree(published / "author", tmp_path / "author")

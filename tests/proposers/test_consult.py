@@ -20,7 +20,7 @@ from tests.common.forked import Forked
 from tests.common.in_process import call
 from tests.common.model_server import KEY, Script, half, model_server, reply, silent, streamed
 from tests.common.proposals import NOTES, edit, walk
-from tests.common.sessions import cells, events
+from tests.common.sessions import cells, events, rows
 from tests.common.workspaces import QUICK, ROOT, Cli, git
 
 
@@ -493,6 +493,13 @@ def test_a_call_that_is_refused_costs_nothing(quick: Path, cli: Cli) -> None:
     assert len(events(quick, "refused")) == len(server.requests) >= 1
     shown = json.loads(cli(quick, "status", "--json").stdout)["data"]
     assert shown["cost"] == {"calls": 0, "input_tokens": 0, "output_tokens": 0, "dollars": 0.0}
+
+
+def test_metric_is_read_although_a_variable_looks_like_its_name(quick: Path, program: Cli) -> None:
+    flags = ("run", "--tag", "t", "--max-experiments", "1", "--no-confirm", "--no-report")
+    done = program(quick, *flags, METRIC_KEY="---\nval_bpb:")
+    assert done.returncode == 0, done.stderr
+    assert rows(quick)[0]["status"] == "keep"
 
 
 def test_secret_that_runs_may_see_leaves_them_only_in_their_logs(quick: Path, program: Cli) -> None:
