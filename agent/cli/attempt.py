@@ -16,6 +16,8 @@ from agent.decision.limits import Limits
 from agent.errors import AutoresearchError, Interrupted, PreconditionError
 from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
+from agent.execution.measure import Runner
+from agent.format import named
 from agent.journal import edits
 from agent.journal.comparable import differences
 from agent.journal.events import Event
@@ -63,6 +65,7 @@ def attempt(folder: Path, config: RunConfig, why: str | None, told: Told) -> tup
         desk = Desk(runner.workspace, journal, tag, session_branch(runner.workspace, tag))
         number, new = desk.accept(why)
         told(experiment_result(runner.workspace.folder, tag, number))
+        _note_other_files(runner, journal.state, tag)
         if desk.is_done(number):
             return experiment_result(runner.workspace.folder, tag, number), 0
         about = session_config(dataclasses.replace(config, limits=Limits(experiments=number)), runner.protocol)
@@ -94,11 +97,20 @@ def attempt(folder: Path, config: RunConfig, why: str | None, told: Told) -> tup
         return experiment_result(runner.workspace.folder, tag, number), code
 
 
+def _note_other_files(runner: Runner, state: State, tag: str) -> None:
+    """Note which files beside the recipe HEAD has otherwise than the session that measures the edit."""
+    others = runner.workspace.changed_beside(state.session["base"], runner.workspace.head) if state.session else []
+    if others:
+        runner.say(
+            f"session {tag} measures with its own {named(others, 3)}, which HEAD has otherwise; "
+            f"`{typed('try --tag NAME')}` begins a session with these"
+        )
+
+
 def choose_tag(folder: Path, training_seconds: float | None) -> str:
     """Return the session that an edit belongs to by default.
 
-    That is the most recent one that was measured under the present conditions, with the present files beside the
-    recipe, or else a new one.
+    That is the most recent one that was measured under the present conditions, or else a new one.
 
     Args:
         folder: the workspace.
@@ -123,10 +135,9 @@ def choose_tag(folder: Path, training_seconds: float | None) -> str:
                 continue
             seconds = training_seconds or session["fingerprint"].get("training_seconds")
             now = fingerprint(protocol, seconds, workspace.harness_digest(session["base"]))
-            same = workspace.surroundings(session["base"]) == workspace.surroundings(workspace.head)
         except (AutoresearchError, OSError):
             continue  # its own commands report the damage
-        if same and not differences(session["fingerprint"], now):
+        if not differences(session["fingerprint"], now):
             return path.parent.name
     names = [FIRST_TAG, *(f"{FIRST_TAG}-{number}" for number in range(2, MOST_TAGS))]
     free = (

@@ -8,7 +8,6 @@ that holds the incumbent and the new row of the results; see `agent.repository.c
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import os
 import re
@@ -40,12 +39,13 @@ PLAIN = ("--no-color", "--no-ext-diff", "--no-textconv")
 MOST_DIFFS = 200  # diffs by one process, to bound its output
 HASH_LINE = re.compile(r"^([0-9a-f]{40}|[0-9a-f]{64})\n", re.MULTILINE)
 MOST_SAID = 2**26  # bytes, by filters that report how far they are
-# Files for people that no run reads.
-PROSE = re.compile(
-    r"(README|LICEN[CS]E|NOTICE|CHANGELOG|CHANGES|CONTRIBUTING|CONTRIBUTORS|AUTHORS|CITATION|TODO|NOTES)"
-    r"(\.[a-z]{2}(-[a-z]{2})?)?(\.(md|markdown|rst|txt|org|adoc|cff))?|\.gitignore",
-    re.IGNORECASE,
+# Files for people and their tools, in the top folder of the repository or the workspace, which no run reads.
+FOR_PEOPLE = re.compile(
+    r"(README|LICENSE|LICENCE|NOTICE|CHANGELOG|CHANGES|CONTRIBUTING|AUTHORS|TODO|NOTES|CLAUDE|AGENTS)(\.(md|rst|txt))?"
+    r"|CITATION\.cff|\.(gitignore|mcp\.json|editorconfig|gitlab-ci\.yml|pre-commit-config\.yaml)"
+    r"|\.(github|gitlab|claude|cursor|vscode|idea)/.+|docs?/.+\.(md|rst)"
 )
+CLAIM = "claim.json"
 NO_COMMIT = "Needed a single revision"  # git's own words
 NOTHING_MAY_CHANGE_HINT = "commit the file to research, or name it in allowedGlobs"
 
@@ -138,22 +138,32 @@ class Workspace:
         """Return a SHA-256 over paths and contents of the harness in `commit`."""
         return self._harness.digest(commit)
 
-    def surroundings(self, commit: str) -> str:
-        """Return a SHA-256 over paths and contents of the other files in `commit` that a run may read.
+    def changed_beside(self, one: str, other: str, *, every: bool = False) -> list[str]:
+        """Return the files of the workspace that differ between two commits, and that a run may read.
 
-        They are all but those that candidates may change, protocol.json, and what only people and this program read.
+        Those that only people and this program read do not count, nor does protocol.json, nor claims.
+
+        Args:
+            every: also those that candidates may change, and those outside of the workspace.
         """
-        own = {self.in_repository(path) for path in (PROTOCOL, PROGRAM, *self.records)}
-        said = "".join(
-            f"{path}\0{mode}\0{blob}\n"
-            for path, (mode, blob) in sorted(self.tree(commit).items())
-            if path not in own and not PROSE.fullmatch(PurePosixPath(path).name) and not self._is_mutable(commit, path)
-        )
-        return hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()
+        trees, above = (self.tree(one), self.tree(other)), "" if self.prefix == "." else f"{self.prefix}/"
+        own = {PROTOCOL, PROGRAM, *self.records, self.protocol.provenance.baseline_artifact_path}
+        changed = [path for path in sorted({*trees[0], *trees[1]}) if trees[0].get(path) != trees[1].get(path)]
+        found = []
+        for path in changed:
+            inside = path[len(above) :] if path.startswith(above) else None
+            if inside in own or FOR_PEOPLE.fullmatch(inside or path) or FOR_PEOPLE.fullmatch(path):
+                continue
+            if every or (inside is not None and not any(self.may_change(each, inside) for each in (one, other))):
+                found.append(path)
+        return [path for path in found if not any(self._is_of_claim(each, path) for each in (one, other))]
 
-    def _is_mutable(self, commit: str, path: str) -> bool:
-        above = "" if self.prefix == "." else f"{self.prefix}/"
-        return path.startswith(above) and self.may_change(commit, path[len(above) :])
+    def _is_of_claim(self, commit: str, path: str) -> bool:
+        """Return whether a file is part of what `autoresearch claim` wrote, which is there to be published."""
+        tree = self.tree(commit)
+        folders = [f"{folder}/{CLAIM}" for folder in PurePosixPath(path).parents if f"{folder}/{CLAIM}" in tree]
+        contents = self._blobs([tree[each][1] for each in folders])
+        return any(b'"claim.schema.json"' in contents[tree[each][1]] for each in folders)
 
     def refusal(self, parent: str, paths: Iterable[str], *, shadows: bool = True) -> str | None:
         """Return why a candidate on top of `parent` may not change `paths`, as "changes a.py, which ...", or None.

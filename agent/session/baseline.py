@@ -21,6 +21,8 @@ from agent.system.files import read_bounded, write_whole
 from agent.system.invocation import here
 from agent.system.names import STATE
 
+LARGEST_SOURCE = 2**16  # bytes
+
 
 def propose_baseline(journal: Journal, files: Mapping[str, str], parameters: Mapping[str, Value], **more: Any) -> None:
     """Make the unchanged recipe the first experiment of a session; `more` are fields of the event."""
@@ -100,15 +102,15 @@ def valid_baseline(runner: Runner, fingerprint: dict[str, Any], commit: str) -> 
     """Return the saved runs of the baseline if all that a run may read is the same; else an empty list.
 
     That is the fingerprint, all files of the commit but those that only people and this program read, the untracked
-    files, and the versions of installed packages. Fingerprints of an earlier version lack the harness. It is then read
-    from the measured commit, if that still exists.
+    files, and the versions of packages installed in the workspace. Fingerprints of an earlier version lack the harness.
+    It is then read from the measured commit, if that still exists.
     """
     try:
         record = json.loads(read_bounded(record_path(runner), LARGEST_BASELINE))
         workspace, measured = runner.workspace, str(record["commit"])
         before = {HARNESS: workspace.harness_digest(measured), **record["fingerprint"]}
         same = comparable(before, fingerprint) and record["digest"] == digest(workspace.files(commit))
-        same = same and workspace.surroundings(measured) == workspace.surroundings(commit)
+        same = same and not workspace.changed_beside(measured, commit, every=True)
         beside = {"untracked": stamp_of(runner.untracked, workspace.top), "packages": _packages(runner)}
         # A version before recorded none of these.
         same = same and all(record.get(name, stamp) == stamp for name, stamp in beside.items())
@@ -118,13 +120,24 @@ def valid_baseline(runner: Runner, fingerprint: dict[str, Any], commit: str) -> 
 
 
 def _packages(runner: Runner) -> str:
-    """Return a SHA-256 over names and versions of the packages in environments of the workspace and its repository."""
+    """Return a SHA-256 over the versions of packages in environments of the workspace and the top of its repository."""
     checkout = runner.untracked.source or runner.workspace.top
     folders = {checkout, checkout / runner.workspace.folder.relative_to(runner.workspace.top)}
     places = [place for folder in folders for place in folder.iterdir() if is_installed(place)]
-    # A package's record is a folder that is named after both.
-    found = {record.name for place in places for record in place.glob("lib*/python*/*-packages/*-info")}
+    found = {
+        f"{record.relative_to(place)}\0{_source_of(record)}"
+        for place in places
+        for record in place.glob("lib*/python*/*-packages/*-info")  # named after package and version
+    }
     return hashlib.sha256("\n".join(sorted(found)).encode(errors="surrogateescape")).hexdigest()
+
+
+def _source_of(record: Path) -> str:
+    """Return where a package was installed from, as for one of git its commit; empty for a registry."""
+    try:
+        return read_bounded(record / "direct_url.json", LARGEST_SOURCE).decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def log_path(runner: Runner, run: int = 1) -> Path:

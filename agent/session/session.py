@@ -200,7 +200,7 @@ class Session:
 
         def is_alike(base: str) -> bool:
             try:
-                return workspace.surroundings(base) == workspace.surroundings(start or workspace.head)
+                return not workspace.changed_beside(base, start or workspace.head)
             except AutoresearchError:
                 return False
 

@@ -417,15 +417,23 @@ def test_most_recent_session_under_the_same_conditions_is_the_default(quick: Pat
     assert result(cli(quick, "try", "--json", "--training-seconds", "9"))["tag"] == "try"
 
 
-def test_edit_on_other_files_beside_the_recipe_begins_another_session(quick: Path, cli: Cli) -> None:
+def test_edit_on_other_files_beside_the_recipe_is_told_of_those(quick: Path, cli: Cli) -> None:
     (quick / "config.json").write_text("{}")
-    commit_all(quick, "config", "config.json")
-    for content, tag in (("{}", "try"), ("{}", "try"), ('{"layers": 2}', "try-2")):
-        (quick / "config.json").write_text(content)
-        if git(quick, "status", "--porcelain"):
-            commit_all(quick, "another config")
-        edit(quick, *WORSE)
-        assert result(cli(quick, "try", "--json", "-m", f"worse {content}"))["tag"] == tag
+    (quick / "README.md").write_text("one")
+    commit_all(quick, "config", "config.json", "README.md")
+    edit(quick, *WORSE)
+    assert result(cli(quick, "try", "--json"))["tag"] == "try"
+    (quick / "README.md").write_text("two")
+    commit_all(quick, "words")
+    edit(quick, "RATE = 0.1", "RATE = 0.11")
+    assert "with its own" not in cli(quick, "try").stderr
+    git(quick, "checkout", "--quiet", "--", ".")
+    (quick / "config.json").write_text('{"layers": 2}')
+    commit_all(quick, "another config")
+    edit(quick, "RATE = 0.1", "RATE = 0.12")
+    done = cli(quick, "try")
+    assert "session try measures with its own config.json, which HEAD has otherwise" in done.stderr
+    assert "#3" in done.stdout
 
 
 def test_damaged_edit_is_reported(quick: Path, cli: Cli) -> None:

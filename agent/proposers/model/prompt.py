@@ -269,7 +269,7 @@ def _earlier(context: Context) -> list[str]:
     crashed = [e for e in context.earlier if e.status == "crash"][-EARLIER_CRASHED:]
     lines = []
     for each in (*kept, *lost, *crashed):
-        where = "" if each.alike else " (other machine or budget)"
+        where = "" if each.alike else " (other conditions)"
         came = f"{each.status} {_signed(_gained(context, each.change))}"
         line = f"{each.tag} #{each.number} {came}{where}: {each.description}"
         lines.append(plain(line.replace("\n", " "))[:LONGEST_LINE])
