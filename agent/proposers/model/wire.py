@@ -146,25 +146,29 @@ def complete(
 def _adapting(model: ModelSpec, system: str, messages: Sequence[Message], most_tokens: int, silence: float) -> Answer:
     """Ask once; again if the server refuses a parameter that has another name or is optional, once for each."""
     ends = time.monotonic() + LONGEST_ANSWER_SECONDS
+    repeats = len(OTHER_NAMES)
     while True:
         address, body = _request(model, system, messages, most_tokens)
         try:
             return _ask(model, address, body, silence, max(0.1, ends - time.monotonic()))
         except Refused as refused:
-            if not _learn(model, body, refused.said):
+            if repeats == 0 or time.monotonic() > ends or not _learn(model, body, refused.said):
                 raise
+            repeats -= 1
 
 
 def _learn(model: ModelSpec, body: Mapping[str, Any], said: str) -> bool:
     """Remember the parameter that a refusal names as not known. Return whether there is one, not remembered before."""
-    learned = _learned.setdefault(model, {})
+    if model.format != "openai":  # Anthropic's has no other names
+        return False
+    learned = _learned.get(model, {})
     for name, other in OTHER_NAMES.items():
         if name in body and re.search(rf"\b{name}\b", said) and NOT_KNOWN.search(said):
             if name in learned.values():  # both names are refused, so the first refusal was not about the name
-                learned.clear()
+                _learned.pop(model, None)
                 return False
-            learned[name] = other
-            return True
+            _learned[model] = {**learned, name: other}
+            return name not in learned
     return False
 
 

@@ -18,7 +18,7 @@ from agent.errors import PreconditionError, UsageError
 from agent.proposers.base import Unavailable
 from agent.proposers.model.bounded_http import LARGEST_ANSWER
 from agent.proposers.model.servers import SERVERS, Format, ModelSpec, parse_model
-from agent.proposers.model.wire import Broken, complete
+from agent.proposers.model.wire import Broken, Refused, complete
 from tests.common.model_server import KEY, begin_stream, end_stream, half, model_server, reply, send, silent, streamed
 
 FORMATS: tuple[Format, ...] = ("openai", "anthropic")
@@ -423,6 +423,18 @@ def test_parameter_that_has_no_name_is_refused(names: tuple[str, ...], says: str
         ask(model_at(server.url))
     assert caught.value.lasting
     assert len(server.requests) == requests
+
+
+@pytest.mark.parametrize("wire", ["openai", "anthropic"])
+def test_parameter_that_is_always_refused_is_not_sent_for_ever(monkeypatch: pytest.MonkeyPatch, wire: Format) -> None:
+    monkeypatch.setattr("agent.proposers.model.wire.LONGEST_ANSWER_SECONDS", 2.0)
+    said = f"{UNSUPPORTED.format('max_tokens')} Use 'max_completion_tokens' instead."
+    with model_server(lambda _: refused(said, 400)) as server:
+        for _ in range(2):
+            begun = len(server.requests)
+            with pytest.raises(Refused, match="is not supported with this model"):
+                ask(model_at(server.url, wire))
+            assert len(server.requests) - begun == (1 if wire == "anthropic" else 2)
 
 
 @pytest.mark.parametrize(("wire", "path"), [("openai", "/chat/completions"), ("anthropic", "/v1/messages")])
