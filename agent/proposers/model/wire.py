@@ -63,13 +63,13 @@ Message = Mapping[str, str]
 T = TypeVar("T")
 
 DONE: dict[str, Any] = {}  # the last event of a stream, recognized by identity
-# Reasons of servers for the end of an answer that the model has completed, in lower case. Documented by
-# OpenAI, Anthropic, Gemini, llama.cpp, vLLM, Ollama, mlx-lm (stop, end_turn, stop_sequence, and those of calls), Text
-# Generation Inference (eos_token), Together (eos), LM Studio (eosFound, stopStringFound) and Cohere (COMPLETE). Others
-# are such as length, max_tokens, content_filter, refusal, error, abort, model_length, or pause_turn.
-WHOLE = (
-    "stop", "end_turn", "stop_sequence", "eos", "eos_token", "eosfound", "stopstringfound", "complete", "completed",
-)  # fmt: skip
+# What the reason for an end says if it was not the model's: length, max_tokens, content_filter, FINISH_REASON_SAFETY.
+# Those of a whole answer have too many names.
+CUTS = re.compile(
+    r"length|max|limit|context|filter|safety|recitation|refus|error|fail|abort|cancel|pause|malformed|incomplete"
+    r"|blocklist|blocked|prohibited|spii|guardrail|sensitive|insufficient|time_?out|interrupt|user_?stopped|unloaded",
+    re.IGNORECASE,
+)
 CALLS = ("tool_calls", "tool_use", "function_call", "toolcalls")  # the model calls a tool, although there is none
 LONGEST_FINISH = 40
 TEXT_PARTS = ("text", "output_text", "text_delta")
@@ -416,8 +416,7 @@ def _ended(answer: Answer, finish: object) -> Answer:
     """Return the answer with the reason for its end, and whether that cut it off."""
     if not isinstance(finish, str):
         return answer
-    known = finish.strip().lower()
-    return replace(answer, finish=finish.strip(), cut=bool(known) and known not in (*WHOLE, *CALLS))
+    return replace(answer, finish=finish.strip(), cut=CUTS.search(finish) is not None)
 
 
 def _said(content: Any) -> str:

@@ -115,6 +115,30 @@ def test_answer_that_the_server_ended_is_cut(wire: Format, finish: object, cut: 
         assert answer.finish == finish
 
 
+@pytest.mark.parametrize(
+    ("finish", "cut"),
+    [
+        *((finish, False) for finish in (
+            "normal", "endoftext", "<|im_end|>", "finished", "done", "end", "null", "None", "stop_str", "end_of_turn",
+            "FINISH_REASON_STOP", "FinishReason.STOP", "eosFound", "COMPLETE", "tool_calls", "?",
+        )),
+        *((finish, True) for finish in (
+            "MAX_TOKENS", "FINISH_REASON_MAX_TOKENS", "FinishReason.SAFETY", "RECITATION", "PROHIBITED_CONTENT", "SPII",
+            "MALFORMED_FUNCTION_CALL", "model_length", "Content_Filter", "content_filtered", "REASON_MAX_LEN",
+            "max_output_tokens", "cancelled", "USER_CANCEL", "aborted", "network_error", "ERROR_TOXIC", "timeout",
+            "REASON_TIME_LIMIT", "sensitive", "insufficient_system_resource", "guardrail_intervened", "incomplete",
+            "maxPredictedTokensReached", "userStopped", "contextLengthReached", "BLOCKLIST",
+        )),
+    ],
+)  # fmt: skip
+def test_only_a_reason_that_cuts_is_one(finish: str, cut: bool) -> None:
+    """Servers have many names for the end of a whole answer."""
+    whole = {"choices": [{"message": {"content": "yes"}, "finish_reason": finish}]}
+    with model_server(lambda _: lambda handler: reply(handler, 200, whole)) as server:
+        answer = ask(model_at(server.url))
+    assert (answer.text, answer.finish, answer.cut) == ("yes", finish, cut)
+
+
 CALL = {"role": "assistant", "tool_calls": [{"function": {"name": "edit", "arguments": "{}"}}]}
 OPENAI_USAGE = {"usage": {"prompt_tokens": 5, "completion_tokens": 3}}
 ANTHROPIC_USAGE = {"usage": {"input_tokens": 5, "output_tokens": 3}}
@@ -160,7 +184,7 @@ def test_error_with_status_200_is_named(wire: Format, stream: bool, content: dic
 
 
 def test_reason_of_an_end_is_short_and_has_no_key() -> None:
-    choice = {"message": {"content": "yes"}, "finish_reason": f"{KEY}\n\x1b[31m" + "x" * 1000}
+    choice = {"message": {"content": "yes"}, "finish_reason": f"{KEY}\n\x1b[31merror " + "x" * 1000}
     with model_server(lambda _: lambda handler: reply(handler, 200, {"choices": [choice]})) as server:
         answer = ask(model_at(server.url))
     assert answer.cut
