@@ -52,7 +52,7 @@ class LLMProposer:
         self.model = model
         self._budget, self._silence = budget, silence
         self._seen = Seen()
-        self._sizes = Sizes()
+        self._sizes = self._tried = Sizes()  # of the next request, and what the next refusal reduces
         self._used: dict[Path, int] = {}  # transcript -> number of its answers up to the end of the last conversation
 
     def tell(self, experiment: Experiment) -> None:
@@ -122,20 +122,34 @@ class LLMProposer:
         *,
         opens: bool,
     ) -> Answer:
-        """Ask the model; once more, with less, if its server refuses because of the size."""
-        messages: list[Message] = [{"role": "user", "content": opening(self._sizes.prompt)}, *turns]
+        """Ask the model; once more, with less, if its server refuses because of the size.
+
+        Smaller sizes are kept if the server takes them: the refusal may have had another reason. Otherwise the next
+        call begins as this one did, and its second request is smaller than that of this one.
+        """
+
+        def asked(sizes: Sizes) -> Answer:
+            messages: list[Message] = [{"role": "user", "content": opening(sizes.prompt)}, *turns]
+            answer = self._complete(context, messages, said, sizes.answer, opens=opens)
+            self._sizes = self._tried = sizes
+            return answer
+
         try:
-            return self._complete(context, messages, said, opens=opens)
+            return asked(self._sizes)
         except Refused as refused:
-            smaller = fitted(self._sizes, refused.said)
+            smaller = fitted(self._tried, refused.said) or fitted(self._sizes, refused.said)
             if smaller is None:
                 raise
-        self._sizes = smaller
-        messages[0] = {"role": "user", "content": opening(smaller.prompt)}
-        return self._complete(context, messages, said, opens=opens)
+        try:
+            return asked(smaller)
+        except Refused:
+            self._tried = smaller
+            raise
 
-    def _complete(self, context: Context, messages: Sequence[Message], said: _Transcript, *, opens: bool) -> Answer:
-        prompt, most = SYSTEM + "".join(message["content"] for message in messages), self._sizes.answer
+    def _complete(
+        self, context: Context, messages: Sequence[Message], said: _Transcript, most: int, *, opens: bool
+    ) -> Answer:
+        prompt = SYSTEM + "".join(message["content"] for message in messages)
         self._budget.require(context.number, prompt, most, opens=opens)
         self._budget.reserve(context.number, prompt, most)
         try:

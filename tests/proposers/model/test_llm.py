@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -255,6 +256,50 @@ def test_server_that_refuses_any_size_is_asked_twice() -> None:
             LLMProposer(model, budget, 5).ask(context())
     assert away.value.lasting
     assert len(server.requests) == 2
+
+
+def sizes_of(server: Any) -> list[int]:
+    return [body["max_tokens"] for _, _, body in server.requests]
+
+
+def test_size_that_was_refused_is_not_kept(tmp_path: Path) -> None:
+    """A server that is out of order for a while would have a smaller prompt and answer for the whole session."""
+    refuses = [True]
+
+    def says(_: dict[str, Any]) -> Any:
+        if refuses:
+            text = "exceeds the available context size"
+            return lambda handler: reply(handler, 400, {"error": {"message": text}})
+        return NOTES.format("good") + edit(LINE, "RATE = 0.2")
+
+    with model_server(says) as server:
+        model = ModelSpec("http", "m", "openai", server.url)
+        proposer = LLMProposer(model, SpendingCap(model, None, None, None, dict, lambda *_, **__: None), 5)
+        with pytest.raises(Unavailable):
+            proposer.ask(context(tmp_path))
+        refuses.clear()
+        assert proposer.ask(context(tmp_path)).description == "good"
+    assert sizes_of(server) == [16_000, 8000, 16_000]
+
+
+def test_size_is_halved_from_call_to_call_until_it_fits(tmp_path: Path) -> None:
+    good = NOTES.format("good") + edit(LINE, "RATE = 0.2")
+
+    def says(body: dict[str, Any]) -> Any:
+        text = "exceeds the available context size"
+        fits = body["max_tokens"] <= 4000
+        return good if fits else lambda handler: reply(handler, 400, {"error": {"message": text}})
+
+    with model_server(says) as server:
+        model = ModelSpec("http", "m", "openai", server.url)
+        proposer = LLMProposer(model, SpendingCap(model, None, None, None, dict, lambda *_, **__: None), 5)
+        with pytest.raises(Unavailable):
+            proposer.ask(context(tmp_path / "1"))
+        for number in ("2", "3"):
+            with contextlib.suppress(NoProposal):  # the same edit again
+                proposer.ask(context(tmp_path / number))
+    assert sizes_of(server)[:4] == [16_000, 8000, 16_000, 4000]
+    assert set(sizes_of(server)[4:]) == {4000}, "it is remembered"
 
 
 @pytest.mark.parametrize("wire", ["openai", "anthropic"])
