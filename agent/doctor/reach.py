@@ -97,7 +97,10 @@ def _answered(model: ModelSpec, answer: requests.Response) -> Check:
 
 
 def _not_found(model: ModelSpec) -> Check:
-    """Return the check for an address without a list of models: probably it lacks `/v1`, or has more than that."""
+    """Return the check for an address without a list of models.
+
+    If another has one, this one probably lacks `/v1`, or has more than that. Otherwise it may be a server without one.
+    """
     for url in _other_addresses(model):
         if not _lists_models(replace(model, url=url)):
             continue
@@ -105,8 +108,8 @@ def _not_found(model: ModelSpec) -> Check:
         own = typed(f"doctor --model {shlex.quote(f'{url} {model.name}')}")
         message = f"{_list_of(model)} is not found (HTTP 404): the address of the models is {url}"
         return Check("model", "warning", message, fix or own)
-    message = f"{model.url} is reachable, but {_list_of(model)} is not found (HTTP 404): check the address"
-    return Check("model", "warning", message)
+    message = f"{model.url} is reachable, but does not list its models: {_list_of(model)} is not found (HTTP 404)"
+    return Check("model", "ok", message)
 
 
 def _other_addresses(model: ModelSpec) -> list[str]:

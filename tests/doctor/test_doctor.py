@@ -397,12 +397,13 @@ def test_doctor_checks_model_without_spending(status: int, body: bytes, name: st
 def test_doctor_names_the_address_that_works(only: str, path: str, right: str | None) -> None:
     with listing(200, b'{"data": [{"id": "qwen"}]}', only) as (url, seen):
         (check,) = reach.checks(ProposerConfig(model=f"{url}{path} qwen"))
-    assert check.status == "warning"
     assert f"{url}{path}/models is not found (HTTP 404)" in check.message
     assert len(seen) <= 4
-    if right is None:
-        assert check.command is None
+    if right is None:  # many a server has no list
+        assert (check.status, check.command) == ("ok", None)
+        assert f"{url}{path} is reachable, but does not list its models" in check.message
         return
+    assert check.status == "warning"
     assert check.message.endswith(f": the address of the models is {url}{right}")
     assert check.command is not None
     assert check.command.endswith(f"doctor --model '{url}{right} qwen'")
@@ -428,6 +429,18 @@ def test_doctor_names_the_variable_for_the_address(
         (check,) = reach.checks(ProposerConfig(model=f"{scheme}:qwen"))
     assert (check.status, check.command) == ("warning", f"export {variable}={url}{right}")
     assert "sk-test" not in str(check)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(("scheme", "path"), [("anthropic", ""), ("openai", "/v1")])
+def test_provider_without_a_list_of_models_is_ok(monkeypatch: pytest.MonkeyPatch, scheme: str, path: str) -> None:
+    _, _, variable, key = SERVERS[scheme]
+    monkeypatch.setenv(key or "UNUSED_KEY", "sk-test")
+    with listing(404, b"") as (url, _):
+        monkeypatch.setenv(variable, f"{url}{path}")
+        (check,) = reach.checks(ProposerConfig(model=f"{scheme}:qwen"))
+    assert (check.status, check.command) == ("ok", None)
+    assert "does not list its models" in check.message
 
 
 @pytest.mark.quick
