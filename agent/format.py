@@ -80,6 +80,14 @@ def fenced_files(files: Iterable[tuple[str, str]]) -> str:
     return "\n\n".join(f"{plain(path)}\n{fenced(text)}" for path, text in files)
 
 
+def ends(text: str, most: int) -> str:
+    """Return a text without its middle if it is longer than `most` characters."""
+    half = most // 2
+    if len(text) <= most:
+        return text
+    return f"{text[:half]}\n[{len(text) - 2 * half:,} characters are left out here]\n{text[len(text) - half :]}"
+
+
 def figure(value: float, like: float | None = None, sign: str = "") -> str:
     """Format a metric: `1.294512`, `-0.012300`, `176,890,964`, `2.5e-13`.
 

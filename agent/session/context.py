@@ -10,7 +10,7 @@ from typing import Any
 from agent.execution.fingerprint import snapshot
 from agent.execution.measure import Runner
 from agent.execution.preflight import why_not
-from agent.format import one_line
+from agent.format import ends, one_line
 from agent.journal.experiment import Experiment, Value
 from agent.playbook.entries import read_book
 from agent.proposers.base import Context, Flying, WorkspaceView
@@ -131,14 +131,10 @@ def _may_be_made(folder: Path, protocol: Protocol, path: str) -> bool:
 def program_of(path: Path) -> str:
     """Return the user's instructions; empty if there are none that can be read."""
     try:
-        text = read_text(path, LARGEST_PROGRAM)
+        # Its middle is left out if it is long: what a user adds during the night is at its end.
+        return ends(read_text(path, LARGEST_PROGRAM), LONGEST_PROGRAM)
     except OSError:
         return ""
-    if len(text) <= LONGEST_PROGRAM:
-        return text
-    # Its middle is left out: what a user adds during the night is at its end.
-    half = LONGEST_PROGRAM // 2
-    return f"{text[:half]}\n[{len(text) - 2 * half:,} characters are left out here]\n{text[-half:]}"
 
 
 def notes_on_program(path: Path) -> list[str]:

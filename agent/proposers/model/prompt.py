@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent.decision.estimate import estimate
 from agent.decision.noise import noise_of
-from agent.format import fenced, fenced_files, figure, plain
+from agent.format import ends, fenced, fenced_files, figure, plain
 from agent.journal.experiment import Experiment, Run
 from agent.journal.history import by_idea, change_of, incumbent_before
 from agent.journal.state import gain
@@ -65,16 +65,22 @@ Then give the edits. {blocks.FORMAT}
 def briefing(context: Context, tokens: int = TOKENS, *, can_read: bool = False) -> str:
     """Return everything that is known, in at most `tokens`; sections that do not fit are cut from their end.
 
-    Goal, rules and the user's instructions are always complete. So are the incumbent's files, which come last, because
-    an edit has to quote them exactly; the other sections keep a quarter of the room, even beyond `tokens`.
+    Goal and rules are always complete. So are the incumbent's files, which come last, because an edit has to quote them
+    exactly; the other sections keep a quarter of the room, even beyond `tokens`. The user's instructions are complete
+    too, unless a server takes less than usual: then they are shortened to what is left, or a third of the room.
 
     Args:
         can_read: whether the reader has the files, whose texts are then left out if they leave less than that.
     """
     limit = tokens * CHARACTERS_A_TOKEN
     least = limit // 4
-    stated = [("Goal and rules", context.rules), ("Instructions from the user", context.program)]
-    parts = [(title, without_secrets("\n".join(text.splitlines()))) for title, text in stated if text]
+    rules, program = (without_secrets("\n".join(text.splitlines())) for text in (context.rules, context.program))
+    if tokens < TOKENS:
+        taken = len(fenced_files(context.files.items()))
+        left = limit - least - len(rules) - (min(taken, least) if can_read else taken)
+        program = ends(program, max(left, limit // 3))
+    stated = [("Goal and rules", rules), ("Instructions from the user", program)]
+    parts = [(title, text) for title, text in stated if text]
     room = limit - sum(len(title) + len(text) + BETWEEN for title, text in parts)
     files = listed(context.files, max(room - least, least)) if can_read else fenced_files(context.files.items())
     room = max(room - len(files), least)

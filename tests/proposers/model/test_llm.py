@@ -501,7 +501,17 @@ def test_large_files_leave_room_for_the_goal_and_what_was_tried(can_read: bool) 
     assert (f"train.py: {len(large['train.py']):,} characters" in text) == can_read
     assert "as it was before" in briefing(dataclasses.replace(told, files={"train.py": "# as it was before"}))
     program = dataclasses.replace(told, program="x" * 20_000, rules="y" * 9_000)
-    assert "x" * 20_000 in briefing(program, tokens=8000)
+    assert "x" * 20_000 in briefing(program, tokens=32_000)
+
+
+def test_instructions_keep_start_and_end_where_a_server_takes_little() -> None:
+    told = dataclasses.replace(context(history=30), rules="y" * 3000, program="Start\n" + "x" * 20_000 + "\nEnd")
+    for tokens in (4096, 8192, 16_384):
+        text = briefing(told, tokens)
+        assert len(text) <= tokens * CHARACTERS_A_TOKEN
+        for known in ("y" * 3000, QUICK, "Start\nxx", "xx\nEnd\n", "#29 discard"):
+            assert known in text
+        assert ("characters are left out here" in text) == (tokens < 16_384)
 
 
 def test_what_runs_print_is_marked_and_cleaned() -> None:
