@@ -6,10 +6,11 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 
 from agent.format import plain
 from agent.proposers.model.placing import UnusableEdit, occurrences, replaced
+from agent.source.constants import parsed
 
 FORMAT = """\
 Each edit is a block that names the file on its own line, quotes the lines to replace exactly as they are in the file
@@ -34,6 +35,7 @@ If the file has such fences itself, enclose it in longer ones."""
 MOST_BLOCKS = 1000
 LONGEST_SECONDS = 10.0  # for all blocks of an answer; each inexact one may need a large file to be parsed
 MOST_DIVIDERS = 10  # of a block
+MOST_PARSED = 20  # ends of Python files that are tried
 LONGEST_MARK = 500  # characters of a line that may be a marker
 LONGEST_SHOWN = 60
 MARK = "\ufeff"  # a byte order mark
@@ -254,34 +256,71 @@ def _whole_files(lines: list[str], known: list[str]) -> Iterator[Block]:
     Raises:
         UnusableEdit: it may go on after its closing fence, which may be one of its own.
     """
+    around = set[str]()  # fences that are open before the file
+    before = 0
     for begin, number, opened, closing in _wholes(lines):
-        path = _WHOLE.fullmatch(lines[begin])
-        assert path is not None
-        _require_end(lines, closing + 1, opened, known)
-        content = [_outdented(line, len(opened["indent"])) for line in lines[number + 1 : closing]]
-        yield Block(_in_workspace(path["path"], known), None, _text(content), begin, closing + 1)
+        named = _WHOLE.fullmatch(lines[begin])
+        assert named is not None
+        for line in lines[before:begin]:
+            if fence := _FENCED.fullmatch(line):
+                around ^= {fence["fence"]}
+        path, before = _in_workspace(named["path"], known), closing + 1
+        content = _content(lines, number, opened, closing)
+        # A line of Python is a fence only inside a string, which the first one would leave open.
+        if not (path.endswith(".py") and parsed(content) is not None):
+            _require_end(lines, before, opened, is_enclosed=opened["fence"] in around)
+        yield Block(path, None, content, begin, before)
 
 
 def _wholes(lines: list[str]) -> Iterator[tuple[int, int, re.Match[str], int]]:
     """Yield of each whole file its first line, its opening fence as index and match, and the closing one like it."""
     unclosed: set[str] = set()  # so that each is looked for once
+    tries = iter(range(MOST_PARSED))
     number = 0
     while number < len(lines):
         begin = number
         number += 1
-        if len(lines[begin]) > LONGEST_MARK or not _WHOLE.fullmatch(lines[begin]):
+        named = _WHOLE.fullmatch(lines[begin]) if len(lines[begin]) <= LONGEST_MARK else None
+        if named is None:
             continue
         while number < len(lines) - 1 and not lines[number]:
             number += 1
         opened = _FENCED.fullmatch(lines[number]) if number < len(lines) else None
         if opened is None or opened["fence"] in unclosed:
             continue
-        closing = next(_unpaired(lines, number + 1, opened), None)
+        closing = _end_of_python(lines, number, opened, tries) if named["path"].endswith(".py") else None
+        if closing is None:
+            closing = next(_unpaired(lines, number + 1, opened), None)
         if closing is None:
             unclosed.add(opened["fence"])
             continue
         yield begin, number, opened, closing
         number = closing + 1
+
+
+def _end_of_python(lines: list[str], begin: int, opened: re.Match[str], tries: Iterator[int]) -> int | None:
+    """Return the first closing fence up to which the text is Python.
+
+    Args:
+        begin: index of the opening fence.
+        tries: has as many items as fences may still be tried.
+    """
+    closing = (number for number in range(begin + 1, len(lines)) if _is_closing(lines[number], opened))
+    return next(
+        (n for n, _ in zip(closing, tries, strict=False) if parsed(_content(lines, begin, opened, n)) is not None), None
+    )
+
+
+def _is_closing(line: str, opened: re.Match[str]) -> bool:
+    found = _FENCED.fullmatch(line)
+    if found is None or found["fence"] != opened["fence"] or found["info"].strip(" \t"):
+        return False
+    return found["indent"] in ("", opened["indent"])
+
+
+def _content(lines: list[str], begin: int, opened: re.Match[str], closing: int) -> str:
+    """Return the text between the fences in two lines."""
+    return _text([_outdented(line, len(opened["indent"])) for line in lines[begin + 1 : closing]])
 
 
 def _unpaired(lines: list[str], start: int, opened: re.Match[str]) -> Iterator[int]:
@@ -298,25 +337,27 @@ def _unpaired(lines: list[str], start: int, opened: re.Match[str]) -> Iterator[i
             inner += 1
         elif inner:
             inner -= 1
-        elif not found["info"].strip(" \t") and found["indent"] in ("", opened["indent"]):
+        elif _is_closing(lines[number], opened):
             yield number
 
 
-def _require_end(lines: list[str], end: int, opened: re.Match[str], known: list[str]) -> None:
-    """Raise UnusableEdit if a whole file may go on: text follows its fence at once, or another fence later.
+def _require_end(lines: list[str], end: int, opened: re.Match[str], *, is_enclosed: bool) -> None:
+    """Raise UnusableEdit if a whole file may go on, because a fence like its own follows.
 
     Args:
         end: index of the line after its closing fence.
+        is_enclosed: whether a fence like it is open around the file.
     """
     ahead = range(end, len(lines))
     after = next((n for n in ahead if _SEARCH.fullmatch(lines[n]) or _WHOLE.fullmatch(lines[n][:LONGEST_MARK])), None)
     rest = lines[end:after]
-    follows = rest and rest[0].strip() and not _named_in(rest[0], known)
-    fence = next(_unpaired(rest, 0, opened), None)
-    if follows or fence not in (None, len(rest) - 1 if after is not None else None):  # that may be around a block
+    fences = [*islice(_unpaired(rest, 0, opened), 3)]
+    if fences and is_enclosed:
+        fences.pop(0)
+    if fences not in ([], [len(rest) - 1] if after is not None else []):  # that one may be around a block
         raise UnusableEdit(
-            f"the whole file seems to go on after the fence in line {end}: leave an empty line after its end, and if "
-            "the file has fences itself, enclose it in longer ones, such as ````"
+            f"the whole file seems to go on after the fence in line {end}: if the file has fences itself, enclose it "
+            "in longer ones, such as ````"
         )
 
 

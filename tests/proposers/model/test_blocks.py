@@ -165,7 +165,29 @@ def test_whole_file_that_may_go_on_after_a_fence_is_refused(part: str) -> None:
     with pytest.raises(UnusableEdit, match="seems to go on after the fence in line"):
         apply(f"WHOLE FILE prompt.md\n```\nRule A.\n{part}Rule B.\n```\n", {"prompt.md": "old\n"}, lambda _: True)
     with pytest.raises(UnusableEdit, match="seems to go on"):
-        applied("WHOLE FILE train.py\n```python\nX = 1\n```\nX = 2\n")
+        applied(f"WHOLE FILE train.py\n```python\nX = '''\n{part}X = 2\n```\n")
+
+
+@pytest.mark.parametrize("name", ["train.py", "prompt.md"])
+@pytest.mark.parametrize(
+    "around",
+    [
+        *("```\n{}```\n", "````\n{}````\n", "```markdown\nDESCRIPTION: x\n\n{}```\n", "1. {}2. done\n"),
+        *("{}This doubles it.\n", "{}---\nDone.\n", "{}- note\n", "{}</answer>\n", "{}<|im_end|>", "{}X = 2\n"),
+        *("{}---\n{}", "{}and\n{}", "{}\nRun it:\n\n```bash\npython train.py\n```\n"),
+    ],
+)
+def test_whole_file_may_be_enclosed_and_followed_by_words(name: str, around: str) -> None:
+    answer = around.replace("{}", f"WHOLE FILE {name}\n```\nX = 1\n```\n")
+    assert apply(answer, {name: "X = 0\n"}, lambda _: True) == {name: "X = 1\n"}
+
+
+@pytest.mark.parametrize(
+    "text", ["X = 1\n", "A = '''\n```json\n'''\n", "A = '''\n```\n1\n```\n'''\n", "A = '''\n```\n'''\n"]
+)
+def test_whole_python_file_ends_where_it_is_python(text: str) -> None:
+    after = "\nRun it:\n\n```\npython train.py\n```\n"
+    assert applied(f"WHOLE FILE train.py\n```python\n{text}```\n{after}") == text
 
 
 @pytest.mark.parametrize(
