@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.format import counted, plain
 from agent.journal.experiment import Value
@@ -20,6 +20,7 @@ LONGEST_DESCRIPTION = 120
 LONGEST_HYPOTHESIS = 2000
 LARGEST_EFFECT = 1e100  # a journal cannot hold all numbers
 _NAMED = re.compile(r"(?im)^[ \t>*_#`\d.)-]*(description|hypothesis|expected|playbook)[ \t*_]*:[ \t*_]*(.*)$")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?![\d,]).*")
 _DASHES = re.compile("[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]")
 # Not inside a word, such as val_bpb2, nor the part of a number that follows a comma. The sign in 1-2 or +/-1 is none.
 _NUMBER = re.compile(
@@ -36,12 +37,14 @@ class Notes:
     Attributes:
         expected: the predicted change of the metric.
         playbook: the title of the entry of the playbook that the change tries, as the model wrote it.
+        is_complete: whether there are a hypothesis and a line on the effect, be it a range.
     """
 
     description: str = ""
     hypothesis: str = ""
     expected: float | None = None
     playbook: str = ""
+    is_complete: bool = field(default=False, compare=False)
 
 
 def parse_notes(text: str) -> Notes:
@@ -54,6 +57,7 @@ def parse_notes(text: str) -> Notes:
         hypothesis=found.get("hypothesis", "")[:LONGEST_HYPOTHESIS],
         expected=_number(found.get("expected", "")),
         playbook=found.get("playbook", "")[:LONGEST_HYPOTHESIS],
+        is_complete=bool(found.get("hypothesis") and found.get("expected")),
     )
 
 
@@ -82,14 +86,19 @@ def summary_of_change(old: Mapping[str, str], new: Mapping[str, str], known: Map
 
 
 def _number(text: str) -> float | None:
-    """Return the number that a text means as a change: its only signed one, or else its only one.
+    """Return the number that a text means as a change: its only signed one, or else its only one, however written.
 
     A percentage is none, because it does not say of what. Several numbers are none: a wrong effect is worse than none.
     """
     text = re.sub(r"^([+-])\s+", r"\1", _DASHES.sub("-", text))
     found = {number["sign"] + number["size"] for number in _NUMBER.finditer(text) if not number["percent"]}
-    meant = [number for number in found if number[0] in "+-"] or [*found]
-    if len(meant) != 1 or "," in meant[0]:
+    meant = {_value(number) for number in [each for each in found if each[0] in "+-"] or found}
+    value = meant.pop() if len(meant) == 1 else None
+    return value if value is not None and abs(value) <= LARGEST_EFFECT else None
+
+
+def _value(number: str) -> float | None:
+    """Return the value of a number; None if it has commas that separate no thousands."""
+    if "," in number and not _THOUSANDS.fullmatch(number):
         return None
-    value = float(meant[0])
-    return value if abs(value) <= LARGEST_EFFECT else None
+    return float(number.replace(",", ""))

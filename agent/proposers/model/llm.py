@@ -72,7 +72,7 @@ class LLMProposer:
         return self._converse(context, f"mend-{attempt}.jsonl", lambda _: about_crash(context, error))
 
     def _converse(self, context: Context, transcript: str, opening: Callable[[int], str]) -> Proposal:
-        """Return the first usable proposal. If it lacks a hypothesis or an expected effect, the model is asked once.
+        """Return the first usable proposal. If it lacks a hypothesis or a line on its effect, the model is asked once.
 
         Args:
             opening: returns the first message in at most so many tokens.
@@ -86,7 +86,7 @@ class LLMProposer:
                 opens = transcript == ANSWERS and not failed
                 answer = said.next() or self._fitting(context, opening, _turns(failed), said, opens=opens)
                 proposal = self._candidate(context, answer)
-                if incomplete or (proposal.reasoning and proposal.expected is not None):
+                if incomplete or parse_notes(answered(answer.text)).is_complete:
                     self._use(said)
                     return proposal
                 incomplete = proposal

@@ -141,6 +141,16 @@ def test_a_hypothesis_and_an_effect_are_asked_for_once(tmp_path: Path) -> None:
 LINE = "RATE = 0.1  # search: 0.001..10 log"
 
 
+@pytest.mark.parametrize("effect", ["-0.01 to -0.02", "-0.5%", "-0.01 (noise -0.002)", "lower"])
+def test_an_effect_without_one_number_is_unknown_and_not_asked_for_again(effect: str) -> None:
+    said = NOTES.format("range").replace("-0.01", effect) + edit(LINE, "RATE = 0.2")
+    with model_server(lambda _: said) as server:
+        model = ModelSpec("http", "m", "openai", server.url)
+        budget = SpendingCap(model, None, None, None, dict, lambda *_, **__: None)
+        proposal = LLMProposer(model, budget, 5).ask(context())
+    assert (proposal.description, proposal.expected, len(server.requests)) == ("range", None, 1)
+
+
 def test_what_was_drafted_in_thinking_is_neither_applied_nor_described() -> None:
     draft = NOTES.format("drafted") + edit("DEPTH = 4  # search: 1..16", "DEPTH = 2")
     said = f"{draft}\nNo.\n</think>\n" + NOTES.format("answered") + edit(LINE, "RATE = 0.2")
