@@ -49,6 +49,8 @@ _SEARCH = re.compile(
 _MIDDLE = re.compile(r"(?P<before>[ \t]*)={5,9}[ \t]*")
 _REPLACE = re.compile(r"[ \t]*>{5,9} ?REPLACE[ \t:]*(?:`{3,}|~{3,})?[ \t]*", re.IGNORECASE)
 _WHOLE = re.compile(r"[ \t*_#`\d.)+-]*WHOLE FILE:? +`?(?P<path>[^\s`*]+)[`*_: \t]*", re.IGNORECASE)
+# In capitals: files have a `description:` of their own.
+_DESCRIBED = re.compile(r"[ \t>*_`\d.)-]*DESCRIPTION[ \t*_`]*:")
 _FENCED = re.compile(r"(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)")
 _LANGUAGE = re.compile(r"[ \t]*[\w{.][^`]*")
 _FENCE = re.compile(r"[ \t]*(?:`{3,}|~{3,})(?P<info>[^\n]*)")
@@ -247,7 +249,8 @@ def spans(answer: str) -> list[tuple[int, int]]:
 
 def _begins(line: str) -> bool:
     """Return whether an answer, or a whole file in it, begins with this line."""
-    return line.startswith("DESCRIPTION:") or _WHOLE.fullmatch(line[:LONGEST_MARK]) is not None
+    line = line[:LONGEST_MARK]
+    return _DESCRIBED.match(line) is not None or _WHOLE.fullmatch(line) is not None
 
 
 def _whole_files(lines: list[str], known: list[str]) -> Iterator[Block]:

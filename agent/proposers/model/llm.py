@@ -86,7 +86,7 @@ class LLMProposer:
                 opens = transcript == ANSWERS and not failed
                 answer = said.next() or self._fitting(context, opening, _turns(failed), said, opens=opens)
                 proposal = self._candidate(context, answer)
-                if incomplete or parse_notes(answered(answer.text)).is_complete:
+                if incomplete or parse_notes(answered(answer.text, context.files)).is_complete:
                     self._use(said)
                     return proposal
                 incomplete = proposal
@@ -178,7 +178,7 @@ class LLMProposer:
             raise UnusableEdit(f"the server ended it before you did ({answer.finish}), so that a part may be missing")
         if answer.finish.lower() in CALLS and not answer.text.strip():
             raise UnusableEdit("it calls a tool, but there are none: write the edits as text")
-        text = answered(answer.text)
+        text = answered(answer.text, context.files)
         try:
             changed = blocks.apply(text, context.files, context.workspace.allows, context.workspace.tick)
         except UnusableEdit as unusable:

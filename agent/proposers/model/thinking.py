@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import re
+from collections.abc import Mapping, Set
 
 from agent.proposers.model.blocks import spans
 
@@ -28,20 +29,47 @@ _OPENED = re.compile(rf"[<\[◁]\|?(?:\w+:)?(?:{_WORDS})\|?[>\]▷]", re.IGNOREC
 LONGEST_LINE = 200  # characters around a tag that are searched for quotes
 
 
-def answered(text: str) -> str:
+def answered(text: str, files: Mapping[str, str] | None = None) -> str:
     """Return the text after the last closing tag, up to an opening tag that is never closed.
 
     A tag in quotes does not count: the text is about it, such as a token in a tokenizer's list. Nor does one inside an
-    edit, whose file may be about reasoning, or one that ends a pair within a sentence.
+    edit, whose file may be about reasoning, or one that ends a pair within a sentence. But a whole file that the
+    thinking leaves open seems to go on in the answer.
+
+    Args:
+        files: path -> text of the files that may be edited, if known: a line that they have may be quoted.
     """
-    edits = spans(text)
+    edits, opens = spans(text), [tag.start() for tag in _OPENED.finditer(text)]
+    has = None if files is None else {line.strip() for each in files.values() for line in each.splitlines()}
     tags = reversed([*_CLOSING.finditer(text)])
     counting = (
-        tag for tag in tags if not (_is_within(edits, tag) or _is_quoted(text, tag) or _is_in_sentence(text, tag))
+        tag
+        for tag in tags
+        if not (_is_quoted(text, tag) or _is_in_sentence(text, tag))
+        and (not _is_within(edits, tag) or (has is not None and _is_after_draft(text, edits, opens, tag, has)))
     )
     begin = next((tag.end() for tag in counting), 0)
     opened = next((tag for tag in _OPENING.finditer(text, begin) if not _is_within(edits, tag)), None)
     return text[begin : opened.start() if opened else len(text)]
+
+
+def _is_after_draft(
+    text: str, edits: list[tuple[int, int]], opens: list[int], tag: re.Match[str], has: Set[str]
+) -> bool:
+    """Return whether a tag within a whole file is alone on its line, closes nothing in it, and is in no known file.
+
+    Args:
+        opens: where tags open.
+        has: the lines of the files.
+    """
+    start, end = text.rfind("\n", 0, tag.start()) + 1, text.find("\n", tag.end())
+    rest = text[tag.end() : end if end >= 0 else len(text)]
+    if text[start : tag.start()].strip() or rest.strip() or tag[0] in has:
+        return False
+    begin, _ = edits[bisect.bisect_right(edits, tag.start(), key=lambda edit: edit[0]) - 1]
+    if "SEARCH" in text[begin : text.find("\n", begin)].upper():
+        return False  # the next block or file ends such a draft
+    return bisect.bisect_left(opens, begin) == bisect.bisect_left(opens, tag.start())
 
 
 def _is_within(edits: list[tuple[int, int]], tag: re.Match[str]) -> bool:

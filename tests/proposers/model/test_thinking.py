@@ -84,4 +84,29 @@ def test_tags_take_no_longer_than_their_length() -> None:
     for part in ("</think>", "'</think>'", "<think>\n", "</", "<|channel|>", "don't"):
         answered(part * 20_000)
         answered("'" * 20_000 + part * 5000)
+        lines = "x" * 100_000 + "<think>\n" + f"{part}\n" * 10_000
+        answered(f"WHOLE FILE train.py\n```\n{lines}```\n", {})
     assert time.process_time() - began < 4
+
+
+@pytest.mark.parametrize("opened", ["<think>\n", ""])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(f"{mark}\n\n{edit('RATE = 0.1', 'RATE = 0.2')}" for mark in ("**DESCRIPTION:** d", "1. DESCRIPTION: d")),
+        f"**Description**: d\n\ntrain.py\n```\n{edit('RATE = 0.1', 'RATE = 0.2')}```\n",
+        f"train.py\n```\n{edit('RATE = 0.1', 'RATE = 0.2')}```\n",
+    ],
+)
+def test_draft_that_is_left_open_does_not_hide_the_end_of_thinking(opened: str, answer: str) -> None:
+    thought = f"{opened}Maybe\nWHOLE FILE train.py\n```python\nDEPTH = 2\nNo.\n</think>\n"
+    assert answered(f"{thought}\n{answer}", {"train.py": FILE}).strip() == answer.strip()
+
+
+def test_edit_may_add_tags_or_quote_those_of_a_file() -> None:
+    page = "train.py\n```\nA = '''\n{}</think>\n'''\n```\n"
+    for inside, text in (("<think>\n", FILE), ("", "A = '''\n</think>\n'''\n")):
+        answer = "DESCRIPTION: d\n\nWHOLE FILE " + page.format(inside)
+        assert answered(answer, {"train.py": text}) == answer
+    added = "DESCRIPTION: d\n\n" + edit("RATE = 0.1", "END = '''\n</think>\n'''")
+    assert answered(added, {"train.py": FILE}) == added
