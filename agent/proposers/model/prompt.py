@@ -7,6 +7,8 @@ secrets, and marked.
 from __future__ import annotations
 
 import difflib
+import math
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +25,7 @@ from agent.proposers.base import Context
 from agent.proposers.ideas import untried_entries
 from agent.proposers.model import blocks
 from agent.proposers.model.search_summary import best_points, constant_ranges
-from agent.pruning.curves import HELD_OUT, LOSS
+from agent.pruning.curves import HELD_OUT, LOSS, THOUSANDS
 from agent.pruning.curves import LONGEST_LINE as LONGEST_LOGGED
 from agent.system.files import read_text
 from agent.system.masking import without_secrets
@@ -37,6 +39,7 @@ LONGEST_LINE = 160
 LONGEST_DIFF = 1500
 LARGEST_COMPARED = 200_000  # characters
 CURVE_POINTS = 10
+FRACTIONAL = re.compile(r"\.|\de", re.IGNORECASE)
 CLOSE = 3.0  # noises of a near miss below its incumbent, at most
 LARGEST_LOG = 2**27
 LONGEST_ERROR = 4000
@@ -200,7 +203,7 @@ def _training(incumbent: Experiment) -> list[str]:
 def _curve(run: Run) -> list[str]:
     """Return up to CURVE_POINTS losses from the log of a run, evenly spaced: of the training, or else held-out ones.
 
-    A loss that is the metric of the run says how it ended, not how it got there.
+    A loss that is the metric of the run says how it ended, not how it got there. An integer is rather a count.
     """
     try:
         text = read_text(Path(run.log), LARGEST_LOG) if run.log else ""
@@ -209,7 +212,8 @@ def _curve(run: Run) -> list[str]:
     lines = (
         line for line in text.replace("\r", "\n").split("\n") if len(line) <= LONGEST_LOGGED and "loss" in line.lower()
     )
-    found = [each.groups() for line in lines for each in LOSS.finditer(line)]
+    found = [each.groups() for line in lines for each in LOSS.finditer(THOUSANDS.sub("", line))]
+    found = [(name, loss) for name, loss in found if FRACTIONAL.search(loss) and math.isfinite(float(loss))]
     found = [(name, loss) for name, loss in found if float(loss) != run.metric]
     losses = [loss for name, loss in found if not HELD_OUT.search(name)] or [loss for _, loss in found]
     last = len(losses) - 1

@@ -597,6 +597,9 @@ def test_the_ledger_has_effects_and_noise() -> None:
         ),
         ("epoch 1 val_loss 3.0\nepoch 2 val_loss 2.0\nval_loss: -2.500000\n", "3.0, 2.0"),
         ("a loss of words\n", ""),
+        ("loss: 1,234.5\nloss: 987.6\n", ": 1234.5, 987.6"),
+        ("total weight loss 1 of 4\nno loss 5 times\nloss: 1e999\nloss=25e-02\nloss: NaN\n", ": 25e-02"),
+        ("loss: nan\nloss: inf\nloss 3\n", ""),
     ],
 )
 def test_curve_has_the_losses_of_the_training(tmp_path: Path, log: str, curve: str) -> None:
