@@ -238,24 +238,32 @@ class Cluster:
         if station not in self._call(control.cancel, session, lease, only=station) and lease in self._pending:
             self._lose(lease, "cancelled, while its station did not answer")
 
-    def end(self, session: str, runs: Mapping[str, str]) -> None:
+    def end(self, session: str, runs: Mapping[str, str]) -> set[str]:
         """End several runs, lease -> station, within END_SECONDS and without `tick`. Silent stations keep theirs.
 
-        Nobody is asked who the stations are: each one that does not answer would take as long again.
+        Nobody is asked who the stations are: each one that does not answer would take as long again. Where several
+        share a name, all are asked, and those that do not have the run do nothing.
+
+        Returns:
+            The leases that a station was asked to end.
         """
-        seen = {(address, str(about.get("id"))) for address, about in self._workers_seen.items()}
-        addresses = {info.name: info.address for key, info in self._known.items() if key in seen and not info.fault}
-        asked = {lease: addresses[name] for lease, name in runs.items() if name in addresses and self.connected}
+        deadline = time.monotonic() + END_SECONDS
+        if not self._workers_seen and self.connected:
+            self._see(END_SECONDS, tick=lambda: None)
+        seen = [(str(about.get("name")), address) for address, about in self._workers_seen.items() if self.connected]
+        asked = [(lease, address) for lease, name in runs.items() for other, address in seen if other == name]
+        left = max(LOOK_SECONDS, deadline - time.monotonic())
 
         async def end_all() -> list[Any]:
-            calls = [self._client._run(control.cancel, session, lease, workers=[at]) for lease, at in asked.items()]
-            limited = [asyncio.wait_for(call, END_SECONDS) for call in calls]
+            calls = [self._client._run(control.cancel, session, lease, workers=[at]) for lease, at in asked]
+            limited = [asyncio.wait_for(call, left) for call in calls]
             return await asyncio.gather(*limited, return_exceptions=True)
 
-        said = self._wait(end_all, END_SECONDS + LOOK_SECONDS, tick=lambda: None)
+        said = self._wait(end_all, left + LOOK_SECONDS, tick=lambda: None)
         answers = said if isinstance(said, list) else []
-        heard = {lease for lease, each in zip(asked, answers, strict=False) if not isinstance(each, BaseException)}
+        heard = {lease for (lease, _), each in zip(asked, answers, strict=False) if not isinstance(each, BaseException)}
         self._drop(lease for lease in runs if lease not in heard and lease in self._pending)
+        return {lease for lease, _ in asked}
 
     def close(self) -> None:
         """Disconnect. Runs go on, and stations keep their answers."""
@@ -271,10 +279,14 @@ class Cluster:
         """
         if not self.connected:
             return {}
-        said = self._wait(self._identity, CALL_SECONDS)
+        self._see(CALL_SECONDS)
+        return self._workers_seen
+
+    def _see(self, seconds: float, tick: Callable[[], None] | None = None) -> None:
+        """Ask the scheduler for its workers."""
+        said = self._wait(self._identity, seconds, tick)
         if not isinstance(said, Exception):
             self._workers_seen = dict(said["workers"])
-        return self._workers_seen
 
     async def _identity(self) -> Any:
         assert self._client.scheduler is not None

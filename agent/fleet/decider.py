@@ -136,12 +136,16 @@ class Fleet:
         late = cut_off and time.monotonic() - (self._cut_off or 0.0) > ABSENT_SECONDS
         return self.health.is_alone or late or (cut_off and self.session.interrupts.finishing)
 
-    def end_runs(self, reason: str) -> None:
-        """End all runs on stations, together: a person waits, and some may be silent."""
+    def end_runs(self, reason: str, *, needed: bool = True) -> None:
+        """End all runs on stations, together: a person waits, and some may be silent.
+
+        What nobody could be asked to end goes on, and the next start takes its answer if it is still needed.
+        """
         leases = [*self._flight.leases.values()]
-        self._cluster.end(self._orders.session, {lease.lease: lease.station for lease in leases})
+        asked = self._cluster.end(self._orders.session, {lease.lease: lease.station for lease in leases})
         for lease in leases:
-            self._note_withdrawn(lease, reason)
+            if lease.lease in asked or not needed:
+                self._note_withdrawn(lease, reason)
 
     def assign(self) -> None:
         """Give each idle station its next run."""

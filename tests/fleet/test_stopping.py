@@ -70,6 +70,12 @@ def pid_of(fleet: LocalFleet) -> int:
         cluster.close()
 
 
+def station_of(fleet: LocalFleet, name: str) -> psutil.Process:
+    wanted = (str(fleet.tls), f'"name": "{name}"')
+    ours = psutil.Process().children()
+    return next(each for each in ours if all(part in " ".join(each.cmdline()) for part in wanted))
+
+
 def ended(loop: subprocess.Popen[str]) -> str:
     said, _ = loop.communicate(timeout=60)
     return said
@@ -122,6 +128,41 @@ def test_second_ctrl_c_waits_for_all_silent_stations_together(
     state = fold(journal_path(quick, "t"))
     assert not state.flight.leases
     assert len(events(quick, "withdrawn")) == 3
+
+
+def test_second_ctrl_c_ends_runs_of_an_earlier_start_before_a_silent_station_is_known(quick: Path) -> None:
+    set_train(quick, SLOW)
+    with local_stations(2, quick) as two:
+        former = begin(quick, two, 2)
+        until(lambda: all(going(quick, name) for name in two.logs), "no run")
+        former.kill()
+        former.communicate()
+        silent, healthy = two.logs
+        parts = {name: station_of(two, name) for name in two.logs}
+        runs = marked(parts[healthy].pid)
+        assert runs
+        parts[silent].suspend()
+        loop = begin(quick, two, 2)
+        until(lambda: len(events(quick, "left")) == 2, "not resumed")  # it asks who the stations are, and one is silent
+        assert loop.stdout is not None
+        loop.send_signal(signal.SIGINT)
+        assert any("press Ctrl-C again" in line for line in loop.stdout)
+        loop.send_signal(signal.SIGINT)
+        said = ended(loop)
+        assert loop.returncode == 130, said
+        assert not psutil.wait_procs(runs, timeout=20)[1]
+        parts[silent].kill()
+    assert healthy in {event["station"] for event in events(quick, "withdrawn")}
+
+
+def test_run_that_nobody_could_be_asked_to_end_is_not_noted_as_ended(fleet: LocalFleet) -> None:
+    connected = Cluster.connect(fleet.address, fleet.tls)
+    try:
+        (name,) = fleet.logs
+        assert connected.end("s1", {"1": name, "2": "elsewhere"}) == {"1"}
+    finally:
+        connected.close()
+    assert connected.end("s1", {"1": name}) == set()
 
 
 def test_first_ctrl_c_does_not_wait_for_stations_that_are_gone(quick: Path, cli: Cli, fleet: LocalFleet) -> None:
