@@ -27,10 +27,12 @@ class Seen:
         wanted = fingerprint_of(files)
         if wanted == fingerprint_of(context.files):
             return "the incumbent"
-        for experiment in (each for each in context.history if not each.is_open):
+        for experiment in reversed(context.history):  # the newest row of a program says whether it may come again
             if experiment.commit not in self._known:
                 self._known[experiment.commit] = fingerprint_of(context.workspace.texts(experiment))
             if self._known[experiment.commit] == wanted:
+                if experiment.is_open:
+                    break
                 return f"experiment #{experiment.number} ({experiment.verdict.status}: {experiment.description[:80]})"
         measured = next((each for each in context.flight if each.digest == digest(files)), None)
         if measured is not None:

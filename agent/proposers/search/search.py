@@ -65,7 +65,8 @@ class SearchProposer:
             raise Exhausted(f"the search failed unexpectedly: {fault(error)}") from error
 
     def _ask(self, context: Context) -> Proposal:
-        seen = {each.digest for each in context.history if not each.is_open} | {each.digest for each in context.flight}
+        newest = {each.digest: each for each in context.history}
+        seen = {each.digest for each in newest.values() if not each.is_open} | {each.digest for each in context.flight}
         for proposal in near_misses.proposals(context):
             if _measured_as(proposal.files, context) not in seen:
                 return proposal

@@ -773,3 +773,28 @@ def test_program_that_did_well_and_led_to_nothing_may_be_proposed_again(reason: 
             SearchProposer().ask(asked)
     else:
         assert SearchProposer().ask(asked).parameters == {"X": 2}
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_newest_row_of_a_program_says_whether_it_may_be_proposed_again(opens: bool) -> None:
+    about = context()
+    follows = Verdict("discard", f"{KEPT_MEANWHILE}, and they conflict: measured again against that as candidate 4 (x)")
+    nothing = Verdict("discard", f"{KEPT_MEANWHILE}, and it conflicts with #2 in train.py (better by 0.2)")
+    one, two = {"train.py": "X = 1  # search: 1..2\n"}, {"train.py": "X = 2  # search: 1..2\n"}
+    start = experiment(0, digest=digest(one), parameters={"X": 1})
+    verdicts = (follows, nothing) if opens else (nothing, follows)
+    rows = [
+        experiment(number, digest=digest(two), parameters={"X": 2}, verdict=verdict)
+        for number, verdict in enumerate(verdicts, start=1)
+    ]
+    workspace = dataclasses.replace(about.workspace, texts=lambda each: two if each.number else one)
+    asked = dataclasses.replace(
+        about, files=one, incumbent=start, history=(start, *rows), number=3, workspace=workspace
+    )
+    if opens:
+        assert why_invalid(two, asked, Seen()) is None
+        assert SearchProposer().ask(asked).parameters == {"X": 2}
+    else:
+        assert "the same program as experiment #2" in (why_invalid(two, asked, Seen()) or "")
+        with pytest.raises(Exhausted):
+            SearchProposer().ask(asked)
