@@ -204,8 +204,8 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
 def _require_startable(session: Session, config: RunConfig, start: str | None) -> None:
     """Raise PreconditionError if a session cannot start; one that has begun checks it itself, after its setup."""
     runner, begun = session.runner, session.state.session
-    require_measurable(config.stations, runner, begun["base"] if begun else start or runner.workspace.head)
     if begun is None:
+        require_measurable(config.stations, runner, start or runner.workspace.head)
         return require_startable(runner.workspace, session.branch, session.tag, start)
     if not config.output.dry_run:
         return None

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from agent.format import named
 from agent.journal.experiment import Experiment, Run
 from agent.journal.flight import BASELINE, Lease
 from agent.repository.bundle import require_whole, write_order_bundle
+from agent.repository.git import Git
 from agent.repository.refs import root_of
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import Mode
@@ -43,27 +45,39 @@ def require_sendable(workspace: Workspace, commit: str) -> None:
 
 
 def require_no_filters(workspace: Workspace, commit: str) -> None:
-    """Refuse a commit with files that git changes as it checks them out, such as those of git-lfs.
+    """Refuse a commit with files that a filter must change as git checks them out, such as those of git-lfs.
 
-    A station has neither the configuration of the filter nor what it fetches, such as large files.
+    A station does not have what such a filter fetches, or its key, so that its checkout fails. Without a filter that
+    is not required, git checks a file out as it is.
 
     Raises:
-        PreconditionError: a filter changes tracked files.
+        PreconditionError: a required filter changes tracked files.
     """
     git = workspace.git
-    entries = (git.asked("config", "-z", "--get-regexp", r"^filter\..*\.(smudge|process)$") or "").split("\0")
-    commands = (entry.partition("\n") for entry in entries)
-    active = {key.removeprefix("filter.").rpartition(".")[0] for key, _, text in commands if text not in ("", "cat")}
+    needed = {name for (name, _), text in _of_filters(git, "required", "--type=bool").items() if text == "true"}
+    commands = _of_filters(git, "(smudge|process)")
+    active = {name for (name, _), text in commands.items() if text not in ("", "cat")} & needed
     if not active:
         return
     paths = os.fsencode("".join(f"{path}\0" for path in workspace.tree(commit)))
-    said = os.fsdecode(git.fed(["check-attr", "--stdin", "-z", "filter"], paths, {})).split("\0")
+    with tempfile.TemporaryDirectory() as scratch:  # `check-attr --source` needs git 2.40
+        index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
+        git.run("read-tree", commit, env=index)
+        said = os.fsdecode(git.fed(["check-attr", "--cached", "--stdin", "-z", "filter"], paths, index)).split("\0")
     found = {path: name for path, name in zip(said[::3], said[2::3], strict=False) if name in active}
     if found:
         raise PreconditionError(
             f"stations do not get the files of git's filter {min(found.values())}: {named([*found])}",
             hint="commit the files without it, or leave out `--stations` and `--scheduler`",
         )
+
+
+def _of_filters(git: Git, key: str, *options: str) -> dict[tuple[str, str], str]:
+    """Return (filter, key) -> value of the keys that match; of several values, git uses the last."""
+    said = git.asked("config", "-z", *options, "--get-regexp", rf"^filter\..*\.{key}$") or ""
+    entries = (entry.partition("\n") for entry in said.split("\0") if entry)
+    parts = ((entry.removeprefix("filter.").rpartition("."), text) for entry, _, text in entries)
+    return {(name, last): text for (name, _, last), text in parts}
 
 
 def require_no_submodules(workspace: Workspace, commit: str) -> None:

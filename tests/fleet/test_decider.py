@@ -208,6 +208,9 @@ def filtered(folder: Path, other: Path) -> Path:  # noqa: ARG001
     git(folder, "add", "--all")
     commit_all(folder, "large files")
     git(folder, "config", "filter.large.smudge", "sed s/data/DATA/")
+    git(folder, "config", "filter.large.required", "yes")
+    (folder / ".gitattributes").write_text("")  # what a station checks out has those of the commit
+    git(folder, "update-index", "--assume-unchanged", ".gitattributes")
     return folder
 
 
@@ -257,16 +260,32 @@ def test_commits_that_no_station_could_check_out_are_refused_before_the_session_
 
 
 def test_what_bundles_bring_is_not_refused(quick: Path, tmp_path: Path) -> None:
-    """A filter that only cleans, one that no file has, and a partial clone whose remote answers."""
-    (quick / ".gitattributes").write_text("*.py filter=strip\n")
+    """Filters that only clean, need not be there, or that no file has, and a partial clone whose remote answers."""
+    (quick / ".gitattributes").write_text("*.py filter=strip\n*.json filter=keys\n")
     git(quick, "add", "--all")
     set_train(quick, (quick / "train.py").read_text() + "\n")
     git(quick, "config", "uploadpack.allowFilter", "true")
     git(quick, "clone", "--quiet", "--filter=blob:none", quick.as_uri(), str(tmp_path / "other"))
-    for key, value in (("strip.clean", "sed s/a/b/"), ("strip.smudge", "cat"), ("large.process", "large")):
-        git(tmp_path / "other", "config", f"filter.{key}", value)
+    configured = [("strip.clean", "sed s/a/b/"), ("strip.smudge", "sed s/b/a/"), ("strip.smudge", "cat")]
+    configured += [("strip.required", "true"), ("large.process", "large"), ("large.required", "true")]
+    configured += [("keys.smudge", "sed s/b/a/"), ("keys.required", "true"), ("keys.required", "no")]
+    for key, value in configured:
+        git(tmp_path / "other", "config", "--add", f"filter.{key}", value)
     workspace = Workspace(tmp_path / "other", load_protocol(tmp_path / "other"))
     require_sendable(workspace, workspace.head)
+
+
+def test_filter_that_comes_later_does_not_keep_a_session_from_going_on(quick: Path, cli: Cli) -> None:
+    (quick / ".gitattributes").write_text("*.py filter=large\n")
+    git(quick, "add", "--all")
+    commit_all(quick, "attributes")
+    assert cli(quick, "run", "--tag", "t", *FLAGS, "--max-experiments", "1").returncode == 0
+    for key, value in (("clean", "cat"), ("smudge", "sed s/a/a/"), ("required", "true")):
+        git(quick, "config", f"filter.large.{key}", value)
+    done = cli(quick, "run", "--tag", "t", *FLAGS, "--max-experiments", "2", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    done = cli(quick, "run", "--tag", "new", *FLAGS, "--max-experiments", "1", "--dry-run")
+    assert done.returncode == 3, done.stderr
 
 
 def test_submodules_beside_the_workspace_are_not_refused(tmp_path: Path) -> None:
