@@ -20,6 +20,7 @@ from agent.errors import AutoresearchError, PreconditionError
 from agent.fleet.security import make_certificates
 from agent.format import counted
 from agent.room.sandbox import temporary_folder
+from agent.station import records
 from agent.station.records import records_folder
 from agent.system.ask import ask
 from agent.system.files import last_lines, locked
@@ -118,6 +119,8 @@ def reserved(count: int, known: Collection[str] = ()) -> Iterator[None]:
         PreconditionError: the stations of another session have them.
     """
     with contextlib.ExitStack() as stack:
+        with contextlib.suppress(AutoresearchError):  # the station says so, too
+            records.begin()  # takes over what an earlier version kept, unless the folder of records exists
         for each in places(count, known):
             folder = records_folder(each.name)
             try:

@@ -21,6 +21,7 @@ import pytest
 
 from agent.cli.launch import RunConfig, session_config
 from agent.errors import PreconditionError
+from agent.fleet.local import places, reserved
 from agent.fleet.ordering import Orders, require_no_submodules, require_sendable
 from agent.fleet.verdicts import Verdicts
 from agent.journal.experiment import Run
@@ -33,6 +34,7 @@ from agent.repository.workspace import Workspace
 from agent.session.opening import open_runner
 from agent.session.session import Session
 from agent.station.orders import Answer, Order
+from agent.station.records import records_folder
 from tests.common import schemas
 from tests.common.processes import survivors
 from tests.common.sessions import assert_consistent, events, journal, rows
@@ -286,6 +288,22 @@ def test_filter_that_comes_later_does_not_keep_a_session_from_going_on(quick: Pa
     assert done.returncode == 0, done.stderr
     done = cli(quick, "run", "--tag", "new", *FLAGS, "--max-experiments", "1", "--dry-run")
     assert done.returncode == 3, done.stderr
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_answers_of_an_earlier_version_are_taken_over_although_names_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, known: bool
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (name,) = (each.name for each in places(1))
+    kept = tmp_path / "cache/stations/records" / name / "answer.json"
+    if known:
+        kept.parent.mkdir(parents=True)
+        kept.write_text("{}")
+    with reserved(1):
+        assert (records_folder(name) / "answer.json").exists() == known
 
 
 def test_submodules_beside_the_workspace_are_not_refused(tmp_path: Path) -> None:
