@@ -21,6 +21,8 @@ from agent.session.context import known_constants
 from agent.session.session import Session
 from agent.source.merging import carried_over
 
+DID_WELL = " did well on #"
+AS_IT_IS = "measured as it is, because it"
 CLEARLY = 2.0  # standard errors by which one gain is clearly smaller than another
 
 
@@ -71,11 +73,16 @@ def merge(
         return why
     if not conflicts and digest(whole) in {each.digest for each in session.state.experiments} | flying:
         return f"is part of what was measured since #{incumbent.number}"
-    merged = f"measured as it is, because it {why}" if conflicts else f"merged onto #{incumbent.number}"
-    reasoning = f"{winner.description} did well on #{base.number}; {merged}"
+    merged = f"{AS_IT_IS} {why}" if conflicts else f"merged onto #{incumbent.number}"
+    reasoning = f"{winner.description}{DID_WELL}{base.number}; {merged}"
     parameters = tunable_parameters(whole, known)
     more = (winner.proposer, winner.expected, winner.playbook, winner.parts)
     return Proposal(found, winner.description, reasoning, parameters, *more)
+
+
+def is_as_it_was(again: Candidate) -> bool:
+    """Return whether a candidate of `merge` is the winner itself, because that conflicts with what was kept."""
+    return AS_IT_IS in again.reasoning.rpartition(DID_WELL)[2]
 
 
 def _is_clearly_less(verdict: Verdict, since: Sequence[Experiment]) -> bool:

@@ -500,8 +500,9 @@ class Fleet:
                 reason = f"{better}, and it {change} ({verdict.reason})"
                 return dataclasses.replace(verdict, status="discard", reason=reason)
             again = candidates.launch(self.session, change, incumbent, candidate.number)
-        conflict = again.digest == candidate.digest  # else it has what was kept as well
-        onto = ", and they conflict: measured again against that" if conflict else ": measured again on top of that"
+        onto = ": measured again on top of that"
+        if candidates.is_as_it_was(again):
+            onto = ", and they conflict: measured again against that"
         reason = f"{better}{onto} as candidate {again.number} ({verdict.reason})"
         return dataclasses.replace(verdict, status="discard", reason=reason)
 

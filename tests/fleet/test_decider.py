@@ -469,6 +469,35 @@ while DEPTH == 6 and '"reason": "better by' not in journal.read_text():
     assert state.incumbent == again
 
 
+def test_winner_that_has_what_was_kept_does_not_conflict_with_it(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    wait = f"""
+import pathlib
+import time
+
+journal = pathlib.Path({str(journal_path(quick, "t"))!r})
+if (RATE, DEPTH, WIDTH) not in ((0.1, 4, 64), (0.1, 5, 64), (0.1, 5, 128)):
+    loss += 10  # what the search proposes meanwhile
+while (DEPTH, WIDTH) == (5, 64) and journal.read_text().count('"event": "candidate"') < 2:
+    time.sleep(0.05)  # until both are in flight
+while (DEPTH, WIDTH) == (5, 128) and '"reason": "better by' not in journal.read_text():
+    time.sleep(0.05)  # until DEPTH = 5 is kept
+"""
+    text = (quick / "train.py").read_text().replace("\nprint(", f"{wait}\nprint(", 1)
+    (quick / "train.py").write_text(text)
+    commit_all(quick, "wait")
+    part = "s/^DEPTH = .*/DEPTH = 5  # search: 1..16/"
+    whole = f"{part}; s/^WIDTH = .*/WIDTH = 128  # search: 8..512/"
+    three = ("--stations", "3", *FLAGS[2:], *in_turn(tmp_path, whole, part))
+    done = cli(quick, "run", "--tag", "t", *three, "--max-experiments", "8")
+    assert done.returncode == 0, done.stderr
+    state = fold(journal_path(quick, "t"))
+    values = {**state.experiments[0].parameters, "DEPTH": 5, "WIDTH": 128}
+    first, again = (each for each in state.experiments if each.parameters == values)
+    assert first.digest == again.digest
+    assert re.search(r"kept meanwhile: measured again on top of that as candidate \d+ \(", first.verdict.reason)
+    assert again.kept
+
+
 def test_promising_candidate_of_an_old_base_is_merged_at_once(quick: Path, cli: Cli, tmp_path: Path) -> None:
     """Its run ends after another one was kept. It is not clearly better, but no second run is made on the old base."""
     more = f"""
