@@ -149,8 +149,9 @@ def explain(error: OSError, folder: str = ".") -> AutoresearchError:
 
         with contextlib.suppress(OSError):
             places = dict.fromkeys((os.path.realpath(folder), os.environ.get("TMPDIR") or "/tmp"))
-            if isinstance(error.filename, str):
-                places = {_existing(error.filename): None}
+            written = error.filename2 or error.filename  # of a copy or a move, the second is written
+            if isinstance(written, str):
+                places = {_existing(written): None}
             free = [f"{shutil.disk_usage(place).free >> 20:,} MiB are free in {place}" for place in places]
             cause = f"free disk space ({', '.join(free)})"
     return AutoresearchError(f"{where}{error.strerror or error}", hint=f"{cause}, then run the same command again")
@@ -166,5 +167,6 @@ def fault(error: Exception) -> str:
 
 
 def _existing(path: str) -> str:
-    """Return the nearest folder above a path that exists."""
-    return str(next(each for each in Path(os.path.realpath(path)).parents if each.is_dir()))
+    """Return the nearest folder at or above a path that exists."""
+    whole = Path(os.path.realpath(path))
+    return str(next((each for each in (whole, *whole.parents) if each.is_dir()), whole.anchor))

@@ -237,6 +237,13 @@ def test_a_full_disk_is_that_of_the_file_that_could_not_be_written(tmp_path: Pat
     assert re.search(rf"^free disk space \([\d,]+ MiB are free in {re.escape(str(tmp_path))}\), ", explain(error).hint)
 
 
+def test_a_full_disk_is_that_of_the_target_of_a_move(tmp_path: Path) -> None:
+    error = OSError(errno.ENOSPC, "No space left", "/", None, str(tmp_path / "none" / "file"))
+    assert f"MiB are free in {tmp_path})" in explain(error).hint
+    assert "MiB are free in /)" in explain(OSError(errno.ENOSPC, "No space left", "/")).hint
+    assert f"MiB are free in {tmp_path})" in explain(OSError(errno.ENOSPC, "No space left", str(tmp_path))).hint
+
+
 def test_a_full_disk_is_said_with_what_is_free() -> None:
     assert re.search(
         r"free disk space \([\d,]+ MiB are free in /", explain(OSError(errno.ENOSPC, "No space left")).hint
