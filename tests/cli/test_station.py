@@ -52,9 +52,10 @@ def test_certificates_are_made_once(cli: Cli, tmp_path: Path) -> None:
 def test_certificates_in_a_repository_are_noted(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "code").mkdir()
     git(tmp_path / "code", "init", "--quiet")
-    done = cli(tmp_path, "station", "--make-certificates", "code/fleet")
-    assert done.returncode == 0
-    assert "code/fleet is in a git repository: do not commit the key, or move the folder" in done.stderr
+    for folder in ("code/fleet", "code"):
+        done = cli(tmp_path, "station", "--make-certificates", folder)
+        assert done.returncode == 0
+        assert f"{folder} is in a git repository: do not commit the key, or move the folder" in done.stderr
 
 
 @pytest.mark.quick

@@ -110,7 +110,7 @@ def _make(folder: Path) -> int:
     from agent.system.invocation import here
 
     make_certificates(folder)
-    if any((each / ".git").exists() for each in folder.resolve().parents):
+    if any((each / ".git").exists() for each in (folder.resolve(), *folder.resolve().parents)):
         _say(f"{here(folder)} is in a git repository: do not commit the key, or move the folder")
     print(f"wrote {here(folder)}: copy it to each machine, for --tls; whoever has it can run commands there")
     return 0
