@@ -151,7 +151,10 @@ def require_whole(workspace: Workspace, commit: str) -> None:
     """
     _require_deep(workspace)
     if _is_partial(workspace):
-        write_order_bundle(workspace, commit)
+        with _named_if_partial(workspace):
+            listed = workspace.git.run("rev-list", "--objects", "--missing=print", commit)
+        if any(line.startswith("?") for line in listed.splitlines()):  # else its pack takes memory for nothing
+            write_order_bundle(workspace, commit)
 
 
 def _require_deep(workspace: Workspace) -> None:
@@ -161,7 +164,8 @@ def _require_deep(workspace: Workspace) -> None:
 
 
 def _is_partial(workspace: Workspace) -> bool:
-    return workspace.git.asked("config", "--get-regexp", r"^remote\..*\.promisor$") is not None
+    said = workspace.git.asked("config", "--type=bool", "--get-regexp", r"^remote\..*\.promisor$") or ""
+    return any(line.endswith(" true") for line in said.splitlines())
 
 
 @contextlib.contextmanager

@@ -290,6 +290,28 @@ def test_filter_that_comes_later_does_not_keep_a_session_from_going_on(quick: Pa
     assert done.returncode == 3, done.stderr
 
 
+def test_partial_clone_that_has_all_is_not_packed_at_each_start(
+    quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    set_train(quick, (quick / "train.py").read_text() + "\n")
+    git(quick, "config", "uploadpack.allowFilter", "true")
+    git(quick, "clone", "--quiet", "--filter=blob:none", quick.as_uri(), str(other))
+    said, tools = tmp_path / "said.txt", tmp_path / "tools"
+    tools.mkdir()
+    (tools / "git").write_text(f'#!/bin/sh\necho "$*" >> {said}\nexec {shutil.which("git")} "$@"\n')
+    (tools / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    workspace = Workspace(other, load_protocol(other))
+    require_sendable(workspace, workspace.head)
+    assert "pack-objects --revs" in said.read_text()
+    said.unlink()
+    require_sendable(workspace, workspace.head)
+    assert "--missing=print" in said.read_text()
+    assert "pack-objects" not in said.read_text()
+    assert "?" not in git(other, "rev-list", "--objects", "--missing=print", "HEAD")
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_answers_of_an_earlier_version_are_taken_over_although_names_are_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, known: bool
