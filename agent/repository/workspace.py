@@ -41,7 +41,7 @@ HASH_LINE = re.compile(r"^([0-9a-f]{40}|[0-9a-f]{64})\n", re.MULTILINE)
 MOST_SAID = 2**26  # bytes, by filters that report how far they are
 # Files for people and their tools, in the top folder of the repository or the workspace, which no run reads.
 FOR_PEOPLE = re.compile(
-    r"(README|LICENSE|LICENCE|NOTICE|CHANGELOG|CHANGES|CONTRIBUTING|AUTHORS|TODO|NOTES|CLAUDE|AGENTS)(\.(md|rst|txt))?"
+    r"(?i:README|LICENSE|LICENCE|NOTICE|CHANGELOG|CHANGES|CONTRIBUTING|AUTHORS|TODO|NOTES|CLAUDE|AGENTS)(\.(md|rst|txt))?"
     r"|CITATION\.cff|\.(gitignore|mcp\.json|editorconfig|gitlab-ci\.yml|pre-commit-config\.yaml)"
     r"|\.(github|gitlab|claude|cursor|vscode|idea)/.+|docs?/.+\.(md|rst)"
 )
