@@ -233,11 +233,16 @@ def test_claim_of_a_workspace_that_was_moved(published: Path, cli: Cli, tmp_path
     assert done.returncode == 0, done.stderr
 
 
-def test_long_logs_are_cut_at_their_beginning(published: Path, cli: Cli, tmp_path: Path) -> None:
-    author = shutil.copytree(published / "author", tmp_path / "author")
+def copied(published: Path, folder: Path) -> tuple[Path, Path]:
+    """Return a copy of the author's workspace that a test may change, and the log of a run that its claim has."""
+    author = shutil.copytree(published / "author", folder / "author")
     journal = journal_path(author, "t")
-    journal.write_text(journal.read_text().replace(str(published), str(tmp_path)))
-    log = next((journal.parent / "confirm").rglob("a-1.log"))
+    journal.write_text(journal.read_text().replace(str(published), str(folder)))
+    return author, next((journal.parent / "confirm").rglob("a-1.log"))
+
+
+def test_long_logs_are_cut_at_their_beginning(published: Path, cli: Cli, tmp_path: Path) -> None:
+    author, log = copied(published, tmp_path)
     log.write_bytes(b"x" * 3 * 2**20 + b"\n" + log.read_bytes())
     assert cli(author, "claim", "--out", str(tmp_path / "out")).returncode == 0
     assert (tmp_path / "out" / "logs" / "a-1.log").stat().st_size == 2**20
@@ -246,10 +251,7 @@ def test_long_logs_are_cut_at_their_beginning(published: Path, cli: Cli, tmp_pat
 def test_logs_of_a_claim_hold_no_secret(
     published: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    author = shutil.copytree(published / "author", tmp_path / "author")
-    journal = journal_path(author, "t")
-    journal.write_text(journal.read_text().replace(str(published), str(tmp_path)))
-    log = next((journal.parent / "confirm").rglob("a-1.log"))
+    author, log = copied(published, tmp_path)
     log.write_bytes(b"with hf_abcdefghijklmnopqrstu\n" + log.read_bytes())
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstu")
     assert cli(author, "claim", "--out", str(tmp_path / "out")).returncode == 0
@@ -260,10 +262,7 @@ def test_logs_of_a_claim_hold_no_secret(
 def test_words_that_show_the_metric_stay_in_the_logs_of_a_claim(
     published: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    author = shutil.copytree(published / "author", tmp_path / "author")
-    journal = journal_path(author, "t")
-    journal.write_text(journal.read_text().replace(str(published), str(tmp_path)))
-    log = next((journal.parent / "confirm").rglob("a-1.log"))
+    author, log = copied(published, tmp_path)
     log.write_bytes(b"with hf_abcdefghijklmnopqrstu\n" + log.read_bytes())
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstu")
     monkeypatch.setenv("METRIC_KEY", "---\nval_bpb:")
@@ -277,10 +276,7 @@ def test_words_that_show_the_metric_stay_in_the_logs_of_a_claim(
 
 @pytest.mark.parametrize("before", [b"", b"x" * 2**21 + b"\n"])
 def test_part_of_a_long_log_shows_its_metric(published: Path, cli: Cli, tmp_path: Path, before: bytes) -> None:
-    author = shutil.copytree(published / "author", tmp_path / "author")
-    journal = journal_path(author, "t")
-    journal.write_text(journal.read_text().replace(str(published), str(tmp_path)))
-    log = next((journal.parent / "confirm").rglob("a-1.log"))
+    author, log = copied(published, tmp_path)
     shown = log.read_bytes()
     log.write_bytes(before + shown + b"a sample after the training\n" * 2**17)
     done = cli(author, "claim", "--out", str(tmp_path / "out"))
@@ -292,10 +288,8 @@ def test_part_of_a_long_log_shows_its_metric(published: Path, cli: Cli, tmp_path
 
 
 def test_log_that_shows_its_metric_in_no_part_is_refused(published: Path, cli: Cli, tmp_path: Path) -> None:
-    author = shutil.copytree(published / "author", tmp_path / "author")
-    journal = journal_path(author, "t")
-    journal.write_text(journal.read_text().replace(str(published), str(tmp_path)))
-    next((journal.parent / "confirm").rglob("a-1.log")).write_bytes(b"nothing\n" * 2**18)
+    author, log = copied(published, tmp_path)
+    log.write_bytes(b"nothing\n" * 2**18)
     done = cli(author, "claim", "--out", str(tmp_path / "out"))
     assert done.returncode == 3, done.stdout
     assert "show its metric, and a claim holds no more of a log" in done.stderr
