@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 FIRST_STEPS = 8
 # Candidates that the model compares, and how many of the best are checked for being new and valid.
 POOL, SHORTLIST = 400, 40
-# After PATIENCE experiments without a keep, the model's steps shrink by this factor with each further experiment.
-PATIENCE, SHRINK = 4, 0.93
+# After PATIENCE experiments without a keep, the model's steps shrink by this factor with each further experiment. They
+# do not become shorter than SHORTEST: the effect of a tiny step is lost in the noise.
+PATIENCE, SHRINK, SHORTEST = 4, 0.93, 0.3
 
 
 class SearchProposer:
@@ -144,12 +145,13 @@ def _expected(
     model, best, count = found
     known_by = f"by a model of {count} experiments"
     fruitless = context.number - len(context.flight) - context.incumbent.number - PATIENCE
+    reach = max(SHORTEST, SHRINK ** max(0, fruitless))
     # About one of several stations takes them: many at once would all be steps from the same incumbent. Numbers that 4
     # divides are left to near misses.
     turn = (context.number - 1) % max(1, len(context.flight)) == 0
     for candidates, why in (
         (untried(space, context, earlier, rng) if turn else [], f"best direction of those never tried, {known_by}"),
-        (draw_candidates(space, rng, POOL, SHRINK ** max(0, fruitless)), f"best expected improvement {known_by}"),
+        (draw_candidates(space, rng, POOL, reach), f"best expected improvement {known_by}"),
     ):
         expected = improvement(model, points(space, candidates), best)
         for index in np.argsort(-expected, kind="stable")[:SHORTLIST]:

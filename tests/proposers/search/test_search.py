@@ -7,6 +7,7 @@ import dataclasses
 import math
 import pickle
 import random
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -290,6 +291,20 @@ def test_a_session_rebuilt_from_its_history_proposes_the_same() -> None:
         again = told.ask(Context(number, 5, files, incumbent, tuple(history[:number]), "minimize", KNOWN))
         assert again.description == history[number].description
         assert digest({**files, **again.files}) == history[number].digest
+
+
+def test_steps_stay_long_enough_to_be_seen_in_the_noise_however_long_nothing_is_kept() -> None:
+    files = {"train.py": "".join(f"RATE_{name} = 0.1  # search: 0.001..10 log\n" for name in "ABCDEF")}
+    space, noise = space_of(files, {}), random.Random(0)
+    start = space.values()
+    history = [Experiment(0, "", "", "c", digest(files), start, (Run(1.0, 1.0),), Verdict("keep", ""))]
+    steps = []
+    for number in range(1, 100):
+        asked = SearchProposer().ask(Context(number, 0, files, history[0], tuple(history), "minimize", {}))
+        steps.append(max(abs(a - b) for a, b in zip(point(space, asked.parameters), point(space, start), strict=True)))
+        texts, run = digest({**files, **asked.files}), Run(1.0 + abs(noise.gauss(0, 0.01)), 1.0)
+        history.append(Experiment(number, "search", "", "c", texts, asked.parameters, (run,), Verdict("discard", "")))
+    assert statistics.median(steps[60:]) > 0.12  # of the range; 0.085 where they shrink without an end
 
 
 @pytest.mark.quick
