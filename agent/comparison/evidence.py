@@ -156,10 +156,10 @@ def evidence(bench: Workbench, commits: Mapping[str, str], sample: Sample, noise
     direction = bench.runner.protocol.metric.direction
     least = noise_of(bench.journal.state.measured)
     least = NO_NOISE if least.known is None else least
-    found, means = _compared(sample, lambda run: run.metric, direction, noise, least)
+    found, means, _ = _compared(sample, lambda run: run.metric, direction, noise, least)
     assert found is not None
-    holdout, holdout_means = _compared(sample, lambda run: run.holdout, direction, least=least)
-    cost, _ = _compared(sample, _beyond_holdout, direction)
+    holdout, holdout_means, scored = _compared(sample, lambda run: run.holdout, direction, least=least)
+    cost, _, _ = _compared(sample, _beyond_holdout, direction)
     verdict, why, reason = found.verdict, "", ""
     if verdict == "confirmed" and (reason := _hidden_seed(bench, commits, sample)):
         verdict, why = "not confirmed", ONE_SEED
@@ -178,6 +178,7 @@ def evidence(bench: Workbench, commits: Mapping[str, str], sample: Sample, noise
         "reason": reason,
         "holdout": None if holdout is None else {"means": holdout_means, **_interval(holdout)},
         "cost": None if cost is None else _interval(cost),
+        "scored": scored,
     }
 
 
@@ -187,8 +188,10 @@ def _compared(
     direction: Direction,
     noise: Noise = NO_NOISE,
     least: Noise = NO_NOISE,
-) -> tuple[Difference | None, dict[str, float]]:
-    """Return the difference of a value of the runs and the mean of each side, by the seeds for which both have it.
+) -> tuple[Difference | None, dict[str, float], int]:
+    """Return the difference of a value of the runs, the mean of each side, and the number of pairs.
+
+    These are of the seeds for which both sides have the value.
 
     Args:
         sample: the runs.
@@ -199,7 +202,7 @@ def _compared(
             equal by chance, as a coarse metric's may be, they do not show that there is none.
 
     Returns:
-        None if that are fewer than two on a side.
+        No difference and no means if that are fewer than two on a side.
     """
     every = {label: [(run.seed, value(run)) for run in each] for label, each in sample.runs.items()}
     lost = {seed for each in every.values() for seed, found in each if found is None and seed is not None}
@@ -211,17 +214,17 @@ def _compared(
         return _within_stations(sample, value, direction, least if noise is NO_NOISE else noise)
     a, b = (by_seed(known[label]) for label in ("a", "b"))
     if min(len(a), len(b)) < 2:
-        return None, {}
+        return None, {}, min(len(a), len(b))
     means = {"a": mean(a), "b": mean(b)}
     found = difference(a, b, direction, noise, sample.looks, sample.scale)
     if found.noise == 0 and least.sd > 0:
         found = difference(a, b, direction, least, sample.looks, sample.scale)
-    return found, means
+    return found, means, min(len(a), len(b))
 
 
 def _within_stations(
     sample: Sample, value: Callable[[Run], float | None], direction: Direction, noise: Noise
-) -> tuple[Difference | None, dict[str, float]]:
+) -> tuple[Difference | None, dict[str, float], int]:
     """Return the same by pairs of runs on one station with one seed: numbers of different stations are no evidence."""
     pairs: dict[tuple[str, int | None], dict[str, list[float]]] = {}
     for label, runs in sample.runs.items():
@@ -235,13 +238,13 @@ def _within_stations(
         for a, b in zip(sides["a"], sides["b"], strict=False)
     ]
     if len(both) < 2:
-        return None, {}
+        return None, {}, len(both)
     gains = [gain(a, b, direction) for _, a, b in both]
     means = {
         "a": mean([sample.on_scale(station, a) for station, a, _ in both]),
         "b": mean([sample.on_scale(station, b) for station, _, b in both]),
     }
-    return paired(gains, noise, sample.looks, sample.scale), means
+    return paired(gains, noise, sample.looks, sample.scale), means, len(both)
 
 
 def _beyond_holdout(run: Run) -> float | None:

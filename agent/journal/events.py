@@ -250,13 +250,15 @@ _JUDGED: dict[str, Check] = {
     "holdout": _maybe(_fields(_OTHER_GAIN)), "cost": _maybe(_fields(_OTHER_GAIN)), "one_seed": _maybe(_text),
     "reservations": _list(_text), "names": _map(_text), "metric": _text,
 }  # fmt: skip
+_SCORED: dict[str, Check] = {"scored": _count}  # earlier versions did not count them
+_JUDGEMENT: Check = lambda value: _whole(_JUDGED)(value) and _fields(_SCORED)(value)  # noqa: E731
 _CHANGE: dict[str, Check] = {
     "number": _count, "numbers": _list(_count), "commit": _commit, "description": _text, "constants": _list(_text),
-    "set": _list(_text), "verdict": _text, "why": _text, "judged": _maybe(_whole(_JUDGED)),
+    "set": _list(_text), "verdict": _text, "why": _text, "judged": _maybe(_JUDGEMENT),
 }  # fmt: skip
 _REST: dict[str, Check] = {
     "commit": _commit, "without": _list(_count), "constants": _list(_text), "descriptions": _list(_text),
-    "offered": _flag, "judged": _whole(_JUDGED),
+    "offered": _flag, "judged": _JUDGEMENT,
 }  # fmt: skip
 _SMALLER: dict[str, Check] = {"commit": _commit, "without": _list(_count), "offered": _flag}
 FIELDS: dict[str, dict[str, Check]] = {
@@ -326,11 +328,11 @@ FIELDS: dict[str, dict[str, Check]] = {
         "high": _maybe(_figure), "noise": _maybe(_number), "verdict": _maybe(_text), "why": _text,
         "reason": _text, "unfinished": _count, "seeds": _list(_seed), "spread": _maybe(_map(_maybe(_number))),
         "holdout": _maybe(_fields(_OTHER_GAIN)), "cost": _maybe(_fields(_OTHER_GAIN)),
-        "runs": _maybe(_map(lambda _: True)), "reservations": _list(_text),
+        "runs": _maybe(_map(lambda _: True)), "reservations": _list(_text), **_SCORED,
     },
     "ablated": {"best": _commit, "smaller": _maybe(_fields(_SMALLER))},
     "promoted": {
-        "best": _commit, "rung": _RUNG, "conditions": _text, "session": _maybe(_number), "whole": _whole(_JUDGED),
+        "best": _commit, "rung": _RUNG, "conditions": _text, "session": _maybe(_number), "whole": _JUDGEMENT,
         "changes": _maybe(_list(_whole(_CHANGE))), "rest": _maybe(_whole(_REST)),
     },
 }  # fmt: skip

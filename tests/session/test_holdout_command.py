@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from agent.format import brief
 from tests.common.sessions import assert_consistent, confirmed, events, keep_in_turn
 from tests.common.workspaces import Cli, commit_all
 
@@ -72,6 +74,28 @@ def test_pairs_without_a_score_do_not_hide_the_others(writing: Path, cli: Cli) -
     data = confirmed(writing, cli, "--holdout", COMMAND)
     assert data["runs"] == {"a": 6, "b": 6}
     assert (data["verdict"], data["why"]) == ("not confirmed", "not on the holdout")
+
+
+def test_gain_on_validation_beside_that_on_the_holdout_is_of_the_same_pairs(writing: Path, cli: Cli) -> None:
+    text = (writing / "train.py").read_text().replace("RATE = 0.1", "SEED = 42\nRATE = 0.1", 1)
+    text = text.replace('print("---")', 'loss += RATE * (SEED % 997) / 1e4\nprint("---")', 1)
+    (writing / "train.py").write_text(text)
+    commit_all(writing, "a gain that varies with the seed")
+    keep_in_turn(writing, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    confirmed(writing, cli, "--runs", "5")
+    data = confirmed(writing, cli, "--runs", "3", "--holdout", COMMAND)
+    assert (data["runs"], data["scored"]) == ({"a": 8, "b": 8}, 3)
+    found = json.loads(cli(writing, "status", "--json").stdout)["data"]["holdout"]
+    assert found["validation"] == pytest.approx(found["gain"] + found["cost"])
+    assert found["validation"] != pytest.approx(data["gain"])
+    assert (found["pairs"], found["partial"]) == (3, True)
+    says = f"by the 3 pairs scored on it (validation {brief(found['validation'])}); "
+    assert says in cli(writing, "status").stdout
+    assert cli(writing, "report").returncode == 0
+    page = (writing / ".autoresearch/sessions/t/report/index.html").read_text()
+    assert says.removesuffix("; ") in page
+    again = cli(writing, "confirm", "--runs", "2", "--holdout", COMMAND)
+    assert " by the 5 pairs scored on it (validation " in again.stdout
 
 
 def test_session_keeps_the_command(writing: Path, cli: Cli) -> None:

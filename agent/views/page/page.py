@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from agent.format import brief, cost, duration, figure
+from agent.report.holdout import scored_words
 from agent.report.promotion import change_words, judged_words
 from agent.views.page import chart, sidebyside
 from agent.views.page.embedded import in_html
@@ -89,6 +90,7 @@ def _template() -> jinja2.Template:
         "brief": lambda value, digits=4: brief(value, digits).replace(" ", "\u00a0").replace("-", "\u2212"),
         "breakable": lambda name: escape(name).replace("_", Markup("_<wbr>")),
         "percent": lambda part: f"{100 * part:,.{0 if part >= 10 else 1}f} %",
+        "scored": lambda found: scored_words(found).replace("-", "\u2212"),
         "span": _span,
         "setting": lambda value: "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value),
     }
