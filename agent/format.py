@@ -9,7 +9,7 @@ from typing import Any
 
 # Match whole sequences, so that none leaves a `[31m` behind: CSI; OSC, DCS, SOS, PM and APC strings; then the others.
 _SEQUENCES = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*(?:[@-~]|(?=\n)|$)"
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c|(?=\n)|$)"
     r"|\x1b[ -/]*[0-~]?"
 )
@@ -54,12 +54,17 @@ def printed(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Put a text on one line: turn control characters into spaces, and strip invisible characters and outer spaces."""
+    """Put a text on one line: turn control characters into spaces, and strip escapes, hidden ones and outer spaces."""
     return flat(text).strip()
 
 
 def flat(text: str) -> str:
     """Put a text on one line like `one_line`, but keep outer spaces: for parts of a line."""
+    return spaced(_SEQUENCES.sub("", text))
+
+
+def spaced(text: str) -> str:
+    """Do the same with terminal escapes as earlier versions, which left them without their first character."""
     return _HIDDEN.sub("", re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text))
 
 

@@ -12,7 +12,7 @@ from agent.doctor.check import Check
 from agent.errors import AutoresearchError, PreconditionError, in_one_line
 from agent.execution.fingerprint import backend, installed
 from agent.execution.kill import Process
-from agent.format import counted, tabular
+from agent.format import counted, one_line, spaced, tabular
 from agent.journal import lock, results
 from agent.journal.experiment import Experiment
 from agent.journal.journal import Journal, drop_torn_line
@@ -219,11 +219,12 @@ def _rows(workspace: Workspace, protocol: Protocol, state: State, tag: str) -> C
     written = workspace.show(state.head, path)
     try:
         short = workspace.shorts(each.commit for each in state.experiments).__getitem__
-        # Earlier versions kept no rows of other sessions, and wrote six decimals of any metric.
+        # Earlier versions kept no rows of other sessions, and wrote six decimals of any metric and rests of escapes.
         same = any(
-            written == results.render(protocol, state.experiments, short, above, number)
+            written == results.render(protocol, state.experiments, short, above, number, text)
             for above in (workspace.show(base, path) or "", "")
             for number in (tabular, "{:.6f}".format)
+            for text in (one_line, lambda each: spaced(each).strip())
         )
     except AutoresearchError as error:
         return Check(f"{tag}: rows", "broken", in_one_line(error))

@@ -26,6 +26,7 @@ def render(
     short: Callable[[str], str],
     earlier: str = "",
     number: Callable[[float], str] = tabular,
+    text: Callable[[str], str] = one_line,
 ) -> str:
     """Return the whole file in the protocol's format and columns.
 
@@ -33,9 +34,13 @@ def render(
         short: abbreviates a commit hash.
         earlier: the content of the file before the session, kept above the session's rows.
         number: formats a metric.
+        text: puts a description on one line.
     """
     columns = protocol.columns
-    rows = [row(protocol, experiment, short, number) for experiment in experiments]
+    rows = [
+        {**each, "description": text(each["description"])}
+        for each in (row(protocol, experiment, short, number) for experiment in experiments)
+    ]
     above = earlier if not earlier or earlier.endswith("\n") else f"{earlier}\n"
     if protocol.provenance.results_log.format == "jsonl":
         return above + "".join(
@@ -82,7 +87,10 @@ def row(
     short: Callable[[str], str],
     number: Callable[[float], str] = tabular,
 ) -> dict[str, str]:
-    """Return one experiment's columns; a crash has 0.000000 and 0.0, as in the results format of this family."""
+    """Return one experiment's columns; a crash has 0.000000 and 0.0, as in the results format of this family.
+
+    The description may have several lines.
+    """
     metric = experiment.metric
     secondary = experiment.runs[-1].secondary if metric is not None else {}
     values = {m.name: f"{secondary.get(m.name, 0.0):g}" for m in protocol.measurement.secondary_metrics}
@@ -100,5 +108,5 @@ def row(
         "commit": short(experiment.commit),
         protocol.metric.name: number(metric if metric is not None else 0.0),
         "status": experiment.verdict.status,
-        "description": one_line(description),
+        "description": description,
     }

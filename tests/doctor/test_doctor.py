@@ -123,6 +123,20 @@ def test_protocol_that_was_never_committed_is_refused(quick: Path) -> None:
     assert checks(quick)["protocol"]["status"] == "ok"
 
 
+def test_rows_of_an_earlier_version_with_rests_of_colors_are_those_of_the_journal(quick: Path) -> None:
+    edit = r"""sed -i 's/^sys.exit.*/if __name__ == "__main__": raise SystemExit("\\x1b[31mred\\x1b[0m")/' train.py"""
+    agent = ("--proposer", "command", "--agent-cmd", edit)
+    done = call(quick, "run", "--tag", "t", "--max-experiments", "1", *agent)
+    assert rows(quick)[1]["description"].endswith(": red]"), done.stderr
+    assert checks(quick)["t: rows"]["status"] == "ok"
+    text = (quick / "results.tsv").read_text()
+    (quick / "results.tsv").write_text(text.replace(" red]", "  [31mred [0m]"))
+    old, path = git(quick, "rev-parse", "HEAD"), journal_path(quick, "t")
+    git(quick, "commit", "--quiet", "--amend", "--no-edit", "results.tsv")
+    path.write_text(path.read_text().replace(old, git(quick, "rev-parse", "HEAD")))
+    assert checks(quick)["t: rows"]["status"] == "ok"
+
+
 def test_rows_of_a_session_are_checked_against_its_own_protocol(quick: Path) -> None:
     assert call(quick, "run", "--tag", "t", "--max-experiments", "1", "--no-report").returncode == 0
     git(quick, "checkout", "--quiet", "main")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import AutoresearchError, explain
-from agent.format import one_line
+from agent.format import named, one_line
 from agent.journal.experiment import Experiment, Run, Verdict
 from agent.journal.journal import Journal, fold, read, read_and_fold
 from agent.journal.lock import hold
@@ -94,7 +94,22 @@ def test_results_in_each_format_with_descriptions_neutralised() -> None:
     csv = render(protocol("csv"), rows, lambda commit: commit[-7:])
     assert csv.splitlines()[2] == '0000001,0.000000,0.0,crash,"a b c ""d"", e [why]"'
     assert '"status": "crash"' in render(protocol("jsonl"), rows, lambda commit: commit).splitlines()[1]
-    assert one_line("\x1b[31mred\u2028\r\n") == "[31mred"
+    assert one_line("\x1b[31mred\u2028\r\n") == "red"
+
+
+COLORED = "\x1b[1;31mRuntimeError: \x1b[0m\x1b]8;;http://host/x\x07shape\x1b]8;;\x1b\\ mismatch"
+
+
+def test_no_part_of_a_terminal_escape_is_left_on_one_line() -> None:
+    assert one_line(COLORED) == "RuntimeError: shape mismatch"
+    assert one_line("a\x1b[1;3") == one_line("a\x9b31m") == one_line("a\x1b(B") == "a"
+    assert named(["\x1b[32ma.py\x1b[0m", "b\tc"]) == "a.py, b c"
+
+
+def test_colored_error_leaves_no_escapes_in_results() -> None:
+    row = replace(experiment(1, None, "crash", "c"), verdict=Verdict("crash", COLORED))
+    content = render(protocol("tsv"), [experiment(0, 2.0), row], lambda commit: commit)
+    assert content.splitlines()[2].endswith("crash\tc [RuntimeError: shape mismatch]")
 
 
 def test_secondary_metric_named_as_a_column_has_its_own_number_there() -> None:

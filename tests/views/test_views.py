@@ -191,7 +191,7 @@ def test_screen_shows_session(states: list[State]) -> None:
         "1m28s of training left",
         "14,000 tokens/s",
         "3.0 GB",
-        "why       [31mwhy it may",
+        "why       why it may",
     ):
         assert words in running, words
     assert "anthropic:m is unavailable, using the search: rate limit" in running
