@@ -49,22 +49,31 @@ class Notifier:
         self._commands = [_command(way, platform) for way in ways if way != "bell"]
         self._running: list[threading.Thread] = []
         self._away = self._failed = False
+        # How the loop ended. What follows, such as held-out runs, may take as long as a part of it.
+        self._ended: str | None = None
+        self._state = State()
 
     def __enter__(self) -> Notifier:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wait until the last notifications are delivered."""
+        """Notify of the end, however what followed the loop went, and wait until the last ones are delivered."""
+        if self._ended is not None:
+            self._send("done", f"{self._ended}. {headline(summarize(self._state))}")
         deadline = time.monotonic() + LONGEST_SECONDS + 1
         for thread in self._running:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def __call__(self, event: Event, state: State) -> None:
+        self._state = state
         said = self._worth_saying(event, state)
-        if said is None or state.session is None:
-            return
-        title = one_line(f"autoresearch {state.session['tag']}: {said[0]}")[:LONGEST_TEXT]
-        text = one_line(said[1])[:LONGEST_TEXT]
+        if said is not None and state.session is not None:
+            self._send(*said)
+
+    def _send(self, title: str, text: str) -> None:
+        assert self._state.session is not None
+        title = one_line(f"autoresearch {self._state.session['tag']}: {title}")[:LONGEST_TEXT]
+        text = one_line(text)[:LONGEST_TEXT]
         # The live screen replaces sys.stderr.
         terminal = sys.__stderr__
         if self._bell and terminal is not None and terminal.isatty():
@@ -91,8 +100,8 @@ class Notifier:
             case "failed":
                 self._failed = True
                 return "trouble", f"session failed: {event.data['reason']}"
-            case "ended" if not self._failed:
-                return "done", f"{event.data['reason']}. {headline(summarize(state))}"
+            case "ended" if not self._failed and state.session is not None:
+                self._ended = event.data["reason"]
         return None
 
 

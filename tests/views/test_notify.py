@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,8 @@ from agent.journal.journal import read
 from agent.journal.paths import journal_path
 from agent.journal.state import State, step
 from agent.views.notify import Notifier
+from tests.common.processes import start
+from tests.common.stations import until
 from tests.common.terminals import in_terminal
 from tests.common.workspaces import Cli, git
 
@@ -47,6 +50,36 @@ def test_session_end_is_notified(quick: Path, cli: Cli, tmp_path: Path) -> None:
     (end,) = (text for title, text in said if title == "autoresearch t: done")
     assert end.startswith("5 experiments are done. val_bpb ")
     assert len(said) == len(kept) + 1
+
+
+def test_end_is_notified_once_with_what_held_out_runs_say(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    program = teller(tmp_path, "tell")
+    notify = ("--notify", f"{program} {{title}} {{text}}")
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "2", "--confirm", *notify)
+    assert "confirming the gain with held-out runs" in done.stderr
+    (end,) = (text for title, text in told(tmp_path) if title == "autoresearch t: done")
+    assert re.search(r"^2 experiments are done\. .* apparent, [\d.]+ confirmed", end)
+
+
+@pytest.mark.parametrize("how", ["fails", "interrupted"])
+def test_end_is_notified_once_if_the_confirmation_does_not_end(quick: Path, tmp_path: Path, how: str) -> None:
+    program = teller(tmp_path, "tell")
+    text = (quick / "train.py").read_text().replace("RATE = 0.1", "SEED = 42\nRATE = 0.1", 1)
+    act = "raise SystemExit(3)" if how == "fails" else "__import__('time').sleep(60)"
+    # Held-out runs alone set a seed of their own.
+    (quick / "train.py").write_text(text.replace('print("---")', f'if SEED != 42:\n    {act}\nprint("---")', 1))
+    git(quick, "commit", "--quiet", "-am", "a seed")
+    notify = ("--notify", f"{program} {{title}} {{text}}")
+    loop = start(quick, "--max-experiments", "2", "--confirm", *notify)
+    if how == "interrupted":
+        path = journal_path(quick, "t")
+        until(lambda: path.exists() and any(e.kind == "running" for e in read(path)), "a held-out run")
+        loop.send_signal(signal.SIGTERM)
+    _, errors = loop.communicate(timeout=60)
+    assert loop.returncode == (0 if how == "fails" else 143)
+    assert ("gain not confirmed: " in errors) == (how == "fails")
+    (end,) = (text for title, text in told(tmp_path) if title == "autoresearch t: done")
+    assert end.startswith("2 experiments are done. val_bpb ")
 
 
 def test_an_error_that_ends_the_session_is_trouble(quick: Path, cli: Cli, tmp_path: Path) -> None:
