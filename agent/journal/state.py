@@ -59,7 +59,9 @@ class State:
         confirmations: the data of the latest `confirmed` event for each pair of commits, `{a} {b}`; of the latest that
             varied the seed, if one did.
         compared: the comparisons behind `confirmations`, whose runs are all held-out.
-        comparison: the comparison of `agent.comparison.compare` in progress; else None.
+        comparison: the comparison of `agent.comparison.compare` in progress, or interrupted; else None.
+        comparing: whether it is in progress, unless its process was killed, rather than interrupted before a resume.
+        compared_seconds: the part of `seconds` in which comparisons were in progress.
         parked: unfinished comparisons that others displaced. They resume when requested again.
         promotions: the data of the `promoted` events.
         reduced: the data of the latest `ablated` or `promoted` event, which says what was taken out of the best.
@@ -91,6 +93,8 @@ class State:
     confirmations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     compared: tuple[PendingComparison, ...] = ()
     comparison: PendingComparison | None = None
+    comparing: bool = False
+    compared_seconds: float = 0.0
     parked: tuple[PendingComparison, ...] = ()
     promotions: tuple[Mapping[str, Any], ...] = ()
     reduced: Mapping[str, Any] | None = None
@@ -110,6 +114,11 @@ class State:
             replace(each, heldout_runs=(*each.heldout_runs, *kept[each.number])) if each.number in kept else each
             for each in self.experiments
         )
+
+    @property
+    def loop_seconds(self) -> float:
+        """Time that the loop has run, without that of comparisons after it."""
+        return self.seconds - self.compared_seconds
 
     def runs_in_comparisons(self, commit: str | None) -> list[tuple[PendingComparison, Run]]:
         """Return the runs of a commit in comparisons, each with its comparison."""
@@ -198,6 +207,8 @@ def step(state: State, event: Event) -> State:
     faults = state.faults.after(event, ended=state.ended is not None)
     flight = state.flight.after(event, state.seconds + worked)
     state = replace(state, latest_at=event.at, seconds=state.seconds + worked, faults=faults, flight=flight)
+    if state.comparing:
+        state = replace(state, compared_seconds=state.compared_seconds + worked)
     if event.kind in OF_SESSION:
         return OF_SESSION[event.kind](state, event)
     pending = state.pending
@@ -213,7 +224,8 @@ def _begun(state: State, event: Event) -> State:
 
 def _resumed(state: State, event: Event) -> State:
     flags = event.data.get("flags", state.flags)
-    return replace(state, flags=flags, ended=None, waiting=None, away=None, preparing=None, reserved=Spent())
+    state = replace(state, flags=flags, comparing=False, reserved=Spent())
+    return replace(state, ended=None, waiting=None, away=None, preparing=None)
 
 
 def _spent(state: State, event: Event) -> State:
@@ -231,9 +243,8 @@ def _comparing(state: State, event: Event) -> State:
     parked = state.unfinished
     same = [each for each in parked if each.is_same(new) and not state.overwritten(each)]
     rest = tuple(each for each in parked if each not in same)
-    return replace(
-        state, comparison=replace(new, runs=same[-1].runs, faulted=same[-1].faulted) if same else new, parked=rest
-    )
+    comparison = replace(new, runs=same[-1].runs, faulted=same[-1].faulted) if same else new
+    return replace(state, comparison=comparison, parked=rest, comparing=True)
 
 
 def _proposed(state: State, event: Event) -> State:
@@ -245,7 +256,7 @@ def _proposed(state: State, event: Event) -> State:
     pending = Pending(**known, **more, files=tuple(data["files"]), proposed_at=event.at)
     nothing = state.nothing if pending.proposer in ("search", EDIT) else None
     if state.comparison is not None:  # one that was cut off goes on with another run
-        state = replace(state, comparison=replace(state.comparison, started=None))
+        state = replace(state, comparison=replace(state.comparison, started=None), comparing=False)
     if pending.proposer == EDIT or pending.candidate is not None:  # the next proposal stays for the one after it
         return replace(state, pending=pending, waiting=None, nothing=nothing)
     return replace(state, pending=pending, waiting=None, nothing=nothing, preparing=None, prepared=None)
@@ -348,13 +359,14 @@ def _confirmed(state: State, data: Mapping[str, Any]) -> State:
     known = {**state.confirmations, pair: latest}
     latest_runs, parked = state.comparison, state.parked
     if latest_runs is None:
-        return replace(state, confirmations=known)
+        return replace(state, confirmations=known, comparing=False)
     given_up = state.given_up if data.get("unfinished") else ()
     return replace(
         state,
         confirmations=known,
         compared=(*state.compared, *(replace(each, unfinished=True) for each in given_up), latest_runs),
         comparison=None,
+        comparing=False,
         parked=tuple(each for each in parked if each not in given_up),
     )
 
@@ -364,7 +376,8 @@ def _ablated(state: State, event: Event) -> State:
     done, others = (
         tuple(each for each in state.unfinished if (each.doing == "ablating") == its) for its in (True, False)
     )
-    return replace(state, comparison=None, parked=others, ablated=(*state.ablated, *done), reduced=event.data)
+    ablated = (*state.ablated, *done)
+    return replace(state, comparison=None, comparing=False, parked=others, ablated=ablated, reduced=event.data)
 
 
 def _promoted(state: State, event: Event) -> State:
@@ -373,7 +386,8 @@ def _promoted(state: State, event: Event) -> State:
     done, rest = (tuple(each for each in state.unfinished if (each.rung == rung) == at_it) for at_it in (True, False))
     climbed = (*state.climbed, *(replace(each, unfinished=_gave_way(each, done)) for each in done))
     promotions = _in_order(state.promotions, {name: event.data[name] for name in PROMOTION})
-    return replace(state, promotions=promotions, climbed=climbed, comparison=None, parked=rest, reduced=promotions[-1])
+    state = replace(state, promotions=promotions, climbed=climbed, reduced=promotions[-1])
+    return replace(state, comparison=None, comparing=False, parked=rest)
 
 
 def _gave_way(found: PendingComparison, done: Sequence[PendingComparison]) -> bool:

@@ -22,9 +22,9 @@ def experiments_left(limits: Limits, state: State, now: float, seconds: float) -
         The forecast; None before the first experiment is done.
     """
     done = len(state.experiments) - 1
-    if done < 1 or state.seconds <= 0:
+    if done < 1 or state.loop_seconds <= 0:
         return None
-    each = state.seconds / done
+    each = state.loop_seconds / done
     rate = f"{3600 / each:,.1f} an hour" if each > 36 else f"{60 / each:,.1f} a minute"
     ends = [limits.until] if limits.until is not None else []
     ends += [now + limits.seconds - seconds] if limits.seconds is not None else []

@@ -15,7 +15,7 @@ from agent.journal import lock
 from agent.journal.experiment import Experiment
 from agent.journal.journal import begun, fold
 from agent.journal.paths import find_session, journal_path, state_folder, stop_file, tags_of
-from agent.journal.state import State
+from agent.journal.state import State, side
 from agent.report.gain import metric_of
 from agent.report.stations import stations_of
 from agent.report.summary import summarize
@@ -47,6 +47,7 @@ def status(workspace: Path, tag: str | None, rows: int) -> tuple[dict[str, Any],
         **_current(summarize(state), running=running),
         "running_pid": holder.pid if holder and running else None,
         "now": _now(state) if running else None,
+        "comparison": _comparison(state) if running else None,
         "stations": [asdict(each) for each in stations_of(state, time.time(), running=running)],
         "next": _next(state, running=running),
         "limits": holder.limits if holder and running else None,
@@ -137,7 +138,7 @@ def request_stop(workspace: Path) -> str:
     state = fold(journal_path(workspace, holder.tag))
     now = _now(state)
     left = f", in about {duration(max(0.0, now['done_at'] - time.time()))}" if now and now["done_at"] else ""
-    comparing = state.pending is None and state.comparison is not None and state.comparison.started is not None
+    comparing = state.pending is None and state.comparing
     what = "its current run" if comparing else "its current experiment"
     what = "the candidates under way" if state.flight.stations and not comparing else what
     return f"session {holder.tag} (process {holder.pid}) stops after {what}{left}"
@@ -157,6 +158,25 @@ def _now(state: State) -> dict[str, Any] | None:
         "seconds": time.time() - (started or pending.proposed_at),
         "done_at": started + expected if started and expected else None,
         "log": os.fspath(pending.started["log"]) if pending.started else None,
+    }
+
+
+def _comparison(state: State) -> dict[str, Any] | None:
+    """Return the comparison by held-out runs under way."""
+    comparison = state.comparison
+    if comparison is None or not state.comparing:
+        return None
+    names = {label: side(state, label, commit) for label, commit in comparison.commits.items()}
+    started = comparison.started
+    return {
+        "doing": comparison.doing,
+        "sides": [*names.values()],
+        "done": sum(map(len, comparison.runs.values())),
+        "runs": comparison.count * len(names),
+        "now": names[started["label"]] if started else None,
+        "seconds": time.time() - state.latest_at if started else None,
+        "done_at": state.latest_at + started["expected"] if started else None,
+        "log": os.fspath(started["log"]) if started else None,
     }
 
 

@@ -18,7 +18,6 @@ def summarize(state: State) -> dict[str, Any]:
     tried = state.experiments[1:]
     counts = {status: sum(e.verdict.status == status for e in tried) for status in ("keep", "discard", "crash")}
     stands = standing(state)
-    hours = state.seconds / 3600
     return {
         "tag": session["tag"],
         "branch": session["branch"],
@@ -45,8 +44,8 @@ def summarize(state: State) -> dict[str, Any]:
         "kept": counts["keep"],
         "discarded": counts["discard"],
         "crashed": counts["crash"],
-        "hours": hours,
-        "per_hour": len(tried) / hours if hours > 0 else None,
+        "hours": state.seconds / 3600,
+        "per_hour": 3600 * len(tried) / state.loop_seconds if state.loop_seconds > 0 else None,
         "cost": {"dollars": round(state.cost.dollars, 6), "calls": state.cost.calls, **_tokens(state)},
         "waiting": dict(state.waiting) if state.waiting else None,
         "away": dict(state.away) if state.away else None,

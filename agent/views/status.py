@@ -19,7 +19,7 @@ from agent.report.promotion import promotion_line
 from agent.report.stations import StationStatus, stations_of
 from agent.report.status import status, wait_for_change
 from agent.system.invocation import typed
-from agent.views.text import background, faults, headline, instead, row, station_line, upcoming
+from agent.views.text import background, faults, headline, instead, row, run_words, station_line, upcoming
 
 ROWS = 20
 
@@ -92,12 +92,23 @@ def _now(data: dict[str, Any]) -> list[str]:
         shown.append(
             f"running #{now['number']} for {duration(now['seconds'])}, done at about {until}: {now['description']}"
         )
+    elif data["comparison"]:
+        shown.append(_comparing(data["comparison"]))
     elif data["running_pid"]:
         shown.append("running")
     else:
         resume = f"run --tag {data['tag']}"
         shown.append(f"not running: {data['ended'] or f'interrupted; resume it with `{typed(resume)}`'}")
     return shown
+
+
+def _comparing(found: dict[str, Any]) -> str:
+    """Format the comparison under way: `confirming: baseline, run 2 of 6, for 12s, done at about 10:02:17`."""
+    if found["now"] is None:
+        return f"{found['doing']}: {' and '.join(found['sides'])}, {found['done']} of {found['runs']} runs done"
+    run = run_words(found["done"] + 1, found["runs"])
+    until = time.strftime("%H:%M:%S", time.localtime(found["done_at"]))
+    return f"{found['doing']}: {found['now']}, {run}, for {duration(found['seconds'])}, done at about {until}"
 
 
 def watch(workspace: Path, tag: str | None) -> None:

@@ -138,6 +138,11 @@ def background(summary: Mapping[str, Any], *, in_short: bool = False) -> str:
     return ", ".join(said)
 
 
+def run_words(number: int, runs: int) -> str:
+    """Name a run of a comparison. Those that do not count are replaced, so that there can be more than planned."""
+    return f"run {number} of {runs}" if number <= runs else f"run {number}, replacing a disturbed one"
+
+
 def instead(state: State) -> str:
     """Return what the loop does while the model or agent is unavailable."""
     best = state.incumbent

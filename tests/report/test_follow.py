@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.decision.limits import Limits, noted, of_note
 from agent.journal import lock
 from agent.journal.paths import state_folder
+from tests.common.forked import Forked
 from tests.common.in_process import call
-from tests.common.workspaces import ROOT, git, quick_protocol
+from tests.common.sessions import keep_in_turn
+from tests.common.stations import until
+from tests.common.workspaces import ROOT, Cli, commit_all, git, quick_protocol
 
 
 def begun(folder: Path, *args: str) -> subprocess.Popen[str]:
@@ -128,3 +133,25 @@ def test_limits_are_noted_and_read_back() -> None:
     assert Limits().words() == ""
     assert noted(Limits(), now) == {}
     assert Limits(experiments=100, target=1.2).words() == "after 100 experiments, or at the target 1.2"
+
+
+def test_status_says_that_the_gain_is_being_confirmed(quick: Path, cli: Cli) -> None:
+    text = (quick / "train.py").read_text().replace("RATE = 0.1", "SEED = 42\nRATE = 0.1", 1)
+    slow = "import time\nif SEED != 42 and RATE != 0.1:\n    time.sleep(1)\n"  # held-out runs of the best
+    (quick / "train.py").write_text(text.replace('print("---")', f'{slow}print("---")', 1))
+    commit_all(quick, "slow held-out runs")
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+
+    def comparison() -> dict[str, Any] | None:
+        found: dict[str, Any] | None = json.loads(cli(quick, "status", "--json").stdout)["data"]["comparison"]
+        return found
+
+    assert comparison() is None
+    confirming = Forked(quick, ["confirm", "--runs", "4"], os.environ)
+    found = until(lambda: (now := comparison()) and now["now"] == "best #1" and now, "a run of the best")
+    assert (found["doing"], found["runs"], found["sides"]) == ("confirming", 8, ["baseline", "best #1"])
+    says = r"(?m)^confirming: best #1, run [1-8] of 8, for [0-9.]+s, done at about [0-9:]{8}$"
+    until(lambda: re.search(says, cli(quick, "status").stdout), "a line about it")
+    confirming.communicate(timeout=60)
+    assert confirming.returncode == 0
+    assert comparison() is None

@@ -97,7 +97,7 @@ def test_journal_of_stations_fits_the_schema_and_has_lines() -> None:
 @pytest.mark.quick
 def test_texts_of_stations_stay_on_one_short_line() -> None:
     assert by_station({"studio": 0.012, "mini": -0.004}, 1.5) == "better on studio (+0.012000), not on mini (-0.004000)"
-    assert machine_of({"accelerator": "x\n\x1b[31my" + "z" * 500, "host": None}) == "x [31my" + "z" * 53
+    assert machine_of({"accelerator": "x\n\x1b[31my" + "z" * 500, "host": None}) == "x y" + "z" * 57
     assert machine_of({}) == ""
 
 

@@ -258,6 +258,31 @@ def test_the_screen_while_the_gain_is_confirmed(states: list[State]) -> None:
     assert state.comparison is not None
     further = replace(state, comparison=replace(state.comparison, runs=runs))
     assert "#9, run 7, replacing a disturbed one" in "\n".join(drawn(further, 80, 24))
+    ended = replace(state, ended="9 experiments are done")
+    between = step(ended, Event("compared", state.latest_at + 1, {"label": "b", "run": 1, "metric": 1.8, "seconds": 1}))
+    text = "\n".join(drawn(between, 80, 24))
+    assert "confirming with held-out runs: baseline and best #9" in text
+    assert "ended" not in text
+    resumed = step(between, Event("resumed", state.latest_at + 9, {"pid": 1}))
+    assert "confirming" not in "\n".join(drawn(resumed, 80, 24))
+
+
+def test_rate_of_a_resumed_session_is_that_of_its_loop(states: list[State]) -> None:
+    state, so_far = states[-1], states[-1].compared_seconds
+    assert state.baseline is not None
+    commits = {"a": state.baseline.commit, "b": "b" * 40}
+    before, rate = summarize(state)["per_hour"], experiments_left(Limits(), state, 0.0, 0.0)
+    for kind, data, seconds in (
+        ("comparing", {"commits": commits, "files": [], "count": 3}, 5000.0),
+        ("compared", {"label": "a", "run": 1, "metric": 1.9, "seconds": 301.0}, 1000.0),
+        ("confirmed", commits, 1000.0),
+        ("resumed", {"pid": 1}, 5000.0),
+    ):
+        state = step(state, Event(kind, state.latest_at + seconds, data))
+    assert state.compared_seconds - so_far == pytest.approx(2000.0)
+    assert summarize(state)["per_hour"] == before
+    assert summarize(state)["hours"] == pytest.approx(state.seconds / 3600)
+    assert experiments_left(Limits(), state, 0.0, 0.0) == rate
 
 
 def test_screen_says_that_an_ablation_is_one(states: list[State]) -> None:
@@ -299,7 +324,7 @@ def test_small_and_rounded_figures_keep_their_digits() -> None:
 
 def test_forecast_counts_experiments_until_limit(states: list[State]) -> None:
     state, now = states[-1], states[-1].latest_at
-    each = state.seconds / 9
+    each = state.loop_seconds / 9
     assert str(experiments_left(Limits(), state, now, 0.0)).endswith((" an hour", " a minute"))
     assert "about 10 more by " in str(experiments_left(Limits(until=now + 9.5 * each), state, now, 0.0))
     assert "about 4 more by " in str(experiments_left(Limits(seconds=9.5 * each), state, now, 6 * each))

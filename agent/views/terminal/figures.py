@@ -51,7 +51,7 @@ def figure_lines(state: State, moment: Moment, room: int, *, charted: bool) -> l
         lines.append(named("tried", f"{summary['experiments']}: {counts}"))
     if summary["faults"]["runs"]:
         lines.append(named("repeated", faults(summary)))
-    if not state.comparison:
+    if not state.comparing:
         lines += _forecast(moment, room)
     if summary["cost"]["calls"]:
         lines.append(named("cost", cost(summary["cost"])))

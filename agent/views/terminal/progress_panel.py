@@ -20,7 +20,7 @@ from agent.journal.pending import Pending
 from agent.journal.state import State, side
 from agent.pruning.curves import Curve
 from agent.views.terminal.ellipsis import LABEL, FirstFitting, clock, line, named, parts, sides
-from agent.views.text import upcoming
+from agent.views.text import run_words, upcoming
 
 GB, MB = 2**30, 2**20
 
@@ -79,7 +79,7 @@ def under_way(state: State) -> tuple[Mapping[str, Any], float] | None:
 
 def progress_panel(state: State, moment: Moment) -> list[RenderableType]:
     """Return the lines for the current experiment, for the confirmation, or for the time between experiments."""
-    if state.comparison is not None and state.comparison.started is not None:
+    if state.comparison is not None and (state.comparing or state.comparison.started is not None):
         return _comparing(state, state.comparison, moment)
     if state.faults.until is not None and state.pending is None:
         return [_pause(state.faults.until)]
@@ -120,10 +120,12 @@ def _comparing(state: State, comparison: PendingComparison, moment: Moment) -> l
     lines: list[RenderableType] = [line(what, "bold")]
     lines += [_so_far(names[label], runs, "") for label, runs in comparison.runs.items() if runs]
     found = under_way(state)
-    assert found is not None
-    number, count = sum(map(len, comparison.runs.values())) + 1, comparison.count * len(names)
-    of = f" of {count}" if number <= count else ", replacing a disturbed one"
-    lines.append(named("now", f"{names[found[0]['label']]}, run {number}{of}"))
+    if found is None and state.faults.until is not None:
+        return [*lines, _pause(state.faults.until)]
+    if found is None:
+        return [*lines, line("between two runs", "dim")]
+    run = run_words(sum(map(len, comparison.runs.values())) + 1, comparison.count * len(names))
+    lines.append(named("now", f"{names[found[0]['label']]}, {run}"))
     return [*lines, *_running(*found, "", moment)]
 
 

@@ -30,7 +30,7 @@ def stations_panel(state: State, now: float, width: int, most: int) -> list[Rend
         width: in columns.
         most: lines; the busiest stations are shown if not all fit.
     """
-    if state.ended is not None and not state.flight.leases:
+    if state.ended is not None and not state.flight.leases and not state.comparing:
         return [line(f"ended: {state.ended}", "bold")]
     lines, ahead = _comparison(state), upcoming(state.prepared, state.preparing)
     lines += [named("next", ahead)] if ahead else []
@@ -111,7 +111,7 @@ def _others(left: Sequence[StationStatus]) -> str:
 def _comparison(state: State) -> list[RenderableType]:
     """Return the lines about a comparison in progress: its sides, with their mean so far."""
     comparison = state.comparison
-    if comparison is None:
+    if comparison is None or not state.comparing:
         return []
     names = {label: side(state, label, commit) for label, commit in comparison.commits.items()}
     done = min((len(comparison.runs.get(label, ())) for label in names), default=0)
