@@ -157,7 +157,7 @@ def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, An
         "confirmed": came.sure,
         "words": ", ".join([_words(state, experiment), *reservations(experiment.runs)]),
         "runs": len(runs),
-        "seconds": experiment.seconds + sum(run.seconds for run in runs[len(experiment.runs) :]),
+        "seconds": experiment.seconds,
         "at": at,
         "commit": experiment.commit,
         "proposer": experiment.proposer,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agent.format import duration
 from tests.common.browser import Page, browser, find
 from tests.common.journals import HOSTILE, NAMES, JournalBuilder
 from tests.common.reports import LONG, Made
@@ -130,6 +131,10 @@ def test_row_opens_the_panel_and_arrows_follow_the_table(page: Page) -> None:
 def test_link_to_an_experiment_opens_it(made: Made, opened: Page) -> None:
     opened.open(made.report("long"), fragment="#12")
     assert opened.run(f"{PANEL}.innerText").startswith("#12 ")
+    opened.run(SETTLED)
+    assert opened.run(f"document.activeElement === {PANEL}")
+    opened.press(*RIGHT)
+    assert opened.run("location.hash") == "#13"
     opened.run("location.hash = '#34'")
     opened.run(SETTLED)
     assert opened.run(f"{PANEL}.innerText").startswith("#34 ")
@@ -138,7 +143,24 @@ def test_link_to_an_experiment_opens_it(made: Made, opened: Page) -> None:
     opened.open(made.report("night", "long"), fragment="#s1-12")
     assert opened.run(f"{PANEL}.innerText").startswith("#12 ")
     assert opened.run("document.querySelector('tr.chosen').id") == "s1-12"
+    opened.run(SETTLED)
+    assert opened.run(f"document.activeElement === {PANEL}")
     assert opened.console == []
+
+
+def test_time_of_an_experiment_ends_with_its_verdict_and_the_panel_sums_the_runs_it_lists(
+    made: Made, opened: Page
+) -> None:
+    opened.open(made.report("up"))
+    rows = opened.run("JSON.parse(document.getElementById('s0-data').textContent).rows")
+    row = max(rows, key=lambda each: len(each["runs"]))
+    opened.run(f"location.hash = '#{row['n']}'")
+    opened.run(SETTLED)
+    names = f"[...{PANEL}.querySelectorAll('dt')]"
+    facts = opened.run(f"Object.fromEntries({names}.map((dt) => [dt.textContent, dt.nextSibling.textContent]))")
+    assert facts["time of the runs listed here"] == duration(sum(run[2] for run in row["runs"]))
+    before = [run[2] for run in row["runs"] if run[0] == "candidate"]
+    assert facts["time until the verdict"] == duration(sum(before))
 
 
 def test_what_models_and_runs_wrote_stays_text(page: Page) -> None:

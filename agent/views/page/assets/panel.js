@@ -23,6 +23,11 @@ function openPanel(session, number, from = null) {
   panel.focus({ preventScroll: true });
 }
 
+// Unless something else has the focus by now.
+function focusPanel() {
+  if (!panel.hidden && document.activeElement === document.body) panel.focus({ preventScroll: true });
+}
+
 function closePanel() {
   if (panel.hidden) return;
   panel.hidden = true;
@@ -69,7 +74,7 @@ function beginPanel() {
     if (event.key === "Escape") {
       for (const each of document.querySelectorAll(".tip")) each.hidden = true;
       closePanel();
-    } else if (!panel.hidden && panel.contains(document.activeElement)) {
+    } else if (!panel.hidden && (panel.contains(document.activeElement) || document.activeElement === document.body)) {
       // The arrows up and down scroll it.
       if (event.key === "ArrowLeft") turn(-1);
       if (event.key === "ArrowRight") turn(1);
@@ -87,7 +92,9 @@ function panelParts(session, row) {
   const facts = [];
   if (row.m !== null || row.v !== null) facts.push([data.metric, row.m !== null ? figure(row.m) : told.value]);
   if (row.g !== null) facts.push(["gain over the best of its time", signed(row.g, row.v ?? row.g)]);
-  facts.push(["time of all runs", told.took], ["proposed by", told.by], ["commit", told.commit]);
+  facts.push(["time until the verdict", told.took]);
+  if (row.runs.length) facts.push(["time of the runs listed here", duration(row.runs.reduce((sum, run) => sum + (run[2] ?? 0), 0))]);
+  facts.push(["proposed by", told.by], ["commit", told.commit]);
   const parts = [head, element("p", { class: "what" }, told.what), element("p", { class: "note" }, told.reason)];
   parts.push(element("dl", {}, ...facts.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])));
   const last = data.rows[data.rows.length - 1].n;

@@ -93,6 +93,8 @@ function begin() {
     }
   });
   follow(sessions);
+  // The browser takes the focus away when it goes to the row that the address names.
+  addEventListener("load", () => setTimeout(focusPanel));
 }
 
 begin();
