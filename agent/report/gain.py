@@ -34,8 +34,9 @@ class Gain:
         best_runs: number of runs behind the estimate of the best.
         apparent: gain from `baseline` to `best`.
         confirmed: gain by held-out runs of baseline and best; None until `confirm` has compared these two.
-        low: lower end of the interval of `confirmed`.
-        high: upper end of the interval of `confirmed`.
+        heldout: the same, whatever their verdict.
+        low: lower end of the interval of `heldout`.
+        high: upper end of the interval of `heldout`.
         verdict: verdict of held-out runs of baseline and best, with its reason; None until `confirm` has compared them.
         noise: standard deviation of one run; 0 if runs are deterministic, None as long as it is unknown.
         repeated: whether the best was kept after more than one run, or runs are deterministic.
@@ -48,6 +49,7 @@ class Gain:
     best_runs: int = 0
     apparent: float | None = None
     confirmed: float | None = None
+    heldout: float | None = None
     low: float | None = None
     high: float | None = None
     verdict: str | None = None
@@ -70,7 +72,9 @@ def standing(state: State) -> Gain:
     if first is None or now is None:
         return Gain()
     found = state.confirmation
-    sure = found if found is not None and shows_gain(found) else {}
+    whole = found is not None and None not in (found.get("gain"), found.get("low"), found.get("high"))
+    says = whole and ("verdict" in (found or {}) or shows_gain(found or {}))  # earlier versions wrote no verdict
+    heldout = found if found is not None and says else {}
     one_sided = bool(state.faulted.get(baseline.commit)) != bool(state.faulted.get(best.commit))
     faulted = one_sided or REPEATED in (found or {}).get("reservations", ())
     words = (*reservations([*baseline.runs, *best.runs]), *([REPEATED] if faulted else []))
@@ -80,9 +84,10 @@ def standing(state: State) -> Gain:
         baseline_runs=_runs_behind(baseline),
         best_runs=_runs_behind(best),
         apparent=gain(first, now, state.session["direction"]),
-        confirmed=sure.get("gain"),
-        low=sure.get("low"),
-        high=sure.get("high"),
+        confirmed=heldout.get("gain") if shows_gain(heldout) else None,
+        heldout=heldout.get("gain"),
+        low=heldout.get("low"),
+        high=heldout.get("high"),
         verdict=verdict_of(found) if found is not None and "verdict" in found else None,
         noise=noise_of(state.measured).known,
         repeated=best.verdict.evidence is not None and best.verdict.evidence.confirmed,

@@ -375,11 +375,11 @@ def _status(folder: Path, tag: str, found: Experiment | Pending) -> str:
 
 
 def _session(path: Path, running: bool) -> dict[str, Any]:
-    tag, at = path.parent.name, path.lstat().st_mtime
+    tag = path.parent.name
     try:
         state = fold(path)
     except AutoresearchError as error:
-        return {"tag": tag, "error": str(error), "running": running, "last_activity": at}
+        return {"tag": tag, "error": str(error), "running": running, "last_activity": path.lstat().st_mtime}
     session, best, stands = state.session, state.incumbent, standing(state)
     return {
         "tag": tag,
@@ -393,9 +393,11 @@ def _session(path: Path, running: bool) -> dict[str, Any]:
         "best_commit": best.commit if best else None,
         "gain": stands.apparent,
         "confirmed_gain": stands.confirmed,
+        "heldout_gain": stands.heldout,
         "gain_is": stands.word,
         "verdict": stands.verdict,
-        "last_activity": max(at, state.latest_at),
+        # A copy of the workspace or a restored backup changes the time of the file.
+        "last_activity": state.latest_at or path.lstat().st_mtime,
         "running": running,
         "ended": state.ended,
     }

@@ -151,8 +151,9 @@ def _session(each: dict[str, Any], now: float) -> tuple[str, ...]:
     best = f"{figure(each['best'])} (#{each['best_number']})" if each["best"] is not None else "-"
     if each["gain"] is None:
         gained = "-"
-    elif each["confirmed_gain"] is not None:
-        gained = f"{figure(each['confirmed_gain'], each['baseline'])} {each['verdict'] or 'confirmed'}"
+    elif each["heldout_gain"] is not None:
+        gained = f"{figure(each['heldout_gain'], each['baseline'])} {each['verdict'] or each['gain_is']}"
+        gained += f", {figure(each['gain'], each['baseline'])} apparent" if each["confirmed_gain"] is None else ""
     else:
         said = each["verdict"] or each["gain_is"]
         gained = f"{figure(each['gain'], each['baseline'])} {said}" if each["gain"] > 0 else "none yet"

@@ -282,6 +282,13 @@ def test_log_follows_a_run_to_its_end(quick: Path, cli: Cli) -> None:
     assert text.endswith("num_steps:        10\n")
 
 
+def test_last_activity_of_a_session_is_its_last_event_and_not_the_time_of_the_file(session: Path, cli: Cli) -> None:
+    path = journal_path(session, "t")
+    os.utime(path, (path.stat().st_mtime + 5000,) * 2)
+    (found,) = [each for each in data(cli, session, "sessions")["sessions"] if each["tag"] == "t"]
+    assert found["last_activity"] == journal(session)[-1]["at"]
+
+
 def test_sessions_lists_all_sessions(session: Path, cli: Cli) -> None:
     git(session, "checkout", "--quiet", "main")
     shutil.copytree(journal_path(session, "t").parent, journal_path(session, "u").parent)

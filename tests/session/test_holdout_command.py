@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.format import brief
+from agent.format import brief, figure
 from tests.common.sessions import assert_consistent, confirmed, events, keep_in_turn
+from tests.common.terminals import in_window
 from tests.common.workspaces import Cli, commit_all
 
 # The model is the constants. RATE helps on both splits, WIDTH on the validation split alone.
@@ -51,6 +52,13 @@ def test_gain_on_validation_alone_is_not_confirmed(writing: Path, cli: Cli) -> N
     assert data["cost"]["gain"] == pytest.approx(0.192, abs=1e-6)
     line = "not confirmed: not on the holdout"
     assert line in cli(writing, "status").stdout
+    (session,) = json.loads(cli(writing, "sessions", "--json").stdout)["data"]["sessions"]
+    assert (session["confirmed_gain"], session["heldout_gain"]) == (None, data["gain"])
+    both = f"{figure(data['gain'], 1.0)} {line}, {figure(session['gain'], 1.0)} apparent"
+    assert both in cli(writing, "sessions").stdout
+    _, shown = in_window(writing, [(120, 40)], "status")
+    assert f"{figure(data['gain'], 1.0)} {line}" in shown
+    assert f"apparent {figure(session['gain'], 1.0)}" in shown
     report = cli(writing, "report", "--json")
     assert report.returncode == 0, report.stderr
     assert confirmed(writing, cli)["verdict"] == "not confirmed"  # what was scored stays known

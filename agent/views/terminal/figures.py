@@ -89,13 +89,14 @@ def _gain(state: State) -> Text:
     assert stands.apparent is not None and stands.baseline is not None
     like, percent = stands.baseline, f" ({stands.apparent / abs(stands.baseline):.2%})" if stands.baseline else ""
     percent, apparent = percent.replace("%", " %"), figure(stands.apparent, like)
-    if stands.confirmed is None and stands.apparent <= 0:
+    if stands.heldout is None and stands.apparent <= 0:
         return named("gain", f"none yet: {apparent}{percent}")
-    if stands.confirmed is None:
+    if stands.heldout is None:
         return named("gain", f"{apparent}{percent} ", (stands.verdict or stands.word, "bold"))
     low, high = (figure(end, like) for end in (stands.low, stands.high) if end is not None)
     interval = f", {low} to {high}; apparent {apparent}{percent}"
-    return named("gain", (f"{figure(stands.confirmed, like)} {stands.verdict or stands.word}", "bold green"), interval)
+    style = "bold" if stands.confirmed is None else "bold green"
+    return named("gain", (f"{figure(stands.heldout, like)} {stands.verdict or stands.word}", style), interval)
 
 
 def _spark(values: Sequence[float], width: int, ascii_only: bool) -> str:
