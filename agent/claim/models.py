@@ -137,7 +137,9 @@ class Claim(ClaimModel):
         "holds however often it is read.",
     )
     confirmation: Confirmation = Field(description="What these runs show.")
-    statement: dict[str, Any] | None = Field(description="Statement of the session about its night; null if none.")
+    statement: dict[str, Any] | None = Field(
+        description="Statement of the session about its night, which nothing checks; null if none."
+    )
     unconfined: bool = Field(description="Whether no sandbox confined a run.")
     unattested: bool = Field(description="Whether a run computed its own metric, because its model cannot be traced.")
 
