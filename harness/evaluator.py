@@ -104,8 +104,7 @@ class Service:
         try:
             if self._gave_rows:  # it could hold them
                 raise NotEvaluated("the run was given the validation text before it handed over a model")
-            task = self._load()
-            self._reader.end()
+            task = self._ready()
             batch = int(request.get("rows", 0))
             if not 1 <= batch <= len(task.rows):
                 raise NotEvaluated(f"the batch size must be between 1 and {len(task.rows)} rows, got {batch}")
@@ -124,6 +123,18 @@ class Service:
         say("answer", **about, seconds=time.monotonic() - at)
         return {"metric": bits}
 
+    def _ready(self) -> scoring.Task:
+        """Return what to evaluate on, with all workers alive: no model has run in one that has died by now."""
+        try:
+            task = self._load()
+        except Died:
+            self._reader = Worker()
+            task = self._reader.start("load_task")()
+        self._reader.end()
+        self._workers = [worker if worker.runs() else Worker() for worker in self._workers]
+        found: scoring.Task = task
+        return found
+
     def end(self) -> None:
         for worker in (*self._workers, self._reader):
             worker.end()
@@ -139,6 +150,10 @@ class Service:
         return {"names": [path.name for path in paths]}, [os.open(path, os.O_RDONLY) for path in paths]
 
 
+class Died(NotEvaluated):
+    """Raised if a worker has died."""
+
+
 class Worker:
     """A child process that runs functions of this module, one after the other."""
 
@@ -150,7 +165,7 @@ class Worker:
         """Call a function of this module in the process, and return a callable that waits for its result, once.
 
         Raises:
-            NotEvaluated: from this method or the callable: the function raised it, or the process died.
+            NotEvaluated: from this method or the callable: the function raised it, or the process died (`Died`).
         """
         asked, answered = self._process.stdin, self._process.stdout
         assert asked is not None and answered is not None
@@ -159,7 +174,7 @@ class Worker:
             try:
                 succeeded, found = pickle.load(answered)
             except (EOFError, pickle.UnpicklingError):
-                raise NotEvaluated("the model crashed the process that evaluated it") from None
+                raise Died("the model crashed the process that evaluated it") from None
             if not succeeded:
                 raise NotEvaluated(found)
             return found
@@ -168,8 +183,11 @@ class Worker:
             pickle.dump((name, args), asked)
             asked.flush()
         except OSError:
-            raise NotEvaluated("the model crashed the process that evaluated it") from None
+            raise Died("the model crashed the process that evaluated it") from None
         return result
+
+    def runs(self) -> bool:
+        return self._process.poll() is None
 
     def end(self) -> None:
         self._process.kill()

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ from typing import Any
 
 from agent.errors import AutoresearchError, ExperimentError, Faulted, Violation
 from agent.execution.allowance import NO_ALLOWANCE, Allowance
-from agent.execution.gpu_fault import FULL_DISK, described, fault_of_evaluator
+from agent.execution.gpu_fault import FULL_DISK, NO_EVALUATOR, described, fault_of_evaluator
 from agent.execution.kill import end_all
 from agent.format import figure
 from agent.repository.harness import EVALUATORS, HANDED_OVER
@@ -44,6 +45,8 @@ LARGEST_MODEL, MOST_ROWS = 2**30, 10**6
 LEAST_FREE = 2**30  # bytes of disk that a stored model must leave
 TICK_SECONDS = 0.2
 READY_SECONDS = 30.0
+# What `harness/handover.py` raises in a run whose evaluator is gone, and how long that may take to end after it.
+NO_ANSWER, GONE_SECONDS = "the evaluator does not answer", 5.0
 # A log may round to three decimals; only the evaluator's number counts.
 TOLERANCE = 6e-4
 # Time for a run to write files and print after its model is handed over. It can no longer change its metric.
@@ -97,6 +100,20 @@ class Evaluator:
         """Return the first event of this name from the evaluator; empty if there has been none."""
         self._listen()
         return self._events.get(name, {})
+
+    def require_alive(self, patience: float = 0.0) -> None:
+        """Raise Faulted if it has ended without a word on the model, which no run's model can have caused.
+
+        Args:
+            patience: seconds to wait for its end, of which a run may learn first.
+        """
+        try:
+            code = self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            return
+        if not self.event("answer") and not self.event("refused"):
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            raise Faulted(f"{NO_EVALUATOR} before it answered: {how}", "machine")
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -338,6 +355,8 @@ def require_in_time(evaluator: Evaluator, allowance: Allowance, seconds: float) 
     """
     if evaluator.event("refused"):
         raise refusal(evaluator, allowance, time.monotonic() - seconds)
+    if not evaluator.event("untraced"):
+        evaluator.require_alive()
     over = evaluator.event("handed_over")
     if not over:
         allowance.require(seconds)

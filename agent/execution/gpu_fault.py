@@ -80,6 +80,8 @@ _HELP = {
 
 # A run says nothing about the candidate either if the evaluator could not write: this begins its error.
 FULL_DISK = "a disk is full or failed"
+# Nor if the evaluator itself was killed, as the system does that lacks memory.
+NO_EVALUATOR = "the evaluator was killed or crashed"
 
 
 def fault_in(returncode: int | None, log: str) -> Fault:
@@ -120,5 +122,9 @@ def remedy(fault: Fault, error: str = "") -> str:
     Args:
         error: of the run that it ended.
     """
-    helps = "free some disk space, also in TMPDIR" if error.startswith(FULL_DISK) else _HELP[fault]
+    of_others = {
+        FULL_DISK: "free some disk space, also in TMPDIR",
+        NO_EVALUATOR: "find out what ends processes here, such as a lack of memory (`dmesg`)",
+    }
+    helps = next((help_ for begin, help_ in of_others.items() if error.startswith(begin)), _HELP[fault])
     return f"{helps}; then run the same command again, which continues from here"

@@ -64,6 +64,7 @@ LARGEST_TEXT = 2 * process.LARGEST_LOG
 REDIRECTION = re.compile(r"\s*(&>|>)\s*run\.log(\s+2>&1)?\s*$")
 NO_ROOM = "the room could not be set up: "
 OPENING_SECONDS = 60.0
+LAST_LINES = 5  # of a log, among which is the exception that ended a run
 
 
 @dataclass(frozen=True)
@@ -291,9 +292,12 @@ def _result(
     place, evaluator = attempt.room, attempt.evaluator
     if evaluator is not None and evaluator.event("refused"):
         raise evaluation.refusal(evaluator, attempt.allowance, ended.began)
+    untraced = evaluator is not None and bool(evaluator.event("untraced"))
+    if evaluator is not None and ended.stopped is None and (ended.returncode or not untraced):
+        told = "".join(text.splitlines()[-LAST_LINES:])
+        evaluator.require_alive(evaluation.GONE_SECONDS if evaluation.NO_ANSWER in told else 0.0)
     require_success(ended, text)
     metric = runner.protocol.metric
-    untraced = evaluator is not None and bool(evaluator.event("untraced"))
     if evaluator is None or runner.harness is None or untraced:
         integrity.require_sealed(place.workspace, attempt.sealed)
         found = read(place, runner.protocol, metric, text, attempt.before)

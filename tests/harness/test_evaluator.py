@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from harness import evaluator, handover, settings
@@ -22,6 +24,7 @@ from prepare import Tokenizer, evaluate_bpb, make_dataloader
 from tests.common.bigram import Bigram, independent_bpb
 from tests.common.caches import T, current
 from tests.common.disks import small_disk
+from tests.common.processes import gone
 from tests.common.workspaces import ROOT
 
 # isort: split
@@ -256,6 +259,24 @@ def test_an_evaluator_that_is_gone_is_a_sentence(model: Bigram, tokenizer: Token
     beside.process.wait()
     with pytest.raises(ValueError, match="the evaluator does not answer"):
         evaluate_bpb(model, tokenizer, 16)
+
+
+@pytest.mark.parametrize("which", ["every", "first", "last"])
+def test_a_process_that_dies_before_it_has_a_model_is_replaced(
+    model: Bigram, tokenizer: Tokenizer, beside: Beside, which: str
+) -> None:
+    """The system ended it for want of memory, for example. The model had no part in that."""
+    own = psutil.Process(beside.process.pid)
+    deadline = time.monotonic() + 20
+    while len(workers := own.children()) <= evaluator.processes() and time.monotonic() < deadline:
+        beside.send(b"")
+    chosen = {"every": workers, "first": workers[:1], "last": workers[-1:]}[which]
+    for each in chosen:
+        each.kill()
+    while not all(gone(each.pid) for each in chosen) and time.monotonic() < deadline:
+        beside.send(b"")
+    assert evaluate_bpb(model, tokenizer, 16) > 0
+    assert [beside.event()["event"] for _ in range(2)] == ["handed_over", "answer"]
 
 
 # Honest models
