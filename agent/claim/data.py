@@ -18,6 +18,7 @@ from agent.format import counted
 from agent.journal.paths import cache_folder
 from agent.repository.workspace import Workspace
 from agent.room.room import ENVIRONMENT
+from agent.system import temporary
 from agent.system.files import read_bounded, write_whole
 
 VARIABLE = "AUTORESEARCH_CACHE"
@@ -147,7 +148,7 @@ def _run_prepare(wanted: Data, workspace: Workspace, cache: Path) -> None:
     choices = ["--source", wanted.source, "--profile", wanted.profile]
     if wanted.num_shards is not None:
         choices += ["--num-shards", str(wanted.num_shards)]
-    with tempfile.TemporaryDirectory() as name:
+    with temporary.folder() as name:
         copy = workspace.export(Path(name))
         if not (copy / "prepare.py").is_file():
             raise PreconditionError(f"the data of the claim is missing, and {workspace.folder} has no prepare.py")

@@ -6,9 +6,7 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 from agent.doctor import memory, power
 from agent.doctor.check import GB, Check
@@ -20,6 +18,7 @@ from agent.protocol.models import Protocol
 from agent.repository.git import FALLBACK_IDENTITY
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import choose_sandbox, layers_kept
+from agent.system import temporary
 from agent.system.ask import ask
 
 # A night writes little, but a full disk ends it: uv, data and logs share the disk.
@@ -159,7 +158,7 @@ def _sandbox(protocol: Protocol) -> Check:
 
 def _layers() -> str:
     """Return where the writes of runs to untracked folders are, if it is not the folder for temporary files."""
-    usual, spare = Path(tempfile.gettempdir()).resolve(), layers_folder()
+    usual, spare = temporary.place().resolve(), layers_folder()
     match layers_kept():
         case "nowhere":
             return "; untracked folders are read-only"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from agent.doctor.check import Check
 from agent.errors import AutoresearchError, in_one_line
@@ -13,6 +12,7 @@ from agent.protocol.models import Protocol
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import choose_sandbox
 from agent.session.opening import prepared
+from agent.system import temporary
 from agent.system.files import last_lines
 
 TRAINING_SECONDS = 2
@@ -32,7 +32,7 @@ def check(workspace: Workspace, protocol: Protocol) -> Check:
         patient=True,
         linked=False,
     )
-    with TemporaryDirectory(prefix="autoresearch-smoke-") as name, prepared(runner, setup=False) as ready:
+    with temporary.folder("autoresearch-smoke-") as name, prepared(runner, setup=False) as ready:
         log = Path(name) / "run.log"
         try:
             run = measure(ready, workspace.head, log)

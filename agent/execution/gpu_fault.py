@@ -78,10 +78,16 @@ _HELP = {
     "machine": "restart the machine; check an NVIDIA card with `nvidia-smi`",
 }
 
-# A run says nothing about the candidate either if the evaluator could not write: this begins its error.
+# A run says nothing about the candidate either if the evaluator could not write, if its room was deleted, or if the
+# evaluator was killed, as the system does that lacks memory. These begin its error.
 FULL_DISK = "a disk is full or failed"
-# Nor if the evaluator itself was killed, as the system does that lacks memory.
+GONE_FOLDER = "the folder for temporary files was deleted"
 NO_EVALUATOR = "the evaluator was killed or crashed"
+_HELP_BEYOND = {
+    GONE_FOLDER: "set TMPDIR to a folder that nothing deletes",
+    FULL_DISK: "free some disk space, also in TMPDIR",
+    NO_EVALUATOR: "find out what ends processes here, such as a lack of memory (`dmesg`)",
+}
 
 
 def fault_in(returncode: int | None, log: str) -> Fault:
@@ -116,15 +122,16 @@ def described(fault: Fault) -> str:
     return _WORDS[fault]
 
 
+def beyond_gpu(error: str) -> str:
+    """Return how the error of a faulted run begins if another part of the machine than the GPU failed; else empty."""
+    return next((begin for begin in _HELP_BEYOND if error.startswith(begin)), "")
+
+
 def remedy(fault: Fault, error: str = "") -> str:
     """Return what helps against a fault that comes again and again.
 
     Args:
         error: of the run that it ended.
     """
-    of_others = {
-        FULL_DISK: "free some disk space, also in TMPDIR",
-        NO_EVALUATOR: "find out what ends processes here, such as a lack of memory (`dmesg`)",
-    }
-    helps = next((help_ for begin, help_ in of_others.items() if error.startswith(begin)), _HELP[fault])
+    helps = _HELP_BEYOND.get(beyond_gpu(error)) or _HELP[fault]
     return f"{helps}; then run the same command again, which continues from here"

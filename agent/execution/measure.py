@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -32,7 +31,7 @@ from agent.execution import evaluation, fingerprint, integrity, process
 from agent.execution.allowance import NO_ALLOWANCE, NO_REFERENCES, TOO_LATE, Allowance, References
 from agent.execution.conditions import Clock, clock, conditions
 from agent.execution.evaluation import Evaluator, Harness, losses_of
-from agent.execution.gpu_fault import described, fault_in
+from agent.execution.gpu_fault import GONE_FOLDER, described, fault_in
 from agent.execution.kill import Process
 from agent.execution.oom import ran_out
 from agent.execution.process import (
@@ -55,6 +54,7 @@ from agent.room import room
 from agent.room.own_text import own_text
 from agent.room.room import NO_FILES, Furniture, Room, UntrackedFiles
 from agent.room.sandbox import UNCONFINED, Sandbox
+from agent.system import temporary
 from agent.system.invocation import here
 from agent.system.masking import without_secrets
 
@@ -64,6 +64,7 @@ LARGEST_TEXT = 2 * process.LARGEST_LOG
 REDIRECTION = re.compile(r"\s*(&>|>)\s*run\.log(\s+2>&1)?\s*$")
 NO_ROOM = "the room could not be set up: "
 OPENING_SECONDS = 60.0
+NO_FOLDER = Faulted(f"{GONE_FOLDER} during the run", "machine")
 LAST_LINES = 5  # of a log, among which is the exception that ended a run
 
 
@@ -204,6 +205,10 @@ def _measure(
             ended = execute(runner, attempt, observer)
         except ExperimentError as error:
             given_up = error
+        except FileNotFoundError:
+            if not is_lost(attempt.room):
+                raise
+            given_up = NO_FOLDER
         slept = ended.asleep if ended else time.time() - since - (clock().wall - began.wall)
         if slept >= SHORTEST_SLEEP:  # also if the run was given up: a loss of NaN may be that of a card that woke up
             raise Suspended(f"the machine slept for {slept:.0f} s during the run")
@@ -239,12 +244,19 @@ def _failed(error: ExperimentError, attempt: Attempt, around: Mapping[str, Any],
     """
     computed = attempt.evaluator is not None and bool(attempt.evaluator.event("untraced"))
     late = computed and str(error).startswith(TOO_LATE)  # it could wait until its metric is a good one
+    if is_lost(attempt.room):
+        error = NO_FOLDER
     if late or (knew and not isinstance(error, Violation | TimedOut)):  # else these repeat nothing
         return Run(metric=None, error=f"{KNEW}{error}", **around)
     if isinstance(error, Faulted) and attempt.evaluator is not None and evaluation.lacked_room(attempt.evaluator):
         error = Crashed("the model does not fit the disk of temporary files (TMPDIR)")
     fault = error.fault if isinstance(error, Faulted) else ""
     return Run(metric=None, error=str(error), fault=fault, out_of_memory=isinstance(error, OutOfMemory), **around)
+
+
+def is_lost(place: Room) -> bool:
+    """Return whether the room of a run was deleted, as no run in a sandbox can do, with the folder that holds it."""
+    return not place.layout.folder.is_dir()
 
 
 def _knew(attempt: Attempt) -> bool:
@@ -530,7 +542,7 @@ def require_disk_space(logs: Path) -> None:
     Args:
         logs: the folder of the log. The other one is that of rooms, which may be a small disk in memory.
     """
-    for folder in (logs, Path(tempfile.gettempdir())):
+    for folder in (logs, temporary.place()):
         if not folder.exists():
             continue
         about = shutil.disk_usage(folder)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from agent.execution import fingerprint
 from agent.execution.gpu_fault import LONGEST_LOG, fault_in
-from agent.execution.measure import Attempt, Runner, execute, require_disk_space, room_of
+from agent.execution.measure import Attempt, Runner, execute, is_lost, require_disk_space, room_of
 from agent.execution.process import Observer
 from agent.format import plain
 from agent.journal.paths import state_folder
@@ -98,8 +98,13 @@ def _fails_at_import(runner: Runner, files: Mapping[str, str], incumbent: str, t
         log = place.layout.folder / "log"
         command = shlex.join([*start, "-c", IMPORT.format(script=script)])
         watched = Observer(tick=lambda _: tick())
-        ended = execute(runner, Attempt(place, log), watched, command=command, limit=SECONDS)
-        text = read_end(log, LONGEST_LOG).decode(errors="replace")
+        try:
+            ended = execute(runner, Attempt(place, log), watched, command=command, limit=SECONDS)
+            text = read_end(log, LONGEST_LOG).decode(errors="replace")
+        except FileNotFoundError:
+            if is_lost(place):  # with its log, so that only a run can tell
+                return None
+            raise
         if not ended.returncode or fault_in(ended.returncode, text):
             return None  # a run repeats what the GPU failed
         said = plain(" | ".join(last_lines(log, 3))) or f"exit code {ended.returncode}"

@@ -10,7 +10,6 @@ import re
 import shlex
 import socket
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from agent.execution.preflight import program
 from agent.execution.process import Observer
 from agent.format import one_line
 from agent.journal.paths import cache_folder, state_folder
+from agent.system import temporary
 from agent.system.ask import ask
 from agent.system.files import last_lines
 
@@ -87,7 +87,7 @@ def public(text: str) -> str:
 
 def _folders() -> set[str]:
     """Return the folders that errors are likely to name, which may contain any character."""
-    found = {Path.cwd(), Path(sys.prefix), Path(tempfile.gettempdir()), cache_folder()}
+    found = {Path.cwd(), Path(sys.prefix), temporary.place(), cache_folder()}
     with contextlib.suppress(RuntimeError):
         found.add(Path.home())
     return {str(each) for folder in found for each in (folder, folder.resolve()) if len(folder.parts) > 1}

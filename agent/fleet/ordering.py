@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from agent.session.session import Session
 from agent.source.seed import with_seed
 from agent.station.orders import Answer, Leased, Order, digest_of
 from agent.station.records import folder_name
+from agent.system import temporary
 from agent.system.invocation import version
 
 NEWEST = 2000  # settled leases that an order names: a station keeps 200 runs, and an order is bounded
@@ -60,7 +60,7 @@ def require_no_filters(workspace: Workspace, commit: str) -> None:
     if not active:
         return
     paths = os.fsencode("".join(f"{path}\0" for path in workspace.tree(commit)))
-    with tempfile.TemporaryDirectory() as scratch:  # `check-attr --source` needs git 2.40
+    with temporary.folder() as scratch:  # `check-attr --source` needs git 2.40
         index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
         git.run("read-tree", commit, env=index)
         said = os.fsdecode(git.fed(["check-attr", "--cached", "--stdin", "-z", "filter"], paths, index)).split("\0")

@@ -7,7 +7,6 @@ import contextlib
 import os
 import platform
 import signal
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from agent.fleet.scheduler import PAGES, SETTINGS
 from agent.fleet.security import OPEN, Endpoint, require_agreement, security
 from agent.format import one_line
 from agent.station.state import POLL_SECONDS, Station, station
+from agent.system import temporary
 from agent.system.hosts import is_loopback
 from agent.system.invocation import typed
 
@@ -150,7 +150,7 @@ async def work(where: Endpoint, name: str, say: Callable[[str], None], ready: Ca
     leaving = Leaving(here)
     leaving.install()
     waiting = Waiting(where, name, say)
-    with dask.config.set(SETTINGS), tempfile.TemporaryDirectory(prefix="autoresearch-station-") as scratch:
+    with dask.config.set(SETTINGS), temporary.folder("autoresearch-station-") as scratch:
         while not leaving.event.is_set():
             worker = _worker(where, name, scratch)
             try:

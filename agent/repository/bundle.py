@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from agent.errors import AutoresearchError, PreconditionError
 from agent.repository.bounded import Bounds, TooLong, TooMuch, run_bounded
 from agent.repository.git import Git, GitFailed
 from agent.repository.workspace import Workspace
+from agent.system import temporary
 from agent.system.invocation import git_here
 
 REFS, ORDERED = "refs/claim", "order"
@@ -39,7 +39,7 @@ def write_bundle(workspace: Workspace, target: Path, commits: Mapping[str, str])
         PreconditionError: the repository does not have the whole history.
     """
     _require_deep(workspace)
-    with tempfile.TemporaryDirectory() as name, _named_if_partial(workspace):
+    with temporary.folder() as name, _named_if_partial(workspace):
         clone = Path(name) / "clone"
         workspace.git.run("clone", "--quiet", "--shared", "--no-tags", "--no-checkout", str(workspace.top), str(clone))
         git = Git(clone.resolve())

@@ -11,7 +11,6 @@ import contextlib
 import math
 import os
 import re
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +21,7 @@ from agent.repository.git import LITERAL, Git, GitFailed
 from agent.repository.harness import LINK, LONGEST_LINK, HarnessFiles
 from agent.repository.loose import remove_empty_objects
 from agent.source.encoding import decoded, encoded
+from agent.system import temporary
 from agent.system.invocation import git_here
 from agent.system.memory import remember
 from agent.system.names import PLAYBOOK, PROGRAM, PROTOCOL
@@ -187,7 +187,7 @@ class Workspace:
 
     def merge(self, ours: str, base: str, theirs: str) -> str | None:
         """Return `ours` with the changes from `base` to `theirs`, or None if they conflict with its own."""
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary.folder() as scratch:
             paths = [Path(scratch) / name for name in ("ours", "base", "theirs")]
             for path, content in zip(paths, (ours, base, theirs), strict=True):
                 _write(path, content)
@@ -239,7 +239,7 @@ class Workspace:
             commit: None means HEAD.
         """
         commit = commit or self.head
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary.folder() as scratch:
             index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
             self.git.run("read-tree", commit, env=index)
             write = ["checkout-index", "--all", f"--prefix={folder}/"]
@@ -517,7 +517,7 @@ class Workspace:
     def _written(self, parent: str, contents: Mapping[str, bytes | None], message: str) -> str:
         """Create a commit with plumbing commands only, without hooks, signature prompts or the user's index."""
         entries = dict(self.tree(parent))
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary.folder() as scratch:
             index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
             self.git.run("read-tree", parent, env=index)
             for path, content in contents.items():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from agent.journal.paths import home_folder, stations_folder
 from agent.room.places import READ_VARIABLE, TOOLS
+from agent.system import temporary
 from agent.system.files import read_bounded
 
 KEY_PLACES = {".netrc", ".npmrc", ".pypirc", ".ssh", ".aws", ".gnupg"}
@@ -81,7 +81,7 @@ def is_private(place: Path, top: Path) -> bool:
     if not _is_data(place):
         return True  # a socket, through which another program could be told what to do
     if (
-        str(place) in (*BROAD, os.path.realpath(tempfile.gettempdir()))
+        str(place) in (*BROAD, os.path.realpath(temporary.place()))
         or home.is_relative_to(place)
         or top.is_relative_to(place)
     ):

@@ -21,6 +21,7 @@ from agent.journal.paths import layers_folder
 from agent.protocol.models import Constraints
 from agent.room import confine
 from agent.room.places import OF_ROOM, TEXT_PACKAGES, devices, split
+from agent.system import temporary
 from agent.system.files import remove_tree
 from agent.system.shielded import run_shielded
 
@@ -256,11 +257,11 @@ def temporary_folder(workspace: Path) -> Iterator[Path]:
     place = os.fsencode(workspace) + b"\0" + os.uname().nodename.encode(errors="replace")
     prefix = f"autoresearch-{hashlib.sha256(place).hexdigest()[:12]}-"
     spare = layers_folder()
-    for above in (Path(tempfile.gettempdir()), *([spare] if spare else [])):
+    for above in (temporary.place(), *([spare] if spare else [])):
         with contextlib.suppress(OSError):  # it may be writable but not readable, or not exist
             for left in [entry.path for entry in os.scandir(above) if entry.name.startswith(prefix)]:
                 remove_tree(Path(left))
-    folder = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=temporary.place())).resolve()
     try:
         yield folder
     finally:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agent.errors import ExperimentError, MachineFault
-from agent.execution.gpu_fault import FULL_DISK, NO_EVALUATOR, remedy
+from agent.execution.gpu_fault import beyond_gpu, remedy
 from agent.execution.process import POLL_SECONDS
 from agent.format import duration
 from agent.journal.experiment import Run
@@ -109,7 +109,7 @@ def hopeless(run: Run, which: str) -> MachineFault:
         which: how many runs failed, such as `6 runs in a row`.
     """
     error = run.error or ""
-    what = next((each for each in (FULL_DISK, NO_EVALUATOR) if error.startswith(each)), "the GPU failed")
+    what = beyond_gpu(error) or "the GPU failed"
     return MachineFault(f"{what} in {which}, the last time with: {error}", hint=remedy(run.fault, error))
 
 

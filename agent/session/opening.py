@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,6 +33,7 @@ from agent.room import room
 from agent.room.remarks import remarks
 from agent.room.sandbox import Mode, choose_sandbox, temporary_folder
 from agent.session.context import known_constants
+from agent.system import temporary
 from agent.system.invocation import git_here, here, typed
 from agent.system.names import PROTOCOL
 
@@ -125,7 +125,7 @@ def cloned(runner: Runner, purpose: str) -> Iterator[Runner]:
     Args:
         purpose: a word for the folder's name.
     """
-    with tempfile.TemporaryDirectory(prefix=f"autoresearch-{purpose}-", ignore_cleanup_errors=True) as name:
+    with temporary.folder(f"autoresearch-{purpose}-", lenient=True) as name:
         source = runner.workspace.folder
         copy = Workspace(source, runner.protocol).clone(Path(name).resolve() / "clone")
         environment = source / room.ENVIRONMENT

@@ -15,6 +15,7 @@ from agent.repository.bundle import LACKS, ORDERED, fetch_into
 from agent.repository.git import Git, new_repository
 from agent.repository.workspace import Workspace
 from agent.station.orders import Order
+from agent.system import temporary
 from agent.system.files import remove_tree
 
 REFS = "refs/autoresearch/orders"
@@ -103,7 +104,7 @@ def _clone(folder: Path, order: Order) -> Git:
 
 
 def _feed(git: Git, bundle: bytes, commit: str) -> None:
-    with tempfile.NamedTemporaryFile(prefix="autoresearch-bundle-") as file:
+    with tempfile.NamedTemporaryFile(prefix="autoresearch-bundle-", dir=temporary.place()) as file:
         file.write(bundle)
         file.flush()
         fault = fetch_into(git, Path(file.name), {ORDERED: commit}, f"{REFS}/{commit[:12]}")
