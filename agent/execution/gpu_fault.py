@@ -78,13 +78,15 @@ _HELP = {
     "machine": "restart the machine; check an NVIDIA card with `nvidia-smi`",
 }
 
-# A run says nothing about the candidate either if the evaluator could not write, if its room was deleted, or if the
-# evaluator was killed, as the system does that lacks memory. These begin its error.
+# A run says nothing about the candidate either if the evaluator could not write, if its room or its log was
+# deleted, or if the evaluator was killed, as the system does that lacks memory. These begin its error.
 FULL_DISK = "a disk is full or failed"
 GONE_FOLDER = "the folder for temporary files was deleted"
+GONE_LOG = "the log of the run was deleted"
 NO_EVALUATOR = "the evaluator was killed or crashed"
 _HELP_BEYOND = {
     GONE_FOLDER: "set TMPDIR to a folder that nothing deletes",
+    GONE_LOG: "find out what deletes files in `.autoresearch`, such as `git clean -x`",
     FULL_DISK: "free some disk space, also in TMPDIR",
     NO_EVALUATOR: "find out what ends processes here, such as a lack of memory (`dmesg`)",
 }

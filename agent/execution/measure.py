@@ -31,7 +31,7 @@ from agent.execution import evaluation, fingerprint, integrity, process
 from agent.execution.allowance import NO_ALLOWANCE, NO_REFERENCES, TOO_LATE, Allowance, References
 from agent.execution.conditions import Clock, clock, conditions
 from agent.execution.evaluation import Evaluator, Harness, losses_of
-from agent.execution.gpu_fault import GONE_FOLDER, described, fault_in
+from agent.execution.gpu_fault import GONE_FOLDER, GONE_LOG, described, fault_in
 from agent.execution.kill import Process
 from agent.execution.oom import ran_out
 from agent.execution.process import (
@@ -64,7 +64,6 @@ LARGEST_TEXT = 2 * process.LARGEST_LOG
 REDIRECTION = re.compile(r"\s*(&>|>)\s*run\.log(\s+2>&1)?\s*$")
 NO_ROOM = "the room could not be set up: "
 OPENING_SECONDS = 60.0
-NO_FOLDER = Faulted(f"{GONE_FOLDER} during the run", "machine")
 LAST_LINES = 5  # of a log, among which is the exception that ended a run
 
 
@@ -206,9 +205,9 @@ def _measure(
         except ExperimentError as error:
             given_up = error
         except FileNotFoundError:
-            if not is_lost(attempt.room):
+            if (lost := _lost(attempt)) is None:
                 raise
-            given_up = NO_FOLDER
+            given_up = lost
         slept = ended.asleep if ended else time.time() - since - (clock().wall - began.wall)
         if slept >= SHORTEST_SLEEP:  # also if the run was given up: a loss of NaN may be that of a card that woke up
             raise Suspended(f"the machine slept for {slept:.0f} s during the run")
@@ -218,7 +217,7 @@ def _measure(
             "seconds": ended.seconds if ended else clock().wall - began.wall,
             "unconfined": runner.sandbox.way is None,
         }
-        text = _text(log)
+        text = _text(log) if log.exists() else ""
         try:
             if given_up is not None:
                 raise given_up
@@ -244,8 +243,7 @@ def _failed(error: ExperimentError, attempt: Attempt, around: Mapping[str, Any],
     """
     computed = attempt.evaluator is not None and bool(attempt.evaluator.event("untraced"))
     late = computed and str(error).startswith(TOO_LATE)  # it could wait until its metric is a good one
-    if is_lost(attempt.room):
-        error = NO_FOLDER
+    error = _lost(attempt) or error
     if late or (knew and not isinstance(error, Violation | TimedOut)):  # else these repeat nothing
         return Run(metric=None, error=f"{KNEW}{error}", **around)
     if isinstance(error, Faulted) and attempt.evaluator is not None and evaluation.lacked_room(attempt.evaluator):
@@ -254,8 +252,18 @@ def _failed(error: ExperimentError, attempt: Attempt, around: Mapping[str, Any],
     return Run(metric=None, error=str(error), fault=fault, out_of_memory=isinstance(error, OutOfMemory), **around)
 
 
+def _lost(attempt: Attempt) -> Faulted | None:
+    """Return the error of a run whose room or log was deleted, as no run in a sandbox can do; None if they are there.
+
+    An evaluator's metric stands without them.
+    """
+    if is_lost(attempt.room):
+        return Faulted(f"{GONE_FOLDER} during the run", "machine")
+    return None if attempt.log.exists() else Faulted(f"{GONE_LOG} during the run", "machine")
+
+
 def is_lost(place: Room) -> bool:
-    """Return whether the room of a run was deleted, as no run in a sandbox can do, with the folder that holds it."""
+    """Return whether the room of a run was deleted, with the folder that holds it."""
     return not place.layout.folder.is_dir()
 
 

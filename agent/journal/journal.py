@@ -21,7 +21,7 @@ from agent.format import one_line
 from agent.journal.events import Event, fault_of
 from agent.journal.paths import journal_path
 from agent.journal.state import State, step
-from agent.system.files import Unusable, open_plain, read_end
+from agent.system.files import Unusable, open_plain, read_bounded, read_end, write_whole
 from agent.system.invocation import typed
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ REPAIR = "repair {} manually, since the program never rewrites a journal, or sta
 NO_EVENT = (ValueError, KeyError, AttributeError, TypeError, IndexError, AssertionError, OverflowError)
 UNREADABLE = (*NO_EVENT, RecursionError, MemoryError)
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of fsync(2), on disks that cannot do it
-APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+# Readable: of a file that was deleted, only the descriptor still has the content.
+APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 View = Callable[[Event, State], None]
 
@@ -54,6 +55,7 @@ class Journal:
         self.state = fold(path)
         self._views = views
         self._file: IO[str] | None = None
+        self._restored = False
         # The handler of Ctrl-C shows a note, even while this thread is writing an event.
         self._lock = threading.RLock()
 
@@ -78,7 +80,7 @@ class Journal:
                     hint="this is a fault of the program: please report it",
                 )
             try:
-                file = self._file or self._open()
+                file = self._current()
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
@@ -89,6 +91,9 @@ class Journal:
                 hint = f"{remedy}, then run the same command again; the session continues where it stopped"
                 raise AutoresearchError(f"cannot write {self.path}: {error.strerror}", hint=hint) from None
             self.state = step(self.state, event)
+            if self._restored:
+                self._restored = False
+                self.show("note", text=f"{self.path} was deleted, for example by `git clean`, and is written again")
             self._show(event)
 
     def show(self, kind: str, **data: Any) -> None:
@@ -105,6 +110,30 @@ class Journal:
         with self._lock:
             for view in self._views:
                 view(event, self.state)
+
+    def _current(self) -> IO[str]:
+        """Return the file of the journal, open: written again if it was deleted, since the open one is still whole.
+
+        Raises:
+            AutoresearchError: another file is in its place.
+        """
+        if self._file is None:
+            return self._open()
+        try:
+            if os.path.samestat(os.fstat(self._file.fileno()), os.lstat(self.path)):
+                return self._file
+        except FileNotFoundError:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path, _content(self._file.fileno()))
+            self._restored = True
+        else:  # a disk may number its files anew, and an editor writes a file of the same content
+            if read_bounded(self.path, LARGEST_JOURNAL) != _content(self._file.fileno()):
+                raise AutoresearchError(
+                    f"another program has replaced {self.path}, so this session cannot go on",
+                    hint="put the journal back if you can, or start a session with another --tag",
+                )
+        self.close()
+        return self._open()
 
     def _open(self) -> IO[str]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -293,6 +322,14 @@ def _sound(event: Event, worst: Mapping[str, float]) -> tuple[Event, Mapping[str
 
 def _is_cost(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST_COST
+
+
+def _content(descriptor: int) -> bytes:
+    parts, size = [], 0
+    while part := os.pread(descriptor, CHUNK, size):
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
 
 
 def drop_torn_line(path: Path) -> int:

@@ -95,7 +95,9 @@ def _save(runner: Runner, fingerprint: Mapping[str, Any], commit: str, runs: Seq
         "packages": _packages(runner),
         "runs": [dataclasses.asdict(each) for each in runs],
     }
-    write_whole(record_path(runner), json.dumps(record, indent=2) + "\n")
+    path = record_path(runner)
+    path.parent.mkdir(parents=True, exist_ok=True)  # which may have been deleted with the log
+    write_whole(path, json.dumps(record, indent=2) + "\n")
 
 
 def valid_baseline(runner: Runner, fingerprint: dict[str, Any], commit: str) -> list[Run]:

@@ -78,3 +78,13 @@ def test_dry_check_without_its_room_refuses_nothing(quick: Path, scratch: Path) 
         files = {"train.py": WAITS}
         assert why_not(ready, files, ready.workspace.head, lambda: observer.tick(0.0)) is None
         assert not scratch.exists()
+
+
+def test_run_whose_log_is_deleted_is_a_fault_of_the_machine(quick: Path, tmp_path: Path) -> None:
+    protocol, log = load_protocol(quick), tmp_path / "logs" / "run.log"
+    with prepared(Runner(protocol, Workspace(quick, protocol), None), setup=False) as ready:
+        original = ready.workspace.head
+        found = measure(ready, set_train(quick, WAITS), log, once(lambda: remove_tree(log.parent), log.exists))
+        assert (found.metric, found.fault) == (None, "machine")
+        assert (found.error or "").startswith("the log of the run was deleted")
+        assert measure(ready, original, log).metric is not None

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import timeit
 from collections.abc import Callable
 from dataclasses import replace
@@ -264,3 +265,36 @@ def test_a_full_disk_is_said_with_what_is_free() -> None:
         r"free disk space \([\d,]+ MiB are free in /", explain(OSError(errno.ENOSPC, "No space left")).hint
     )
     assert explain(OSError(errno.EIO, "Input/output error")).hint.startswith("fix the cause")
+
+
+def test_deleted_journal_is_written_again(tmp_path: Path) -> None:
+    """`git clean -x` deletes it with its folder, while a loop has it open."""
+    notes = []
+    journal = Journal(tmp_path / "s" / "t" / "journal.jsonl", [lambda event, _: notes.append(event.data.get("text"))])
+    journal.append("session", tag="t", base="b0", direction="minimize")
+    journal.append("ended", reason="x")
+    shutil.rmtree(tmp_path / "s")
+    journal.append("resumed")
+    journal.append("ended", reason="y")
+    journal.close()
+    assert [event.kind for event in read(journal.path)] == ["session", "ended", "resumed", "ended"]
+    assert fold(journal.path) == journal.state
+    assert [text for text in notes if text] == [
+        f"{journal.path} was deleted, for example by `git clean`, and is written again"
+    ]
+
+
+def test_another_journal_in_its_place_is_not_overwritten(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl", [])
+    journal.append("session", tag="t", base="b0", direction="minimize")
+    same = journal.path.read_bytes()
+    journal.path.unlink()
+    journal.path.write_bytes(same)  # as an editor saves it, and a disk that numbers files anew
+    journal.append("ended", reason="x")
+    assert [event.kind for event in read(journal.path)] == ["session", "ended"]
+    journal.path.rename(tmp_path / "moved")
+    journal.path.write_bytes(same)
+    with pytest.raises(AutoresearchError, match=r"another program has replaced .*/journal\.jsonl"):
+        journal.append("resumed")
+    assert journal.path.read_bytes() == same
+    journal.close()
