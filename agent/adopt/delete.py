@@ -108,7 +108,7 @@ def delete(workspace: Workspace, tag: str) -> dict[str, Any]:
     Raises:
         PreconditionError: a loop runs in the workspace, or as in `remains`.
     """
-    with lock.hold(state_folder(workspace.folder), tag, stops=False):
+    with lock.hold(state_folder(workspace.folder), tag, git=workspace.git.folder, stops=False):
         found = remains(workspace, tag)
         at_login.forget(workspace.folder, tag)
         try:

@@ -77,7 +77,7 @@ def _smoke(workspace: Workspace, protocol: Protocol) -> Check:
     with contextlib.ExitStack() as stack:
         try:
             if folder.is_dir():  # else no session ever began here, and this check leaves no trace
-                stack.enter_context(lock.hold(folder, None))
+                stack.enter_context(lock.hold(folder, None, git=workspace.git.folder))
         except PreconditionError as error:
             return Check("smoke", "warning", in_one_line(error), typed("doctor --smoke"))
         except OSError:
@@ -98,7 +98,7 @@ def repair_sessions(folder: Path, tag: str | None) -> list[str]:
     workspace = Workspace(folder, protocol)
     tag = find_session(workspace.folder, tag)
     path = journal_path(workspace.folder, tag)
-    with lock.hold(state_folder(workspace.folder), tag, stops=False):
+    with lock.hold(state_folder(workspace.folder), tag, git=workspace.git.folder, stops=False):
         torn = drop_torn_line(path)
         done = [f"dropped the incomplete last line of the journal ({torn} bytes)"] if torn else []
         journal = Journal(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -60,11 +61,17 @@ def _taken(other: Holder | None) -> PreconditionError:
 
 @contextlib.contextmanager
 def hold(
-    state_folder: Path, tag: str | None, limits: dict[str, Any] | None = None, *, stops: bool = True
+    state_folder: Path,
+    tag: str | None,
+    limits: dict[str, Any] | None = None,
+    *,
+    git: Path | None = None,
+    stops: bool = True,
 ) -> Iterator[None]:
     """Hold the workspace's lock.
 
     Args:
+        git: the .git folder of the workspace, which `git clean` leaves alone; None to lock only the state folder.
         tag: the session for other processes to show; None if this process works on none.
         limits: the limits of the session, for other processes to show.
         stops: as for `Holder`.
@@ -73,21 +80,51 @@ def hold(
         PreconditionError: another process holds it; the message names that process.
         AutoresearchError: the disk of the workspace has no locks.
     """
+    with contextlib.ExitStack() as stack:
+        state_folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(_locked(state_folder / "lock", state_folder))  # the only one that earlier versions know
+        if git is not None:
+            stack.enter_context(_locked(_beyond_clean(git, state_folder), state_folder, needed=False))
+        stack.enter_context(_noted(state_folder, tag, limits, stops=stops))
+        yield
+
+
+def _beyond_clean(git: Path, state_folder: Path) -> Path:
+    """Return the lock of a workspace in its .git folder, which may have several workspaces."""
+    return git / f"autoresearch-lock-{hashlib.sha256(os.fsencode(state_folder.resolve())).hexdigest()[:12]}"
+
+
+@contextlib.contextmanager
+def _locked(file: Path, state_folder: Path, *, needed: bool = True) -> Iterator[None]:
+    """Lock a file. Raises as `hold` does.
+
+    Args:
+        needed: whether to fail if the file cannot be written.
+    """
     from filelock import FileLock, Timeout  # imported late: commands that only read do not need it
 
-    state_folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(state_folder / "lock")
+    lock = FileLock(file)
     try:
         lock.acquire(timeout=MOMENT)  # `_is_locked` of another process holds it that long at most
     except Timeout:
         raise _taken(holder(state_folder)) from None
     except OSError as error:
-        if error.errno not in NO_LOCKS:
+        if needed and error.errno not in NO_LOCKS:
             raise
-        raise AutoresearchError(
-            f"cannot lock {state_folder / 'lock'}: its disk has no locks, without which two loops could run at once",
-            hint="move the workspace to a local disk, or mount the network disk with locks",
-        ) from None
+        if needed:
+            raise AutoresearchError(
+                f"cannot lock {file}: its disk has no locks, without which two loops could run at once",
+                hint="move the workspace to a local disk, or mount the network disk with locks",
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _noted(state_folder: Path, tag: str | None, limits: dict[str, Any] | None, *, stops: bool) -> Iterator[None]:
+    """Write the note that names this process, and remove it after the block. Arguments as for `hold`."""
     note = _note(state_folder)
     try:
         note.unlink(missing_ok=True)  # of one that was killed
@@ -104,7 +141,6 @@ def hold(
         yield
     finally:
         note.unlink(missing_ok=True)
-        lock.release()
 
 
 def holder(state_folder: Path) -> Holder | None:

@@ -63,7 +63,7 @@ def open_runner(
     require_own_state(workspace.folder)
     ends = None if limits is None else noted(limits.within(protocol), time.time())
     confined = choose_sandbox(sandbox, protocol.environment.constraints)
-    with lock.hold(state_folder(workspace.folder), tag, ends, stops=stops):
+    with lock.hold(state_folder(workspace.folder), tag, ends, git=workspace.git.folder, stops=stops):
         exclude(workspace, [".autoresearch/", "run.log"])
         yield Runner(protocol, workspace, training_seconds or protocol.training_seconds, confined)
 

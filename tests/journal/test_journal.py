@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import AutoresearchError, explain
+from agent.errors import AutoresearchError, PreconditionError, explain
 from agent.format import named, one_line
 from agent.journal.experiment import Experiment, Run, Verdict
 from agent.journal.journal import Journal, fold, read, read_and_fold
-from agent.journal.lock import hold
+from agent.journal.lock import hold, holder
 from agent.journal.results import render
 from agent.journal.state import State, step
 from agent.protocol.load import load_protocol
@@ -298,3 +298,22 @@ def test_another_journal_in_its_place_is_not_overwritten(tmp_path: Path) -> None
         journal.append("resumed")
     assert journal.path.read_bytes() == same
     journal.close()
+
+
+def test_lock_holds_after_its_folder_was_deleted(tmp_path: Path) -> None:
+    """`git clean -x` deletes it, but nothing in the .git folder, which a repository may share among workspaces."""
+    git, state = tmp_path / ".git", tmp_path / ".autoresearch"
+    git.mkdir()
+    with hold(state, "t", git=git):
+        shutil.rmtree(state)
+        with pytest.raises(PreconditionError, match="a loop is already running"), hold(state, "u", git=git):
+            pass
+        with hold(tmp_path / "other" / ".autoresearch", "u", git=git):
+            pass
+    with hold(state, "u", git=git):
+        assert holder(state) is not None
+    taken = pytest.raises(PreconditionError, match=r"a loop is already running in this workspace: .*session u")
+    with hold(state, "u"), taken, hold(state, "t", git=git):  # an earlier version has no lock in .git
+        pass
+    with hold(state, "u", git=tmp_path / "read-only" / "missing"):
+        assert holder(state) is not None
