@@ -67,11 +67,20 @@ def _uv(protocol: Protocol) -> Iterator[Check]:
 
 
 def _identity(workspace: Workspace) -> Check:
+    try:
+        workspace.git.require_identity()
+    except AutoresearchError as error:
+        return Check("identity", "broken", in_one_line(error))
     if workspace.author is not None:
         return Check("identity", "ok", f"commits are authored by {workspace.author}")
-    fallback = f"{FALLBACK_IDENTITY['name']} <{FALLBACK_IDENTITY['email']}>"
-    setup = "git config --global user.name 'Your Name' && git config --global user.email you@example.org"
-    return Check("identity", "warning", f"user.name is not set in git: commits are authored by {fallback}", setup)
+    values = {"name": "'Your Name'", "email": "you@example.org"}
+    missing = [key for key in values if key not in workspace.git.user]
+    setup = " && ".join(f"git config --global user.{key} {values[key]}" for key in missing)
+    own = {**FALLBACK_IDENTITY, **workspace.git.user}
+    names = " and ".join(f"user.{key}" for key in missing)
+    verb = "is" if len(missing) == 1 else "are"
+    message = f"{names} {verb} not set in git: commits are authored by {own['name']} <{own['email']}>"
+    return Check("identity", "warning", message, setup)
 
 
 def _backend() -> Check:

@@ -198,6 +198,21 @@ class Git:
                 "sets up, or allow this command to run outside of the sandbox",
             )
 
+    def require_identity(self) -> None:
+        """Raise PreconditionError if git refuses name, address or date of the author or the committer of commits."""
+        for role in ("author", "committer"):
+            try:
+                self.run("var", f"GIT_{role.upper()}_IDENT")
+            except GitFailed as error:
+                if error.code < 0:
+                    raise
+                words = str(error).partition(": ")[2].removeprefix("fatal: ")
+                raise PreconditionError(
+                    f"git refuses the {role} of commits: {words}",
+                    hint=f"correct user.name and user.email of `git config` and the variables GIT_{role.upper()}_*, "
+                    "then run the same command again",
+                ) from None
+
     def _configured_names(self) -> dict[str, str]:
         """Return the names and addresses of git's configuration by key, such as `user.name`."""
         entries = []

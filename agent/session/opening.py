@@ -60,6 +60,7 @@ def open_runner(
     workspace = Workspace(folder, protocol)
     workspace.git.require_recent()
     workspace.git.require_writable()
+    workspace.git.require_identity()
     require_own_state(workspace.folder)
     ends = None if limits is None else noted(limits.within(protocol), time.time())
     confined = choose_sandbox(sandbox, protocol.environment.constraints)

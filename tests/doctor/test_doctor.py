@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -246,6 +247,47 @@ def test_blas_is_reported_without_running_workspace_code(quick: Path, tmp_path: 
     else:
         assert found.get("blas", {"status": "ok"})["status"] == "ok"
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("unset", "says", "command"),
+    [
+        (
+            ["name"],
+            "user.name is not set in git: commits are authored by autoresearch <",
+            "git config --global user.name",
+        ),
+        (["email"], "user.email is not set in git: commits are authored by ", "git config --global user.email"),
+        (["name", "email"], "user.name and user.email are not set in git: ", "git config --global user.name"),
+    ],
+)
+def test_doctor_names_the_half_of_the_identity_that_is_missing(
+    quick: Path, unset: list[str], says: str, command: str
+) -> None:
+    for key in unset:
+        git(quick, "config", "--unset", f"user.{key}")
+    found = {check["name"]: check for check in asked(quick)}["identity"]
+    assert found["status"] == "warning"
+    assert found["message"].startswith(says)
+    assert found["command"].startswith(command)
+    assert found["command"].count("git config") == len(unset)
+
+
+@pytest.mark.parametrize("by", ["name", "date"])
+def test_identity_that_git_refuses_ends_no_session_after_its_baseline(quick: Path, program: Cli, by: str) -> None:
+    variables = {}
+    if by == "name":
+        git(quick, "config", "user.name", "<>")
+    else:
+        variables = {"GIT_AUTHOR_DATE": "garbage"}
+    done = program(quick, "run", "--tag", "t", "--max-experiments", "1", **variables)
+    assert done.returncode == 3
+    words = {"name": "disallowed characters", "date": "invalid date format: garbage"}[by]
+    assert re.search(rf"^error: git refuses the author of commits: .*{words}", done.stderr, re.MULTILINE)
+    assert not (quick / ".autoresearch" / "sessions").exists()
+    found = {check["name"]: check for check in asked(quick, **variables)}["identity"]
+    assert found["status"] == "broken"
+    assert words in found["message"]
 
 
 def test_doctor_names_missing_requirements(quick: Path, tmp_path: Path) -> None:
