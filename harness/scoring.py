@@ -156,6 +156,9 @@ def evaluate(model: Path, batch: int, task: Task, workers: "Sequence[Worker]") -
     others = (owners[picked] + 1) % len(workers)
     again = run(model, batch, spliced[:, :-1], targets, others, workers)
     require_causal(losses, again, picked, places, COARSE if coarse else FINE)
+    # A diverged model is worse than a uniform guess on what the metric counts, so it cannot know that.
+    if losses[task.lengths > 0].mean() <= math.log(task.vocab_size):
+        require_unknown(losses, again, places)
     if not hopeless:
         require_even(losses, again, picked, places, expected)
     if bits < LEAST_BITS_PER_BYTE:
@@ -259,7 +262,7 @@ def require_causal(losses: "Array", again: "Array", picked: "Array", places: "Ar
         tolerance: largest change of a loss, in nats.
 
     Raises:
-        NotEvaluated: they have changed, or the loss rises so much that the model must know the validation text.
+        NotEvaluated: they have changed.
     """
     import numpy as np
 
@@ -273,7 +276,20 @@ def require_causal(losses: "Array", again: "Array", picked: "Array", places: "Ar
             "the model's predictions depend on later tokens, on other rows of the batch, or on chance: they changed by "
             f"{float(np.nanmax(changed)):.3g} nats in {where} of {len(picked)} rows whose later text was replaced"
         )
-    usual, beyond = float(losses.mean()), again[~seen]
+
+
+def require_unknown(losses: "Array", again: "Array", places: "Array") -> None:
+    """Check that the loss does not rise so much on other text that the model must know the validation text.
+
+    Args:
+        losses, again, places: as in `require_causal`.
+
+    Raises:
+        NotEvaluated: it does.
+    """
+    import numpy as np
+
+    usual, beyond = float(losses.mean()), again[np.arange(losses.shape[1]) >= places[:, None]]
     if beyond.size and float(beyond.mean()) - usual > SURPRISE:
         raise NotEvaluated(
             f"the model has memorized the validation text: its loss is {usual:.2f} nats on that text, and "

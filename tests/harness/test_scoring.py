@@ -126,3 +126,28 @@ def test_a_run_that_is_clearly_worse_than_its_incumbent_is_tried_at_fewer_places
     bits, _ = scoring.evaluate(None, 16, task, workers)  # type: ignore[arg-type]
     assert bits == pytest.approx(2.0 * share / np.log(2))
     assert InProcess.rows == ROWS + tried
+
+
+class KnowsRows(InProcess):
+    """A worker whose losses rise where a row goes on like another one. Each row repeats one token of its own."""
+
+    def start(self, name: str, *args: Any) -> Any:
+        if name != "compare":
+            return super().start(name, *args)
+        (targets,) = args
+        found = self._losses + 4.0 * (targets != targets[:, :1])
+        return lambda: found
+
+
+@pytest.mark.parametrize("loss", [1.0, 0.9 * np.log(VOCABULARY), 1.1 * np.log(VOCABULARY), 500.0])
+def test_only_a_loss_below_that_of_a_guess_can_be_memory(loss: float) -> None:
+    """The losses of a diverged model are so large that they may differ by many nats from text to text."""
+    text = np.repeat(np.arange(ROWS, dtype=np.int32)[:, None] % VOCABULARY, LENGTH + 1, axis=1)
+    shape = (ROWS, LENGTH)
+    task = scoring.Task(text, np.ones(shape, int), VOCABULARY, "s", [np.full(shape, 2.0)], True)
+    workers: Any = [KnowsRows(np.float64(loss)) for _ in range(2)]
+    if loss < np.log(VOCABULARY):
+        with pytest.raises(scoring.NotEvaluated, match="memorized the validation text"):
+            scoring.evaluate(None, 16, task, workers)  # type: ignore[arg-type]
+    else:
+        assert scoring.evaluate(None, 16, task, workers)[0] == pytest.approx(loss / np.log(2))  # type: ignore[arg-type]
