@@ -231,6 +231,15 @@ class _Parser(argparse.ArgumentParser):
         settings.fail(message.removeprefix("argument "), hint="see `uv run prepare.py --help`", code=2)
 
 
+def _answer(text: str) -> None:
+    """Print to standard output, whose disk is not that of the data. The data is prepared either way."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or else Python fails again at its end
+        settings.fail(f"cannot write to standard output: {error.strerror or error}", code=1)
+
+
 def main() -> None:
     import filelock
 
@@ -266,6 +275,8 @@ def main() -> None:
     )
     parser.add_argument("--download-workers", type=int, default=8, help="parallel downloads (default: 8)")
     options = parser.parse_args()
+    if not options.source:
+        parser.error("--source must not be empty")
     if options.num_shards is not None and options.num_shards != -1 and options.num_shards < 1:
         parser.error("--num-shards must be at least 1, or -1 for all")
     if options.download_workers < 1:
@@ -273,7 +284,7 @@ def main() -> None:
     request = (options.source, options.num_shards, options.profile)
     try:
         if (said := snapshot.answer(*request)) is not None:
-            print(said)
+            _answer(said)
             return
         CACHE_DIR.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(CACHE_DIR / "prepare.lock")
@@ -283,7 +294,7 @@ def main() -> None:
             snapshot.say(f"waiting for another prepare.py in {CACHE_DIR}")
             lock.acquire()
         with lock:
-            print(snapshot.make_current(*request, options.download_workers))
+            _answer(snapshot.make_current(*request, options.download_workers))
     except DataError as error:
         settings.fail(str(error), hint=error.hint)
     except OSError as error:

@@ -1,6 +1,9 @@
 """The names that train.py imports, and the metric of a real MLX model."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from harness.loader import validation_rows
 from prepare import Tokenizer, evaluate_bpb
 from tests.common.bigram import Bigram, independent_bpb
 from tests.common.caches import T, current, python
+from tests.common.workspaces import ROOT
 
 # isort: split
 import mlx.core as mx
@@ -50,6 +54,21 @@ def test_a_bad_time_budget_is_a_sentence(tmp_path: Path, value: str) -> None:
     message = f"AUTORESEARCH_TRAINING_SECONDS must be a positive number of seconds, got {value!r}"
     assert done.stderr.startswith(f"error: {message}\nhint: ")
     assert done.stderr.count("\n") == 2
+
+
+def test_an_empty_source_is_not_the_current_folder(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "prepare.py"), "--source", ""]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "error: --source must not be empty")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_of_the_output_is_not_that_of_the_data(embedded: Path) -> None:
+    command, env = [sys.executable, str(ROOT / "prepare.py")], {**os.environ, "AUTORESEARCH_CACHE": str(embedded)}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, env=env, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: cannot write to standard output: No space left on device\n"
 
 
 def test_a_damaged_record_is_a_sentence(embedded: Path, tmp_path: Path) -> None:
