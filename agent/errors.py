@@ -29,6 +29,7 @@ from agent.format import one_line
 
 LONGEST_FAULT = 300  # characters
 FULL = (errno.ENOSPC, errno.EDQUOT)
+TOO_LARGE = "raise the limit of the size of files (`ulimit -f`)"
 
 
 class AutoresearchError(Exception):
@@ -144,6 +145,8 @@ def explain(error: OSError, folder: str = ".") -> AutoresearchError:
         folder: what is written most, for an error that names no file.
     """
     where, cause = f"{error.filename}: " if error.filename else "", "fix the cause"
+    if error.errno == errno.EFBIG:
+        cause = TOO_LARGE
     if error.errno in FULL:
         import shutil
 

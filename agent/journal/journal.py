@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from agent.errors import AutoresearchError, PreconditionError, fault
+from agent.errors import TOO_LARGE, AutoresearchError, PreconditionError, fault
 from agent.format import one_line
 from agent.journal.events import Event, fault_of
 from agent.journal.paths import journal_path
@@ -86,6 +86,8 @@ class Journal:
                 os.fsync(file.fileno())
             except OSError as error:
                 remedy = "free disk space or restore write permission"
+                if error.errno == errno.EFBIG:
+                    remedy = TOO_LARGE
                 if error.errno in NO_SYNC:
                     remedy = "move the workspace to a disk that can sync files to it"
                 hint = f"{remedy}, then run the same command again; the session continues where it stopped"

@@ -260,6 +260,18 @@ def test_a_full_disk_is_that_of_the_target_of_a_move(tmp_path: Path) -> None:
     assert f"MiB are free in {tmp_path})" in explain(OSError(errno.ENOSPC, "No space left", str(tmp_path))).hint
 
 
+def test_a_limit_of_the_size_of_files_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "(`ulimit -f`)" in explain(OSError(errno.EFBIG, "File too large", "x")).hint
+
+    def fails(_: int) -> None:
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(AutoresearchError, match="File too large") as caught:
+        Journal(tmp_path / "journal.jsonl", []).append("note", text="x")
+    assert caught.value.hint.startswith("raise the limit of the size of files (`ulimit -f`), then run the same")
+
+
 def test_a_full_disk_is_said_with_what_is_free() -> None:
     assert re.search(
         r"free disk space \([\d,]+ MiB are free in /", explain(OSError(errno.ENOSPC, "No space left")).hint
