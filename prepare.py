@@ -231,6 +231,15 @@ class _Parser(argparse.ArgumentParser):
         settings.fail(message.removeprefix("argument "), hint="see `uv run prepare.py --help`", code=2)
 
 
+def _require_sensible(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    if not options.source:
+        parser.error("--source must not be empty")
+    if options.num_shards is not None and options.num_shards != -1 and options.num_shards < 1:
+        parser.error("--num-shards must be at least 1, or -1 for all")
+    if options.download_workers < 1:
+        parser.error("--download-workers must be at least 1")
+
+
 def _answer(text: str) -> None:
     """Print to standard output, whose disk is not that of the data. The data is prepared either way."""
     try:
@@ -275,12 +284,7 @@ def main() -> None:
     )
     parser.add_argument("--download-workers", type=int, default=8, help="parallel downloads (default: 8)")
     options = parser.parse_args()
-    if not options.source:
-        parser.error("--source must not be empty")
-    if options.num_shards is not None and options.num_shards != -1 and options.num_shards < 1:
-        parser.error("--num-shards must be at least 1, or -1 for all")
-    if options.download_workers < 1:
-        parser.error("--download-workers must be at least 1")
+    _require_sensible(options, parser)
     request = (options.source, options.num_shards, options.profile)
     try:
         if (said := snapshot.answer(*request)) is not None:

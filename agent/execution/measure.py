@@ -192,12 +192,7 @@ def _measure(
     given_up: ExperimentError | None = None
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(room_of(runner, recipe.commit, snapshot, recipe.files))
-        evaluator = None
-        if runner.harness is not None:
-            kept = [losses_of(Path(run.log)) for run in reversed(other) if run.log]
-            reference = next((losses for losses in kept if losses.exists()), None)
-            args = runner.harness, evaluation.Place(runner.sandbox, place.layout.folder, runner.workspace.folder)
-            evaluator = stack.enter_context(evaluation.evaluator(*args, reference, log, runner.keeps_models))
+        evaluator = stack.enter_context(_evaluator(runner, place, log, other))
         before, sealed = stamps(place, runner.protocol), _sealed(runner, recipe, place)
         attempt = Attempt(place, log, allowance, evaluator, began, before=before, sealed=sealed)
         try:
@@ -234,6 +229,19 @@ def _measure(
             knew = _knew(attempt) or (bool(other) and _gave_metric(runner, attempt, text))
             return _failed(error, attempt, around, knew=knew)
         return Run(secondary=_secondary(runner, attempt, text), trained=told_training(text), **around)
+
+
+@contextlib.contextmanager
+def _evaluator(runner: Runner, place: Room, log: Path, other: tuple[Run, ...]) -> Iterator[Evaluator | None]:
+    """Run the evaluator of a run in `place` during the block, if the harness has one."""
+    if runner.harness is None:
+        yield None
+        return
+    kept = [losses_of(Path(run.log)) for run in reversed(other) if run.log]
+    reference = next((losses for losses in kept if losses.exists()), None)
+    args = runner.harness, evaluation.Place(runner.sandbox, place.layout.folder, runner.workspace.folder)
+    with evaluation.evaluator(*args, reference, log, runner.keeps_models) as found:
+        yield found
 
 
 def _failed(error: ExperimentError, attempt: Attempt, around: Mapping[str, Any], *, knew: bool) -> Run:
