@@ -52,7 +52,7 @@ def examine(folder: Path, tag: str | None, consult: ProposerConfig = SEARCH, tra
         workspace = Workspace(folder, protocol)
     except AutoresearchError as error:
         return [Check("workspace", "broken", in_one_line(error))]
-    found = [_protocol(workspace, protocol)]
+    found = [_protocol(workspace, protocol), *_harness(workspace)]
     running = lock.holder(state_folder(workspace.folder))
     if running is not None:
         watch = typed(f"status --follow --tag {running.tag}")
@@ -122,6 +122,13 @@ def _protocol(workspace: Workspace, protocol: Protocol) -> Check:
     except AutoresearchError as error:
         return Check("protocol", "broken", in_one_line(error))
     return Check("protocol", "ok", f"{protocol.execution.command}, {protocol.metric.name} {protocol.metric.direction}")
+
+
+def _harness(workspace: Workspace) -> Iterator[Check]:
+    """Warn of paths of the harness that protect no file. Without a commit, another check says so."""
+    with contextlib.suppress(AutoresearchError):
+        for text in workspace.remarks_on_harness(workspace.head):
+            yield Check("harness", "warning", text)
 
 
 def _tree(workspace: Workspace) -> Check:

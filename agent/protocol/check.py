@@ -14,7 +14,7 @@ HARNESS, MOST_SHOWN = "immutableHarness.paths", 20
 VARIABLES = {"execution.stopCondition.trainingSecondsBudget": "AUTORESEARCH_TRAINING_SECONDS"}
 
 
-def check(protocol: Protocol, imported: Sequence[str] = ()) -> list[dict[str, Any]]:
+def check(protocol: Protocol, imported: Sequence[str] = (), remarks: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return one entry per field: {field, value, origin, enforced, effect}.
 
     The origin is protocol.json, default or the name of an environment variable.
@@ -22,11 +22,13 @@ def check(protocol: Protocol, imported: Sequence[str] = ()) -> list[dict[str, An
     Args:
         protocol: the protocol to describe.
         imported: modules of the workspace that the harness imports; they are listed with the harness.
+        remarks: sentences about the paths of the harness.
     """
     fields = _fields(protocol, "")
+    harness = next(field for field in fields if field["field"] == HARNESS)
+    harness["effect"] += "".join(f"; {text}" for text in remarks)
     if imported:
         more = f" and {len(imported) - MOST_SHOWN} more" if len(imported) > MOST_SHOWN else ""
-        harness = next(field for field in fields if field["field"] == HARNESS)
         harness["effect"] += f"; they import {', '.join(imported[:MOST_SHOWN])}{more}"
     return fields
 

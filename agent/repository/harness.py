@@ -55,7 +55,10 @@ class HarnessFiles:
         self._tree, self._contents = tree, contents
         self._files: dict[str, frozenset[str]] = {}
         self._imports: dict[str, frozenset[Import]] = {}
-        self._named = {PurePosixPath(glob).as_posix() for glob in self._surface.allowed_globs if not _is_wild(glob)}
+        allowed = {PurePosixPath(glob).as_posix() for glob in self._surface.allowed_globs if not _is_wild(glob)}
+        # What both lists name is protected: an allowed glob singles out a module that is imported, or one file of a
+        # folder that is listed, but it does not revoke what the protocol says of the very same path.
+        self._named = allowed - {*self._paths}
 
     def of(self, commit: str) -> frozenset[str]:
         """Return the harness's files in `commit`, without those that a candidate may change."""
@@ -74,8 +77,13 @@ class HarnessFiles:
         said = "".join(f"{path}\0{tree[path][0]}\0{tree[path][1]}\n" for path in sorted(self.of(commit)))
         return hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()
 
+    def unmatched(self, commit: str) -> list[str]:
+        """Return the paths of immutableHarness that match no file of `commit`, as one with a typing error."""
+        tree = self._tree(commit)
+        return [glob for glob in self._paths if not any(matches(path, glob) for path in tree)]
+
     def holds(self, commit: str, path: str) -> bool:
-        """Return whether `path` belongs to the harness in `commit`, unless allowedGlobs name it literally."""
+        """Return whether `path` belongs to the harness in `commit`, unless allowedGlobs alone name it literally."""
         return path not in self._named and path in self.of(commit)
 
     def refusal(self, commit: str, paths: Iterable[str], *, shadows: bool = True) -> str | None:

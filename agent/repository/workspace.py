@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from agent.errors import AutoresearchError, PreconditionError, Violation
+from agent.format import named
 from agent.protocol.models import Protocol
 from agent.repository.bounded import Bounds, run_bounded
 from agent.repository.git import LITERAL, Git, GitFailed
@@ -47,7 +48,7 @@ FOR_PEOPLE = re.compile(
 )
 CLAIM = "claim.json"
 NO_COMMIT = "Needed a single revision"  # git's own words
-NOTHING_MAY_CHANGE_HINT = "commit the file to research, or name it in allowedGlobs"
+NOTHING_MAY_CHANGE_HINT = "commit the file to research, or name it in allowedGlobs and not in immutableHarness.paths"
 
 
 class Workspace:
@@ -133,6 +134,16 @@ class Workspace:
     def harness(self, commit: str) -> frozenset[str]:
         """Return the files of the harness in `commit`, including the modules that they import."""
         return self._harness.of(commit)
+
+    def remarks_on_harness(self, commit: str) -> list[str]:
+        """Return sentences about paths of immutableHarness that do something else than they seem to."""
+        surface, said = self.protocol.mutable_surface, []
+        for path in self._harness.unmatched(commit):
+            said.append(f"immutableHarness.paths: {path} matches no tracked file, so it protects none")
+        for path in sorted(_in_both(self.protocol)):
+            if self._harness.holds(commit, path) and surface.allows(path):
+                said.append(f"{path} is in allowedGlobs and in immutableHarness.paths, so no candidate may change it")
+        return said
 
     def harness_digest(self, commit: str) -> str:
         """Return a SHA-256 over paths and contents of the harness in `commit`."""
@@ -567,10 +578,19 @@ class Workspace:
 def nothing_may_change(protocol: Protocol) -> str:
     """Return the message for a commit in which `Workspace.files` finds none. Its hint is NOTHING_MAY_CHANGE_HINT."""
     globs = ", ".join(protocol.mutable_surface.allowed_globs)
+    if both := sorted(_in_both(protocol)):
+        return f"allowedGlobs ({globs}) leave nothing to change: immutableHarness.paths protects {named(both, 3)}"
     return (
         f"no tracked file matches allowedGlobs ({globs}), not counting links, binary files, "
-        "files that match forbiddenGlobs, and files that the harness imports"
+        "files that match forbiddenGlobs, and files of the harness"
     )
+
+
+def _in_both(protocol: Protocol) -> set[str]:
+    """Return the paths that both allowedGlobs and immutableHarness.paths name, which are protected."""
+    lists = protocol.mutable_surface.allowed_globs, protocol.immutable_harness.paths
+    allowed, harness = ({PurePosixPath(path).as_posix() for path in paths} for paths in lists)
+    return allowed & harness
 
 
 def _unwritable(files: Mapping[str, str | None]) -> str | None:

@@ -94,6 +94,8 @@ def prepared(
         for name, command in set_up(runner, state_folder(folder), said, tick).items():
             runner.say(f"the setup command `{command}` has changed {name}, which git tracks")
     commit = commit or runner.workspace.head
+    for text in runner.workspace.remarks_on_harness(commit):
+        runner.say(text)
     untracked = room.untracked_files(runner.workspace, _of_candidates(runner.workspace, journal) if journal else ())
     for name in untracked.kept_back:
         runner.say(f"{name} may contain keys or lead to some, so it is hidden from runs")

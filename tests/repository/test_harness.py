@@ -329,3 +329,48 @@ def test_files_of_a_commit_are_looked_at_once_however_many_are_asked_about() -> 
     harness = HarnessFiles(Protocol.model_validate(content), tree, lambda blobs: dict.fromkeys(blobs, b""))
     assert not any(harness.holds("c", path) for path in files)
     assert asked == ["c"]
+
+
+@pytest.mark.parametrize("allowed", ["harness/metric.py", "./harness/metric.py"])
+def test_path_of_the_harness_is_protected_although_allowed_globs_name_it(quick: Path, cli: Cli, allowed: str) -> None:
+    workspace = workspace_of(quick, "train.py", allowed, harness=("prepare.py", "harness/metric.py"))
+    assert "harness/metric.py" in workspace.harness(workspace.head)
+    with pytest.raises(Violation, match=r"changes harness/metric.py, which belongs to the harness"):
+        workspace.commit_candidate("refs/t/1", workspace.head, {"harness/metric.py": "x = 1\n"}, "a try")
+    done = cli(quick, "protocol", "check")
+    assert "harness/metric.py is in allowedGlobs and in immutableHarness.paths, so no candidate" in done.stdout
+    # It is not added either where it is not there.
+    workspace = workspace_of(quick, "train.py", "fresh.py", harness=("prepare.py", "fresh.py"))
+    assert workspace.refusal(workspace.head, ["fresh.py"]) == "adds fresh.py, which belongs to the harness"
+
+
+@pytest.mark.parametrize("folder", ["harness", "harness/", "harness/*.py", "**/*.py"])
+def test_file_that_allowed_globs_single_out_of_a_folder_of_the_harness_stays_mutable(quick: Path, folder: str) -> None:
+    """Sessions of the version before have such protocols, and continue only with the same harness."""
+    workspace = workspace_of(quick, "harness/text.py", harness=(folder,))
+    assert {*workspace.files(workspace.head)} == {"harness/text.py"}
+    assert "harness/metric.py" in workspace.harness(workspace.head)
+
+
+def test_protocol_that_protects_all_that_it_allows_is_refused(quick: Path, cli: Cli) -> None:
+    workspace_of(quick, "train.py", harness=("train.py",))
+    for command, code in ((["protocol", "check"], 2), (["run", "--tag", "t", "--max-experiments", "1"], 3)):
+        done = cli(quick, *command)
+        assert done.returncode == code
+        said = "allowedGlobs (train.py) leave nothing to change: immutableHarness.paths protects train.py"
+        assert f"error: {said}" in done.stderr
+
+
+def test_path_of_the_harness_that_matches_no_file_is_named(quick: Path, cli: Cli) -> None:
+    workspace_of(quick, "train.py", harness=("prepare.py", "spilts.py", "data/"))
+    (quick / "data").mkdir()
+    (quick / "data" / "untracked.csv").touch()
+    checked = cli(quick, "protocol", "check")
+    assert checked.returncode == 0, checked.stderr
+    for path in ("spilts.py", "data"):
+        said = f"immutableHarness.paths: {path} matches no tracked file, so it protects none"
+        assert f"note: {said}" in checked.stdout
+        assert f"warning  harness   {said}" in cli(quick, "doctor").stdout
+    ran = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    assert ran.returncode == 0, ran.stderr
+    assert "spilts.py matches no tracked file" in f"{ran.stdout}{ran.stderr}"

@@ -43,9 +43,10 @@ def protocol_check(as_json: Json = False) -> int:
     from agent.protocol.load import load_protocol
 
     protocol = load_protocol(Options.folder)
-    fields = check(protocol, _imported_by_harness(protocol))
+    imported, remarks = _harness(protocol)
+    fields = check(protocol, imported, remarks)
     if not as_json:
-        answer(False, "protocol check", {}, check_lines(fields))
+        answer(False, "protocol check", {}, [*check_lines(fields), *(f"note: {text}" for text in remarks)])
     _require_usable(protocol)
     if as_json:
         answer(True, "protocol check", {"fields": fields}, [])
@@ -88,8 +89,8 @@ def _require_usable(protocol: Protocol) -> None:
         raise UsageError(nothing_may_change(protocol), hint=NOTHING_MAY_CHANGE_HINT)
 
 
-def _imported_by_harness(protocol: Protocol) -> list[str]:
-    """Return the modules that belong to the harness because it imports them; empty without a commit."""
+def _harness(protocol: Protocol) -> tuple[list[str], list[str]]:
+    """Return the modules that the harness imports, and remarks on its paths; both empty without a commit."""
     from agent.errors import AutoresearchError
     from agent.repository.workspace import Workspace
     from agent.system.patterns import matches
@@ -98,6 +99,7 @@ def _imported_by_harness(protocol: Protocol) -> list[str]:
         workspace = Workspace(Options.folder, protocol)
         files = workspace.harness(workspace.head)
     except AutoresearchError:
-        return []
+        return [], []
     globs = protocol.immutable_harness.paths
-    return sorted(path for path in files if not any(matches(path, glob) for glob in globs))
+    imported = sorted(path for path in files if not any(matches(path, glob) for glob in globs))
+    return imported, workspace.remarks_on_harness(workspace.head)
