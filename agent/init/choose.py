@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 
-from agent.init.names import VALIDATION, WORDS, Direction, is_cost, is_named, slug, words_of
+from agent.init.names import VALIDATION, WORDS, Direction, is_cost, is_named, meaning, slug, words_of
 from agent.init.numbers import LONG_LINE, Found
 
 TUNED = 40  # a further penalty of it if the same is measured on a validation set
@@ -17,11 +18,22 @@ METRIC_WORD = re.compile(
     re.IGNORECASE,
 )
 ANOTHER = re.compile(r"\b(secondary|extra|informational|tie[- ]?break\w*|diagnostics?)\b", re.IGNORECASE)
-BETTER = re.compile(
-    r"\b(?:(higher|larger|bigger|greater|more)|(lower|smaller|less|fewer)) (?:is|are|=) (?:better|good)"
-    r"|\b(maximi[sz]\w*|highest|largest)|\b(minimi[sz]\w*|lowest|smallest)",
-    re.IGNORECASE,
+COMPARED = (
+    r"(?:the )?(?:(?P<more>higher|larger|bigger|greater|more)|(?:lower|smaller|less|fewer))"
+    r" (?:is|are|=) (?:better|good)"
 )
+BETTER = re.compile(rf"\b{COMPARED}|\b(?P<most>maximi[sz]\w*|highest)|\b(?:minimi[sz]\w*|lowest)", re.IGNORECASE)
+# What may stand between a verb and the name that it governs, and after that name: in `minimize accuracy loss` it
+# governs another one.
+GOVERNS = (
+    r"\b(?:(?P<most>maximi[sz])|minimi[sz])(?:e[sd]?|ing)\b[)*:]{0,4}"
+    r"(?: (?:the|its|their|our|a|final|mean|average|metric|score|is|are))*[ :=`*\"']{1,5}"
+)
+AFTER_OBJECT = (
+    r"(?=[`*\"']*(?:\W*$|[ \t]*[^\w\s`*\"']|\s+(?:on|of|in|for|at|by|with|over|and|or|as|to|while|within|under|without"
+    r"|when|if|using|from|per|after|across|subject|is|it|this)\b))"
+)
+SHOULD_BE = r"[`*\"']*,? (?:which )?(?:should|must|is to|has to|to) be (?:(?P<most>maximi[sz])|minimi[sz])ed\b"
 
 
 def choose_metric(found: list[Found], wanted: str | None, prose: str) -> Found | None:
@@ -56,11 +68,32 @@ def _alike(one: Found, other: Found) -> bool:
 
 
 def said_direction(name: str, prose: str) -> Direction | None:
-    """Return the direction that a README states for the number called `name`: `val_f1` (higher is better)."""
+    """Return the direction that a README states for the number called `name`: `val_f1` (higher is better).
+
+    A direction that the name itself has is overridden only by words directly after it, or by a verb that governs it:
+    other words of the sentence are about something else, as in "minimizes cross-entropy and prints its accuracy".
+    """
+    known = meaning(name)[0] is not None
     for clause in _clauses(name, prose):
-        if found := BETTER.search(clause.partition(name)[2]) or BETTER.search(clause):
-            return "maximize" if found[1] or found[3] else "minimize"
+        found = next((match for form in _forms(name) if (match := form.search(clause))), None)
+        if found is None and not known:
+            found = BETTER.search(clause.partition(name)[2]) or BETTER.search(clause)
+        if found is not None:
+            said = found.groupdict()
+            return "maximize" if said.get("more") or said.get("most") else "minimize"
     return None
+
+
+@functools.lru_cache(maxsize=256)
+def _forms(name: str) -> tuple[re.Pattern[str], ...]:
+    """Return the expressions of a statement about the number called `name` and no other."""
+    whole = rf"(?<![\w-]){re.escape(name)}(?![\w-])"
+    after = (
+        rf"{whole}[`*\"'\])]*(?: (?:is|score|values?))?[ \t]*[(:,=|\u2013\u2014-]*[ \t*_]*(?:(?:where|and) )?{COMPARED}"
+    )
+    return tuple(
+        re.compile(form, re.IGNORECASE) for form in (after, f"{GOVERNS}{whole}{AFTER_OBJECT}", f"{whole}{SHOULD_BE}")
+    )
 
 
 def _is_called_metric(name: str, prose: str) -> bool:

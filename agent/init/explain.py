@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.format import named
+from agent.init.choose import said_direction
+from agent.init.discover import prose
 from agent.init.draft import Draft, Plan
 from agent.init.names import meaning
 from agent.proposers.search.space import tunable_parameters
@@ -81,6 +83,12 @@ def notes_on(outcome: Draft, protocol: Protocol, changed: list[str]) -> list[str
         notes.append(
             f"the built-in search found nothing to tune in {', '.join(sorted(mutable)[:3])}: assign tunable values to "
             "names in capitals at module level, as in RATE = 0.1, or let a model edit the code with --model or --agent"
+        )
+    by_name, said = meaning(outcome.found.name)[0], said_direction(outcome.found.name, prose(plan.files))
+    if said is not None and by_name is not None and said != by_name and said == outcome.found.direction:
+        notes.append(
+            f"the README says {said} of {outcome.found.name}, although its name says {by_name}: if the README means "
+            f"something else, add --direction {by_name}"
         )
     if plan.surface.judged_inside and plan.candidate.kind != "tests":
         notes.append(

@@ -779,3 +779,61 @@ def test_run_that_diverged_after_a_good_epoch_is_a_crash(tmp_path: Path, cli: Cl
     assert ran.returncode == 0, ran.stderr
     assert [row["status"] for row in rows(folder)] == ["keep", "crash", "crash"]
     assert "val_loss is nan" in rows(folder)[1]["description"]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("text", "prose", "name", "direction"),
+    [
+        (
+            "accuracy: 0.9\n",
+            "Trains a network that minimizes cross-entropy and prints its accuracy.",
+            "accuracy",
+            "maximize",
+        ),
+        (
+            "val_loss: 1\nval_acc: 0.5\n",
+            "Prints val_loss and val_acc (higher is better).",
+            "val_loss",
+            "minimize",
+        ),
+        ("val_loss: 1\n", "Trains the largest model and prints val_loss.", "val_loss", "minimize"),
+        (
+            "accuracy: 0.9\n",
+            "The checkpoint with the lowest validation loss is kept and its accuracy is printed.",
+            "accuracy",
+            "maximize",
+        ),
+        ("latency: 3\n", "Optimized kernels: maximizes occupancy to reduce latency.", "latency", "minimize"),
+        ("wer: 5.1\n", "Beam search with a larger beam, for which more is better, gives wer 5.1.", "wer", "minimize"),
+        ("accuracy: 0.9\n", "Quantizes weights to minimize accuracy loss.", "accuracy", "maximize"),
+        ("accuracy: 0.9\n", "Minimize `loss`; the accuracy is only printed.", "accuracy", "maximize"),
+        # What is said of the name itself counts.
+        ("accuracy: 0.9\n", "Attack: `accuracy` (lower is better) of the victim.", "accuracy", "minimize"),
+        ("accuracy: 0.9\n", "| **accuracy** | lower is better |", "accuracy", "minimize"),
+        ("accuracy: 0.9\n", "The goal: minimize the final `accuracy` of the victim.", "accuracy", "minimize"),
+        ("accuracy: 0.9\n", "The metric to minimize is accuracy.", "accuracy", "minimize"),
+        ("accuracy: 0.9\n", "The accuracy of the victim, accuracy, should be minimized.", "accuracy", "minimize"),
+        # A name without a direction takes it from its sentence.
+        ("gain: 3\n", "Prints the gain of the night; of several, the highest gain wins.", "gain", "maximize"),
+        ("gain: 3\n", "Prints gain and sharpe (higher is better).", "gain", "maximize"),
+    ],
+)
+def test_readme_overrides_the_direction_of_a_name_only_if_it_speaks_of_it(
+    text: str, prose: str, name: str, direction: str
+) -> None:
+    found = {each.name: each for each in in_output(text)}
+    chosen = choose_metric([found[name]], None, prose)
+    assert chosen is not None
+    assert (chosen.name, chosen.direction) == (name, direction)
+
+
+def test_init_notes_that_the_readme_contradicts_the_name(tmp_path: Path, cli: Cli) -> None:
+    readme = "`python train.py` attacks a model and prints `accuracy` (lower is better).\n"
+    folder = repository(
+        tmp_path / "attack", {"README.md": readme, "train.py": "RATE = 0.1\nprint('accuracy:', RATE)\n"}
+    )
+    done = cli(folder, "init")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "protocol.json").read_text())["measurement"]["primaryMetric"]["direction"] == "minimize"
+    assert "the README says minimize of accuracy, although its name says maximize" in " ".join(done.stdout.split())
