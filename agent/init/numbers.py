@@ -29,13 +29,23 @@ NO_NUMBER = r"(?:\w+\()?[-+]?(?i:nan|inf(?:inity)?|none|null|n/a)(?!\w)"
 SENTENCE = (
     r"(?![ \t]*(?i:not?|did|does|has|have|is|was|improved?|(?:de|in)creased|reduced|best|new|plateau\w*|converged)\b)"
 )
-ANYTHING = rf"{NUMBER}|{SENTENCE}[^\s,;|│┃)\]}}]*"
+ANY_WORD = rf"{SENTENCE}[^\s,;|│┃)\]}}]*"
+BEGINS_NUMBER = r"[-+]?\.?\d"
 # Units after a number, which say what a speed is: `5.1 ms/image` is a time.
 PER = r"(?:[ \t]*/[ \t]*|[ \t]+per[ \t]+)"
 RATE_UNIT = re.compile(rf"[ \t]*(?:[A-Za-z]+{PER}(?:s|secs?|seconds?|min|minutes?|h|hours?)|[kMG]?Hz|fps)\b")
 TIME_UNIT = re.compile(
     rf"[ \t]*(?:[mµun]?s|secs?|(?:milli|micro|nano)?seconds?|mins?|minutes?|hours?)\b({PER}[A-Za-z])?"
 )
+# The unit of a number, which a rule names: a number in another one is none, because 1.3 s are not less than 800 ms. What
+# is next to the number belongs to it. After a space, only what is no word of a sentence and no name of the next one.
+ATTACHED = re.compile(r"[A-Za-zµ%]+(?:/[A-Za-zµ]+)?(?![\w/])")
+APART = re.compile(
+    rf"[ \t]+(?:[A-Za-zµ]+{PER}[A-Za-zµ]+(?![ \t]+[-+.]?\d)|%|[kKMGT]?i?[Bb](?:ytes?|its?)?|[kKMGT]?Hz|fps"
+    r"|[mµun]?s|m?secs?|(?:milli|micro|nano)?seconds?|mins?|minutes?|h|hours?|[kKMG][ \t]+[A-Za-z]+/s)"
+    r"(?![\w/]|[ \t]*[:=])"
+)
+OF_ANOTHER_UNIT = r"(?![\d,.]*(?:[A-Za-zµ%]|:\d))"  # after a number of which the rule names no unit
 OF_A_FOLD = 15  # penalty of one part of a cross-validation: the mean of all comes before it
 FOLD = re.compile(r"\b(?:fold|split|cv)[ \t#:_=(\[]{0,3}\d+\b", re.IGNORECASE)
 QUALIFIERS = (
@@ -50,7 +60,7 @@ PAIR = re.compile(
     r"(?P<name>[A-Za-z_][\w./@-]*+)(?P<unit>[ \t]*\([\w/ %.]+\))?"
     r"(?P<count>[ \t]+\d[\d,]*+(?=[ \t]*[:=][ \t]))?"
     r"""(?P<between>["']?[ \t]*[:=][ \t]*|[ \t]*[|│┃][ \t]*|[ \t]+)"""
-    rf"(?P<number>{PRINTED})(?![\w.,]*\d)",
+    rf"(?P<number>{PRINTED})(?![\w.,]*\d|:\d)",
     re.IGNORECASE,
 )
 DIVERGED = re.compile(
@@ -336,9 +346,10 @@ def _in_line(text: str, match: re.Match[str], label: _Label) -> Found | None:
     number = match["number"] if average is None else average[1]
     # A summary line occurs once, and a second one is an error; a log of epochs has one line each, and the last counts.
     # Of the first, a line such as `val_loss: computing` is none. Digits only are for names after which a word follows.
-    any_number = rf"{NUMBER}|{NO_NUMBER}"
-    ways = [(rf"{before}((?:{any_number})[^\n]*)$", "the line that contains it")] if first and not rest.strip() else []
-    groups = (ANYTHING if re.search("[:=|│┃]", match["between"]) else any_number, NUMBER)
+    ways = []
+    if first and not rest.strip():
+        ways = [(rf"{before}((?:{NUMBER}|{NO_NUMBER})[^\n]*)$", "the line that contains it")]
+    groups = _groups("" if average else rest, signed=re.search("[:=|│┃]", match["between"]) is not None)
     ways += [(rf"\A[\s\S]*{before}({group})[^\n]*$", last) for group in groups]
     ways += [(rf"\A[\s\S]*{before}({NUMBER})\s*$", last)] if not rest.strip() else []
     for way, where in ways:
@@ -350,6 +361,36 @@ def _in_line(text: str, match: re.Match[str], label: _Label) -> Found | None:
         except (NoMetric, ValueError):  # ValueError: the pattern is too long
             continue
     return None
+
+
+def _groups(rest: str, *, signed: bool) -> tuple[str, str]:
+    """Return what a rule captures, and instead if a later line of the trial has the same words: numbers only.
+
+    After the number there must be the same unit as in the trial. Where another one is, nothing is captured, so that
+    this run has no metric: neither the number there nor that of an earlier line.
+
+    Args:
+        rest: what follows the number on its line.
+        signed: whether a sign stands before the number.
+    """
+    unit = _unit_of(rest)
+    number = rf"{NUMBER}(?=[\d,.]*{unit})" if unit else rf"{NUMBER}{OF_ANOTHER_UNIT}"
+    other = rf"(?!{BEGINS_NUMBER}){ANY_WORD}|(?={BEGINS_NUMBER})" if unit else ANY_WORD
+    return rf"{number}|{other if signed else rf'{NO_NUMBER}|(?={BEGINS_NUMBER})'}", number
+
+
+def _unit_of(rest: str) -> str:
+    """Return the expression of the unit that follows a number; empty if there is none."""
+    attached = ATTACHED.match(rest)
+    apart = APART.match(rest, attached.end() if attached else 0)
+    words = f"{attached[0] if attached else ''}{apart[0] if apart else ''}".split()
+    if not words:
+        return ""
+    several = (
+        re.escape(word) if len(word) < 4 or "/" in word else rf"{re.escape(word.rstrip('s'))}s?" for word in words
+    )
+    unit = r"[ \t]+".join(several)
+    return rf"[ \t]*{unit}(?![\w/])"
 
 
 def _before_number(label: _Label, between: str, first: bool, at_start: bool) -> str:

@@ -837,3 +837,44 @@ def test_init_notes_that_the_readme_contradicts_the_name(tmp_path: Path, cli: Cl
     assert done.returncode == 0, done.stderr
     assert json.loads((folder / "protocol.json").read_text())["measurement"]["primaryMetric"]["direction"] == "minimize"
     assert "the README says minimize of accuracy, although its name says maximize" in " ".join(done.stdout.split())
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("trial", "same", "other"),
+    [
+        ("latency: 800.0ms", "latency: 750.5ms", ["latency: 1.30s", "latency: 900us", "latency: 0.8"]),
+        ("latency: 800.0 ms", "latency: 1,750.5 ms", ["latency: 1.30 s", "latency: 0.8"]),
+        ("took 0.5 seconds", "took 1 second", ["took 500 milliseconds", "took 500ms", "took 2 minutes"]),
+        ("peak memory: 950.0 MB", "peak memory: 20 MB", ["peak memory: 1.2 GB"]),
+        ("throughput: 950.0 MB/s", "throughput: 951 MB/s", ["throughput: 1.2 GB/s", "throughput: 951 Mb/s"]),
+        ("speed: 12.0 it/s", "speed: 11 it/s", ["speed: 1.2 s/it", "speed: 1.2s/it"]),
+        ("throughput: 950.0 tok/s", "throughput: 1,200.5 tok/s", ["throughput: 1.2k tok/s", "throughput: 1.2 k tok/s"]),
+        ("throughput: 1.2k tok/s", "throughput: 1.3k tok/s", ["throughput: 950 tok/s", "throughput: 1.1M tok/s"]),
+        ("error: 54.4%", "error: 53%", ["error: 0.54", "error: 0.54 of all"]),
+        ("| latency | 12 ms |", "| latency | 11 ms |", ["| latency | 0.9 s |", "| latency | 0.9 |"]),
+        ("step 3 time=800ms lr=3", "step 3 time=80ms lr=3", ["step 3 time=1.2s lr=3", "step 3 time=1:02 lr=3"]),
+        ("elapsed: 58.5 (all)", "elapsed: 12 (all)", ["elapsed: 1:02 (all)", "elapsed: 12:02", "elapsed: 500ms (all)"]),
+        # Words after a number that are no unit may differ.
+        ("loss: 0.5 after 10 epochs", "loss: 0.4 in all", ["loss: nan after 10 epochs"]),
+        ("val_loss: 0.5 ppl: 3", "val_loss: 0.4 *", ["val_loss: nan"]),
+        ("accuracy: 0.9 samples/s 12", "accuracy: 0.8 samples/s 10", ["accuracy: none samples/s 10"]),
+    ],
+)
+def test_number_in_another_unit_than_that_of_the_trial_is_no_metric(trial: str, same: str, other: list[str]) -> None:
+    found = choose_metric(in_output(f"start\n{trial}\n"), None, "")
+    assert found is not None
+    metric = Metric.model_validate({"name": found.name, "direction": "minimize", "extract": found.extract})
+    value = re.findall(r"\d[\d,.]*", same.removeprefix("step 3"))[0]
+    assert extract(metric, f"begin\n{same}\n") == float(value.replace(",", ""))
+    for line in other:
+        # Neither this number counts, nor that of an earlier line.
+        for log in (f"{line}\n", f"{same}\n{line}\n"):
+            with pytest.raises(NoMetric):
+                extract(metric, log)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("text", ["elapsed: 1:02\n", "time 0:58\n", "total time = 1:02:03\n"])
+def test_time_of_the_clock_is_no_number(text: str) -> None:
+    assert choose_metric(in_output(text), None, "") is None
