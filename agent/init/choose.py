@@ -41,12 +41,11 @@ def choose_metric(found: list[Found], wanted: str | None, prose: str) -> Found |
 
     Args:
         found: the numbers of the output.
-        wanted: name of the metric, None if the user named none.
+        wanted: name of the metric, or its path in a JSON; None if the user named none.
         prose: the README, which breaks ties.
     """
     if wanted is not None:
-        named = [f for f in found if slug(f.name) == slug(wanted)] or [f for f in found if is_named(f.name, wanted)]
-        return max(named, key=lambda f: f.weight, default=None)
+        return _named(found, wanted)
     directed = [dataclasses.replace(f, direction=said_direction(f.name, prose) or f.direction) for f in found]
     tuned = [f for f in directed if f.direction and VALIDATION & {*words_of(f.name)} and not is_cost(f.name)]
     validated = any("test" in words_of(f.name) and any(_alike(f, other) for other in tuned) for f in directed)
@@ -58,7 +57,23 @@ def choose_metric(found: list[Found], wanted: str | None, prose: str) -> Found |
         return candidate.weight + (15 if said else 0) + called - reserved
 
     # Among equally likely numbers take the first: later ones usually give details.
-    return max((f for f in directed if f.direction is not None), key=likely, default=None)
+    known = [f for f in directed if f.direction is not None]
+    alone = max((f for f in known if not f.listed), key=likely, default=None)
+    listed = max((f for f in known if f.listed), key=likely, default=None)
+    only_a_cost = alone is None or (listed is not None and is_cost(alone.name) and not is_cost(listed.name))
+    return listed if only_a_cost else alone
+
+
+def _named(found: list[Found], wanted: str) -> Found | None:
+    """Return the number whose name or path in a JSON is `wanted`, or ends with it."""
+    if exact := next((f for f in found if f.extract.get("pointer") == wanted), None):
+        return dataclasses.replace(exact, listed=False)  # the index is the user's own
+    named = (
+        [f for f in found if slug(f.name) == slug(wanted)]
+        or [f for f in found if is_named(f.name, wanted)]
+        or [f for f in found if is_named(f.extract.get("pointer", ""), wanted)]
+    )
+    return max(named, key=lambda f: (not f.listed, f.weight), default=None)
 
 
 def _alike(one: Found, other: Found) -> bool:

@@ -256,7 +256,7 @@ def _tried_in(stage: trial.Stage, plan: Plan, wanted: InitConfig, say: Callable[
     seen = [*in_output(ran.text, wanted.metric), *in_files]
     found = _chosen(plan, ran, seen, wanted, say)
     protocol = plan.protocol(found.metric, limit_of(ran.seconds, plan.budget, given))
-    protocol["measurement"]["secondaryMetrics"] = secondary(seen, found.name)
+    protocol["measurement"]["secondaryMetrics"] = secondary([each for each in seen if not each.listed], found.name)
     checked = _valid(protocol)
     value = read(stage.room, checked, checked.metric, ran.text, ran.before)
     seconds = f"one run took {ran.seconds:.1f} s" + (f" with {given:g} s of training" if given is not None else "")
@@ -265,7 +265,7 @@ def _tried_in(stage: trial.Stage, plan: Plan, wanted: InitConfig, say: Callable[
         second = trial.again(stage, checked, given)
         repeated = f"two runs gave {value:g} and {second:g}" + (", the same" if value == second else ": runs are noisy")
         protocol["execution"]["determinism"]["notes"] = f"{repeated[0].upper()}{repeated[1:]}."
-    ranked = sorted(seen, key=lambda each: -each.weight)
+    ranked = sorted((each for each in seen if not each.listed), key=lambda each: -each.weight)
     others = tuple(dict.fromkeys(each.name for each in ranked if each.name != found.name))
     return Draft(plan, protocol, found, seconds, repeated, others)
 
@@ -358,6 +358,12 @@ def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: InitConfig,
     _require_number(plan, passed_over, wanted, found)
     if passed_over:
         say(f"note: without a finite number, so not considered as the metric: {named([*passed_over], MOST_NAMED)}")
+    if found is not None and found.listed:
+        raise NoNumber(
+            f"`{plan.candidate.command}` gives {found.name} only in a list ({found.where}), whose last place varies",
+            named(list(dict.fromkeys(f.name for f in seen if not f.listed)), MOST_NUMBERS) or "none",
+            hint=f"print the final number, such as `{found.name}: 1.23`, or write it to the JSON outside of the list",
+        )
     if found is not None:
         return _directed(found, wanted)
     names = named(list(dict.fromkeys(f.name for f in seen)), MOST_NUMBERS) or "none with a name"

@@ -37,8 +37,8 @@ RATE_UNIT = re.compile(rf"[ \t]*(?:[A-Za-z]+{PER}(?:s|secs?|seconds?|min|minutes
 TIME_UNIT = re.compile(
     rf"[ \t]*(?:[mµun]?s|secs?|(?:milli|micro|nano)?seconds?|mins?|minutes?|hours?)\b({PER}[A-Za-z])?"
 )
-# The unit of a number, which a rule names: a number in another one is none, because 1.3 s are not less than 800 ms. What
-# is next to the number belongs to it. After a space, only what is no word of a sentence and no name of the next one.
+# The unit of a number, which a rule names: a number in another one is none, because 1.3 s are not less than 800 ms.
+# What is next to the number belongs to it; after a space, only what is no word of a sentence and no name of another.
 ATTACHED = re.compile(r"[A-Za-zµ%]+(?:/[A-Za-zµ]+)?(?![\w/])")
 APART = re.compile(
     rf"[ \t]+(?:[A-Za-zµ]+{PER}[A-Za-zµ]+(?![ \t]+[-+.]?\d)|%|[kKMGT]?i?[Bb](?:ytes?|its?)?|[kKMGT]?Hz|fps"
@@ -124,6 +124,7 @@ class Found:
         extract: the extraction rule, as in protocol.json.
         where: where it was found, in words.
         begin: offset in the log of its line; None if it is elsewhere.
+        listed: whether it is in a list of JSON with one place for each epoch, of which no index is always the last.
     """
 
     name: str
@@ -133,6 +134,7 @@ class Found:
     extract: dict[str, Any]
     where: str
     begin: int | None = None
+    listed: bool = False
 
     @property
     def metric(self) -> dict[str, Any]:
@@ -161,7 +163,7 @@ def in_json(text: str, path: str | None = None) -> list[Found]:
     except NoMetric:
         return []
     found, begin = [], _json_begin(text) if path is None else None
-    for keys, value in _leaves(content, ()):
+    for keys, value, listed in _leaves(content, ()):
         names = [key for key in keys if not key.isdigit()] or ["value"]
         # In `/latency/p99`, only the last two keys together are meaningful.
         shown = next((n for n in (slug("_".join(names[-k:])) for k in (1, 2, 3)) if meaning(n)[0]), slug(names[-1]))
@@ -172,7 +174,7 @@ def in_json(text: str, path: str | None = None) -> list[Found]:
         elif example := _json_example(text):
             rule["exampleStdout"] = example
         each = _found(shown, value, rule, f"{pointer} in {path or 'the printed JSON'}")
-        found.append(dataclasses.replace(each, begin=begin))
+        found.append(dataclasses.replace(each, begin=begin, listed=listed))
     return found
 
 
@@ -448,14 +450,21 @@ def _json_example(text: str) -> str:
     return shortest if len(shortest) <= LONGEST_EXAMPLE else ""
 
 
-def _leaves(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
+def _leaves(value: Any, keys: tuple[str, ...], listed: bool = False) -> Iterator[tuple[tuple[str, ...], float, bool]]:
+    """Yield the path of each number in a JSON, the number, and whether it is in a list of epochs.
+
+    Such a list has numbers, or objects without a text: those of a list of benchmarks have a name.
+    """
     if len(keys) > 8:
         return
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _leaves(inner, (*keys, str(key)))
+            yield from _leaves(inner, (*keys, str(key)), listed)
     elif isinstance(value, list):
+        named = any(
+            isinstance(inner, dict) and any(isinstance(each, str) for each in inner.values()) for inner in value
+        )
         for index, inner in enumerate(value[:20]):
-            yield from _leaves(inner, (*keys, str(index)))
+            yield from _leaves(inner, (*keys, str(index)), listed or not named)
     elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST:
-        yield keys, float(value)
+        yield keys, float(value), listed

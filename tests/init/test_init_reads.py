@@ -878,3 +878,44 @@ def test_number_in_another_unit_than_that_of_the_trial_is_no_metric(trial: str, 
 @pytest.mark.parametrize("text", ["elapsed: 1:02\n", "time 0:58\n", "total time = 1:02:03\n"])
 def test_time_of_the_clock_is_no_number(text: str) -> None:
     assert choose_metric(in_output(text), None, "") is None
+
+
+EPOCHS = [{"epoch": 0, "val_loss": 3.0}, {"epoch": 1, "val_loss": 2.0}]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("content", "wanted", "pointer"),
+    [
+        ({"history": EPOCHS, "final": {"val_loss": 2.0}}, None, "/final/val_loss"),
+        ({"history": {"val_loss": [3.0, 2.0]}, "test_acc": 0.5}, None, "/test_acc"),
+        ({"log_history": EPOCHS, "best": {"eval_loss": 2.0}}, None, "/best/eval_loss"),
+        ({"history": EPOCHS, "final": {"val_loss": 2.0}}, "val_loss", "/final/val_loss"),
+        ({"history": EPOCHS, "final": {"gain": 2.0}, "first": {"gain": 1.0}}, "final/gain", "/final/gain"),
+        ({"history": EPOCHS, "final": {"gain": 2.0}, "first": {"gain": 1.0}}, "/final/gain", "/final/gain"),
+        ({"history": EPOCHS}, "/history/0/val_loss", "/history/0/val_loss"),
+        # A list of benchmarks has names.
+        ({"benchmarks": [{"name": "sort", "real_time": 3.0}]}, None, "/benchmarks/0/real_time"),
+    ],
+)
+def test_number_outside_of_a_list_of_epochs_is_the_metric(content: object, wanted: str | None, pointer: str) -> None:
+    found = choose_metric(in_output(json.dumps(content)), wanted, "")
+    assert found is not None
+    assert found.extract["pointer"] == pointer
+    assert not found.listed
+
+
+@pytest.mark.parametrize("flags", [(), ("--metric", "val_loss")])
+@pytest.mark.parametrize(
+    "content", [{"val_loss": [3.0, 2.0]}, {"log_history": EPOCHS, "train_runtime": 3.0}, {"history": EPOCHS[:1]}]
+)
+def test_init_refuses_a_metric_that_only_a_list_of_epochs_has(
+    tmp_path: Path, cli: Cli, content: object, flags: tuple[str, ...]
+) -> None:
+    code = f"import json\nRATE = 0.1\njson.dump({content!r}, open('history.json', 'w'))\nprint('saved')\n"
+    folder = repository(tmp_path / "epochs", {"train.py": code})
+    done = cli(folder, "init", *flags)
+    assert done.returncode == 1, done.stdout
+    assert "`python train.py` gives val_loss only in a list (/" in done.stderr
+    assert "hint: print the final number, such as `val_loss: 1.23`" in done.stderr
+    assert not (folder / "protocol.json").exists()
