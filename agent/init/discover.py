@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import shlex
 import tomllib
@@ -51,6 +52,8 @@ README_BONUS, LAST, LONGEST_HEADER = 100, 500, 60
 RUNNERS = ("uv run", "poetry run", "pdm run", "hatch run", "pixi run", "pipenv run")
 STARTS = r"(?:\w+=\S+\s+)*(?:uv run|poetry run|python3?|pytest|make|bash|sh|\./)\b"
 CODE_LINE = re.compile(rf"^\s*(?:[$>%]\s+)?({STARTS}.*)$")
+ENDS_COMMAND = re.compile(r"[;&|()]+")
+IN_OWN_FOLDER = re.compile(r"^(\./|\$\(dirname [^)]*\)/|\$\{?\w+\}?/)+")  # `"$DIR"/train.py` of a shell script
 INLINE = re.compile(rf"`({STARTS}[^`]*)`")
 
 
@@ -133,20 +136,70 @@ def printed(source: str) -> str:
 
 
 def script_of(command: str, files: Files) -> str | None:
-    """Return the tracked file that `command` runs: `uv run python -m pkg.train --fast` runs pkg/train.py."""
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return None
+    """Return the tracked file that is worth changing among those that `command` runs.
+
+    It is the last Python file that trains, by its name. What runs before or after it, or launches it, prepares data or
+    measures.
+    """
+    scripts = scripts_of(command, files)
+    python = [path for path in scripts if path.endswith(".py")]
+    for kind in (TRAINING, ENTRY, BENCHMARK):
+        if found := [path for path in python if kind.search(_stem(path)) and not OTHER.search(_stem(path))]:
+            return found[-1]
+    others = [path for path in python if not OTHER.search(_stem(path))] or python or scripts[:1]
+    return others[-1] if others else None
+
+
+def scripts_of(command: str, files: Files) -> list[str]:
+    """Return the tracked files that `command` runs, in order, with those that its shell scripts run.
+
+    `uv run python -m pkg.train --fast` runs pkg/train.py, and `cd ml && bash run.sh` runs ml/run.sh.
+    """
+    found: list[str] = []
+    waiting = [(command, PurePosixPath())]
+    while waiting:
+        text, folder = waiting.pop(0)
+        for words in _commands(text):
+            if words[0] == "cd":  # to its own folder, which is tried anyway, or to one of the repository
+                folder /= words[1] if len(words) > 1 and "$" not in words[1] else ""
+            elif (path := _run_by(words, folder, files)) is not None and path not in found:
+                found.append(path)
+                if path.endswith(".sh"):
+                    waiting += [(files[path], folder), (files[path], PurePosixPath(path).parent)]
+    return found
+
+
+def _commands(text: str) -> Iterator[list[str]]:
+    """Yield the words of each command of a shell script or command line."""
+    for line in text.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words: list[str] = []
+        with contextlib.suppress(ValueError):  # an open quote, as of a text of several lines
+            for word in lexer:
+                if not ENDS_COMMAND.fullmatch(word):
+                    words.append(word)
+                elif words:
+                    yield words
+                    words = []
+        if words:
+            yield words
+
+
+def _run_by(words: list[str], folder: PurePosixPath, files: Files) -> str | None:
     for before, word in zip(["", *words], words, strict=False):
         if before == "-m" and word != "pytest":
             stem = word.replace(".", "/")
             options = [f"{root}{stem}{end}" for root in ("", "src/") for end in (".py", "/__main__.py")]
-            return next((path for path in options if path in files), None)
-        path = word.removeprefix("./")
+            return next((str(folder / path) for path in options if str(folder / path) in files), None)
+        path = str(folder / IN_OWN_FOLDER.sub("", word))
         if path in files and PurePosixPath(path).suffix in (".py", ".sh", ".js", ".rb", ".pl", ""):
             return path
     return None
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(path).stem.replace("-", "_").lower()
 
 
 def _of_readme(files: Files, python: str) -> Iterator[Candidate]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from agent.init.discover import TEST_FILE, Candidate, Files, header, prose
+from agent.init.discover import TEST_FILE, Candidate, Files, header, prose, scripts_of
 from agent.source.constants import parsed
 from agent.system.patterns import matches
 
@@ -110,9 +110,13 @@ def surface(candidate: Candidate, files: Files, wanted: list[str], locks: bool) 
     """
     tests = [path for path in files if TEST_FILE.search(path) or PurePosixPath(path).parts[0] in TEST_FOLDERS]
     begin = tests if candidate.kind == "tests" else [candidate.script] if candidate.script else []
-    read = reached(begin, files)
+    own = reached(begin, files)
+    # What else the command runs launches the script, prepares its data or measures it.
+    others = [path for path in scripts_of(candidate.command, files) if path not in begin]
+    beside = [path for path in reached(others, files) if path not in own]
+    read = sorted({*own, *beside})
     configuration = {path for path in files if _configures(PurePosixPath(path))}
-    harness = [] if candidate.kind == "tests" else _harness(candidate, read, files)
+    harness = [] if candidate.kind == "tests" else [*_harness(candidate, own, files), *beside]
     fixed = {*harness, *tests, *configuration, *said_fixed(files)}
     mutable = [path for path in read if path not in fixed]
     why = "imported by the tests" if candidate.kind == "tests" else f"run or imported by `{candidate.command}`"
@@ -130,7 +134,7 @@ def surface(candidate: Candidate, files: Files, wanted: list[str], locks: bool) 
         mutable, harness = [candidate.script], [path for path in harness if path != candidate.script]
         why = "the only file of this repository that it is known to read"
     globs = tuple(wanted) or _collapsed(mutable, fixed)
-    judges = _collapsed_tests(tests) if candidate.kind == "tests" else sorted(harness)
+    judges = _collapsed_tests(tests) if candidate.kind == "tests" else sorted({*harness})
     forbidden = {*_collapsed_tests(tests), *configuration} | ({"uv.lock"} if locks else set())
     return Surface(
         mutable=globs,

@@ -919,3 +919,47 @@ def test_init_refuses_a_metric_that_only_a_list_of_epochs_has(
     assert "`python train.py` gives val_loss only in a list (/" in done.stderr
     assert "hint: print the final number, such as `val_loss: 1.23`" in done.stderr
     assert not (folder / "protocol.json").exists()
+
+
+RECIPE = {"train.py": "import net\nRATE = 0.1\nprint('val_loss:', RATE)\n", "net.py": "WIDTH = 1\n"}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("command", "files", "harness"),
+    [
+        ("python make.py && python train.py", {"make.py": "import words\n", "words.py": ""}, {"make.py", "words.py"}),
+        ("python prep.py; python train.py", {"prep.py": ""}, {"prep.py"}),
+        (
+            "python train.py && python report.py",
+            {"report.py": "import net, tables\n", "tables.py": ""},
+            {"report.py", "tables.py"},
+        ),
+        ("bash run.sh", {"run.sh": "set -e\npython train.py --size big\n"}, {"run.sh"}),
+        (
+            "./run.sh",
+            {"run.sh": "python make.py || exit 1\npython \\\n  train.py\n", "make.py": ""},
+            {"run.sh", "make.py"},
+        ),
+        (
+            "bash run.sh",
+            {"run.sh": 'cd "$(dirname "$0")"\nexec bash go.sh # it\n', "go.sh": 'python "$DIR"/train.py\n'},
+            {"run.sh", "go.sh"},
+        ),
+        ("SEED=1 python -m train", {}, set()),
+        # A file that a script is given is none that it runs.
+        ("python train.py config.py", {"config.py": "WIDTH = 1\n"}, set()),
+    ],
+)
+def test_all_scripts_of_a_command_are_known(command: str, files: dict[str, str], harness: set[str]) -> None:
+    whole = {**RECIPE, **files}
+    found = surface(candidate_named(command, whole), whole, [], False)
+    assert {*found.mutable} == {"train.py", "net.py"}
+    assert {*found.harness} == harness
+
+
+@pytest.mark.quick
+def test_script_is_found_in_the_folder_that_a_command_enters() -> None:
+    files = {f"ml/{name}": text for name, text in RECIPE.items()} | {"other.py": "", "ml/run.sh": "python train.py\n"}
+    for command in ("cd ml && python train.py", "cd ml; bash run.sh", "bash ml/run.sh"):
+        assert {*surface(candidate_named(command, files), files, [], False).mutable} == {"ml/train.py", "ml/net.py"}
