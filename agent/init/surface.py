@@ -17,7 +17,27 @@ HARNESS = re.compile(
     r"|judge|checker|grade\w*|test_.*|.*_test|conftest|setup|noxfile|witness|attest|ref|reference.*|.*_reference|oracles?"
     r"|.*_oracle|golden.*|ground_?truth|verif\w+|validat\w+|referee)$"
 )
-HARNESS_FOLDERS = {"reference", "references", "oracle", "oracles", "golden", "benchmark", "benchmarks", "evaluation"}
+# A whole part of a name says it as well, as in load_data.py, eval_utils.py and loadData.js: a generator.py of a GAN and
+# a database.py are neither. `data_parallel.py`, named for its last part, is a model's.
+HARNESS_PARTS = set(
+    "data dataset datasets dataloader dataloaders datagen split splits eval evals evaluate evaluation evaluator metric"
+    " metrics scorer scoring judge checker grader bench benches benchmark benchmarks oracle oracles referee".split()
+)
+FIRST_OF_HARNESS = {"gen", "datagen", "loader", "loaders"}  # as the whole name, or before more: gen.py, gen_rows.py
+OF_A_MODEL = set(
+    "model models net nets network networks layer layers loss losses attention parallel augment augmentation"
+    " augmentations aug learning head heads encoder decoder block blocks optim optimizer structure structures type types".split()
+)
+JUDGING = {"eval", "evals", "evaluate", "evaluation", "bench", "benchmark", "judge", "load", "make", "test"}
+HARNESS_FOLDERS = {
+    *("reference", "references", "oracle", "oracles", "golden", "bench", "benches", "benchmark", "benchmarks"),
+    *("eval", "evals", "evaluation", "data", "dataset", "datasets", "metrics"),
+}
+# Tests of other languages than Python, which pytest does not run.
+OTHER_TEST = re.compile(
+    r"(^|/)([^/]+[._-](test|spec)s?\.(c|m)?[jt]sx?|[^/]+_(test|spec)\.(go|rb|c|cc|cpp|rs)|test_[^/]*\.(c|cc|cpp|rs|go|js)"
+    r"|[^/]*[a-z]Tests?\.(java|kt))$|(^|/)__tests__/"
+)
 FIXED = re.compile(
     r"\b((do not|don't|dont|must not|may not|should not|shouldn't|mustn't|never|not to|cannot|can't|not) (be )?"
     r"(modif\w*|edit\w*|chang\w*|touch\w*|alter\w*|rewrit\w*)|read[- ]only|frozen|immutable|hands off|off[- ]limits)\b",
@@ -54,7 +74,7 @@ MAY_CHANGE = re.compile(
 CONFIGURATION = re.compile(
     r"^(pyproject\.toml|uv\.lock|poetry\.lock|Pipfile.*|requirements.*\.txt|setup\.(py|cfg)|environment\.ya?ml|tox\.ini"
     r"|pytest\.ini|conftest\.py|noxfile\.py|[Mm]akefile|justfile|package(-lock)?\.json|pnpm-lock\.yaml|yarn\.lock"
-    r"|Cargo\.(toml|lock)|go\.(mod|sum)|CMakeLists\.txt|\.python-version)$"
+    r"|Cargo\.(toml|lock)|build\.rs|go\.(mod|sum)|CMakeLists\.txt|\.python-version)$"
 )
 CODE = (
     ".py",
@@ -74,6 +94,7 @@ CODE = (
     ".zig",
     ".metal",
 )
+NAME_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 TEST_FOLDERS = ("tests", "test")
 MOST_NAMED = 12
 
@@ -108,7 +129,7 @@ def surface(candidate: Candidate, files: Files, wanted: list[str], locks: bool) 
         wanted: globs of --mutable, which override what is detected.
         locks: whether uv writes a lock file here, tracked or not.
     """
-    tests = [path for path in files if TEST_FILE.search(path) or PurePosixPath(path).parts[0] in TEST_FOLDERS]
+    tests = [path for path in files if _tests(path)]
     begin = tests if candidate.kind == "tests" else [candidate.script] if candidate.script else []
     own = reached(begin, files)
     # What else the command runs launches the script, prepares its data or measures it.
@@ -162,7 +183,17 @@ def _harness(candidate: Candidate, read: list[str], files: Files) -> list[str]:
 def _judges(path: str) -> bool:
     """Return whether a file prepares data or measures, by its name or that of its folder."""
     pure = PurePosixPath(path)
-    return HARNESS.match(pure.stem.lower()) is not None or not HARNESS_FOLDERS.isdisjoint(pure.parts[:-1])
+    if HARNESS.match(pure.stem.lower()) is not None or not HARNESS_FOLDERS.isdisjoint(pure.parts[:-1]):
+        return True
+    parts = [part.lower() for part in NAME_PART.findall(pure.stem)]
+    if not parts or (parts[-1] in OF_A_MODEL and parts[0] not in JUDGING):
+        return False
+    return parts[0] in FIRST_OF_HARNESS or not HARNESS_PARTS.isdisjoint(parts)
+
+
+def _tests(path: str) -> bool:
+    in_folder = PurePosixPath(path).parts[0] in TEST_FOLDERS
+    return in_folder or TEST_FILE.search(path) is not None or OTHER_TEST.search(path) is not None
 
 
 def said_fixed(files: Files) -> set[str]:
@@ -323,7 +354,10 @@ def _collapsed(paths: list[str], fixed: set[str]) -> tuple[str, ...]:
 def _collapsed_tests(tests: list[str]) -> list[str]:
     folders = sorted({PurePosixPath(path).parts[0] for path in tests} & {*TEST_FOLDERS})
     loose = [path for path in tests if PurePosixPath(path).parts[0] not in folders]
-    return [*(f"{folder}/**/*.py" for folder in folders), *sorted(loose)]
+    python = {
+        folder: all(path.endswith(".py") for path in tests if path.startswith(f"{folder}/")) for folder in folders
+    }
+    return [*(f"{folder}/**/*.py" if python[folder] else f"{folder}/**" for folder in folders), *sorted(loose)]
 
 
 def _named(path: str, wanted: list[str]) -> bool:

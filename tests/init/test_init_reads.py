@@ -24,6 +24,7 @@ from agent.protocol.extract import extract
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Metric
 from agent.session.context import known_constants
+from agent.system.patterns import matches
 from tests.common.in_process import call
 from tests.common.sessions import rows
 from tests.common.workspaces import Cli, git, repository
@@ -963,3 +964,85 @@ def test_script_is_found_in_the_folder_that_a_command_enters() -> None:
     files = {f"ml/{name}": text for name, text in RECIPE.items()} | {"other.py": "", "ml/run.sh": "python train.py\n"}
     for command in ("cd ml && python train.py", "cd ml; bash run.sh", "bash ml/run.sh"):
         assert {*surface(candidate_named(command, files), files, [], False).mutable} == {"ml/train.py", "ml/net.py"}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "load_data",
+            "data_utils",
+            "eval_utils",
+            "utils_eval",
+            "splits",
+            "make_splits",
+            "gen",
+            "gen_rows",
+            "my_metrics",
+        ),
+        *("loader", "loadData", "DataLoader", "eval_model", "model_evaluation", "data/rows", "pkg/eval/run"),
+    ],
+)
+def test_file_named_for_data_or_evaluation_in_part_must_not_change(name: str) -> None:
+    module = name.replace("/", ".")
+    files = {
+        "train.py": f"import net, {module}\nRATE = 0.1\nprint('val_loss:', RATE)\n",
+        "net.py": "",
+        f"{name}.py": "",
+    }
+    found = surface(candidate_named("python train.py", files), files, [], False)
+    assert (found.mutable, found.harness) == (("net.py", "train.py"), (f"{name}.py",))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("generator", "gan_generator", "database", "metadata", "data_parallel", "split_attention"),
+        *(
+            "metric_learning",
+            "data_augmentation",
+            "medieval",
+            "trainer",
+            "genetic",
+            "retrieval",
+            "scores/net",
+        ),
+    ],
+)
+def test_file_with_such_a_part_in_a_longer_word_or_of_a_model_may_change(name: str) -> None:
+    module = name.replace("/", ".")
+    files = {"train.py": f"import {module}\nRATE = 0.1\nprint('val_loss:', RATE)\n", f"{name}.py": ""}
+    found = surface(candidate_named("python train.py", files), files, [], False)
+    assert f"{name}.py" in found.mutable
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("command", "source", "fixed"),
+    [
+        (
+            "npm test",
+            "src/sum.js",
+            [
+                "package.json",
+                "__tests__/sum.test.js",
+                "__tests__/help.js",
+                "src/sum.spec.js",
+                "web/a.test.tsx",
+                "test/a.js",
+            ],
+        ),
+        ("make bench", "src/sum.c", ["Makefile", "benches/speed.c", "bench/b.cpp", "src/sum_test.cc", "tests/t.cpp"]),
+        ("cargo bench", "src/lib.rs", ["Cargo.toml", "build.rs", "benches/b.rs", "tests/t.rs"]),
+        ("go test -bench .", "sum.go", ["go.mod", "sum_test.go"]),
+        ("./gradlew test", "src/main/Sum.java", ["src/test/SumTest.java"]),
+    ],
+)
+def test_tests_and_benchmarks_of_other_languages_must_not_change(command: str, source: str, fixed: list[str]) -> None:
+    files = dict.fromkeys([source, *fixed], "")
+    found = surface(candidate_named(command, files), files, [], False)
+    assert found.mutable == (source,)
+    protected = (*found.harness, *found.forbidden)
+    assert [path for path in fixed if not any(matches(path, glob) for glob in protected)] == []
