@@ -9,13 +9,15 @@ from agent.init.choose import said_direction
 from agent.init.discover import prose
 from agent.init.draft import Draft, Plan
 from agent.init.names import meaning
+from agent.init.surface import said_fixed
 from agent.proposers.search.space import tunable_parameters
 from agent.protocol.models import Protocol
 from agent.session.context import known_constants
 from agent.system.invocation import typed
 from agent.system.names import PROTOCOL
+from agent.system.patterns import short
 
-MOST_NAMED = 4
+MOST_NAMED, LONGEST_SAID = 4, 120
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,9 @@ def notes_on(outcome: Draft, protocol: Protocol, changed: list[str]) -> list[str
             f"the built-in search found nothing to tune in {', '.join(sorted(mutable)[:3])}: assign tunable values to "
             "names in capitals at module level, as in RATE = 0.1, or let a model edit the code with --model or --agent"
         )
+    asked = said_fixed(plan.files)
+    for path in [path for path in plan.surface.read if path in asked and path in plan.surface.harness][:MOST_NAMED]:
+        notes.append(f"{path} must not change, because of {short(asked[path], LONGEST_SAID)}; change: --mutable GLOB")
     by_name, said = meaning(outcome.found.name)[0], said_direction(outcome.found.name, prose(plan.files))
     if said is not None and by_name is not None and said != by_name and said == outcome.found.direction:
         notes.append(

@@ -28,7 +28,7 @@ from agent.init.explain import Because, explain, notes_on, tunes
 from agent.init.length import Length, length_of
 from agent.init.names import is_cost, meaning, slug
 from agent.init.numbers import NUMBER, Found, in_json, in_lines, in_output, pytest_summary, without_number
-from agent.init.surface import Surface, surface
+from agent.init.surface import Surface, said_fixed, surface
 from agent.protocol.load import fault_of
 from agent.protocol.models import Constraints, Protocol
 from agent.repository.checkout import Checkout
@@ -38,8 +38,9 @@ from agent.room.sandbox import Mode, choose_sandbox
 from agent.system.files import write_whole
 from agent.system.invocation import git_here, here, program, typed
 from agent.system.names import PROTOCOL
-from agent.system.patterns import matches
+from agent.system.patterns import matches, short
 
+LONGEST_SAID = 120
 LONGEST_RUN = 1800.0
 MOST_TRIED, MOST_NAMED, MOST_NUMBERS = 4, 3, 10
 OTHER_COMMAND = "name another one with --command"  # how hints end that another command may help
@@ -191,7 +192,7 @@ def _plan(candidate: Candidate, files: Files, wanted: InitConfig) -> Plan:
             )
         raise PreconditionError(
             f"no committed file of `{candidate.command}` may change",
-            hint="name the files with --mutable GLOB",
+            hint=f"name the files with --mutable GLOB{_asked(around.read, files)}",
         )
     setup = setup_of(files, uv, project, candidate)
     budget = budget_of(around, files, wanted.training_seconds)
@@ -199,6 +200,12 @@ def _plan(candidate: Candidate, files: Files, wanted: InitConfig) -> Plan:
     mutable = {path: text for path, text in files.items() if _may_change(path, around)}
     length = length_of(mutable) if timeless else Length()
     return Plan(files, candidate, around, setup, network_of(around, files), budget, length)
+
+
+def _asked(read: Sequence[str], files: Files) -> str:
+    """Return a clause with the sentences by which files that a command reads must not change."""
+    asked = {path: said for path, said in said_fixed(files).items() if path in read}
+    return "".join(f"; {path} is fixed by {short(said, LONGEST_SAID)}" for path, said in [*asked.items()][:MOST_NAMED])
 
 
 def _first_with_a_number(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from agent.format import one_line
 from agent.init.discover import TEST_FILE, Candidate, Files, header, prose, scripts_of
 from agent.source.constants import parsed
 from agent.system.patterns import matches
@@ -26,7 +27,8 @@ HARNESS_PARTS = set(
 FIRST_OF_HARNESS = {"gen", "datagen", "loader", "loaders"}  # as the whole name, or before more: gen.py, gen_rows.py
 OF_A_MODEL = set(
     "model models net nets network networks layer layers loss losses attention parallel augment augmentation"
-    " augmentations aug learning head heads encoder decoder block blocks optim optimizer structure structures type types".split()
+    " augmentations aug learning head heads encoder decoder block blocks optim optimizer structure structures type"
+    " types".split()
 )
 JUDGING = {"eval", "evals", "evaluate", "evaluation", "bench", "benchmark", "judge", "load", "make", "test"}
 HARNESS_FOLDERS = {
@@ -39,8 +41,9 @@ OTHER_TEST = re.compile(
     r"|[^/]*[a-z]Tests?\.(java|kt))$|(^|/)__tests__/"
 )
 FIXED = re.compile(
-    r"\b((do not|don't|dont|must not|may not|should not|shouldn't|mustn't|never|not to|cannot|can't|not) (be )?"
-    r"(modif\w*|edit\w*|chang\w*|touch\w*|alter\w*|rewrit\w*)|read[- ]only|frozen|immutable|hands off|off[- ]limits)\b",
+    r"\b(?:(?:(?:do not|don't|dont|must not|may not|should not|shouldn't|mustn't|never|not to|cannot|can't|not)"
+    r" (?P<be>be )?(?P<verb>(?:modif|edit|chang|touch|alter|rewrit)\w*))"
+    r"|read[- ]only|frozen|immutable|hands off|off[- ]limits)\b",
     re.IGNORECASE,
 )
 EXCEPT = re.compile(
@@ -60,6 +63,32 @@ NAME = r"[`*\"']*([\w./-]+\.\w{1,6})\b[`*\"']*"
 FILE = re.compile(
     r"(?<![\w./-])([\w./-]*\w\.(?:pyx?|c|cc|cpp|cu|h|hpp|rs|go|js|ts|java|jl|rb|zig|metal|sh|json|ya?ml|toml))\b"
 )
+MARKS = r"[`*\"'()\[\]\s]*"
+# A statement is about a file only where it is an order with the file as its object, or says something of the file:
+# `train.py` may load a frozen encoder, and not modify its input.
+THIS = r"(?:it|they|them|this|these|both|(?:this|these|the|all) (?:file|module|script|code)s?)"
+STATED_OF = re.compile(
+    rf"(?:(?P<file>{FILE.pattern})|\b{THIS}"
+    rf"|\b(?:code|everything|all|contents?) (?:in|of|from) {MARKS}{FILE.pattern}){MARKS},? "
+    r"(?:(?:is|are|was|must|should|has|have|to|be|stays?|remains?|kept|considered|treated|as|strictly|always|also|all|both"
+    r"|may|can|will)\s+)*\W*$",
+    re.IGNORECASE,
+)
+TREATED_AS = re.compile(rf"\b(?:keep|treat|consider|leave)\b[^.;]*{FILE.pattern}{MARKS}(?:as )?\W*$", re.IGNORECASE)
+WITHIN = re.compile(rf"\b(?:in|of|from|by|inside|within|with)\b(?: the| file)*{MARKS}$", re.IGNORECASE)
+BEGINS_CLAUSE = re.compile(
+    r"(?:^|[^\w\s`*\"']|\b(?:please|so|and|you|agents?|models?|candidates?|loops?|proposers?))[\s`*\"'#/]*$",
+    re.IGNORECASE,
+)
+ENDS_CLAUSE = re.compile(r"[\s`*\"']*(?:$|[^\w\s`*\"'])")
+OBJECT = re.compile(
+    rf"(?:,? (?:or|and) \w+)*{MARKS}(?:{THIS}\b(?! \w+ing\b)"
+    rf"|(?:(?!(?:in|of|by|with|between|during)\b)\w+ ){{0,4}}{MARKS}{FILE.pattern}"
+    rf"|(?:anything|any code|the code|the contents?|any part) (?:in|of|from) {MARKS}(?:{THIS}\b|{FILE.pattern}))",
+    re.IGNORECASE,
+)
+DESCRIBES = re.compile(r"\b(?:does|did)\s*$", re.IGNORECASE)
+LICENSE = re.compile(r"\blicen[cs]e\b|\bredistribut|\bcopyright\b", re.IGNORECASE)
 BETWEEN_NAMES = re.compile(r"[`*\"'\s]*(?:,|and|or|&)*[`*\"'\s]*")
 MAY = r"(?:may|can|must|should|will|is|are|to|allowed|only|freely|just)"
 MAY_CHANGE = re.compile(
@@ -97,6 +126,7 @@ CODE = (
 NAME_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 TEST_FOLDERS = ("tests", "test")
 MOST_NAMED = 12
+LONGEST_SAID = 400  # characters before and after a prohibition that say what it is about
 
 
 @dataclass(frozen=True)
@@ -196,15 +226,22 @@ def _tests(path: str) -> bool:
     return in_folder or TEST_FILE.search(path) is not None or OTHER_TEST.search(path) is not None
 
 
-def said_fixed(files: Files) -> set[str]:
-    """Return the files that must not change according to a header or the README, or whose header says they judge."""
-    found = {path for path, text in files.items() if path.endswith(CODE) and _asks_to_be_left_alone(path, header(text))}
-    for text in (header(text) for path, text in files.items() if path.endswith(CODE)):
+def said_fixed(files: Files) -> dict[str, str]:
+    """Return the files that must not change according to a header or the README, or whose header says they judge.
+
+    Returns:
+        The path of each file, and the sentence that says so.
+    """
+    found: dict[str, str] = {}
+    headers = {path: header(text) for path, text in files.items() if path.endswith(CODE)}
+    for line in prose(files).splitlines():
+        found |= dict.fromkeys(_forbidden_in(line, files), line)
+    for text in headers.values():
         # A sentence that names no file is about the file itself.
-        sentences = [each for line in text.splitlines() for each in _sentences(line) if FILE.search(each)]
-        found |= {path for sentence in sentences for path in _forbidden_in(sentence, files)}
-    found |= {path for line in prose(files).splitlines() for path in _forbidden_in(line, files)}
-    return found
+        for sentence in (each for line in text.splitlines() for each in _sentences(line) if FILE.search(each)):
+            found |= dict.fromkeys(_forbidden_in(sentence, files), sentence)
+    found |= {path: said for path, text in headers.items() if (said := _asks_to_be_left_alone(path, text))}
+    return {path: one_line(said).strip(" #/*\"'") for path, said in found.items()}
 
 
 def said_to_change(files: Files) -> list[str]:
@@ -214,18 +251,40 @@ def said_to_change(files: Files) -> list[str]:
         name = next(each for each in match.groups() if each)
         if not FIXED.search(match[0]):
             found += _meant(name, files)
-    return sorted({*found} - said_fixed(files))
+    return sorted({*found} - {*said_fixed(files)})
 
 
-def _asks_to_be_left_alone(path: str, said: str) -> bool:
+def _asks_to_be_left_alone(path: str, said: str) -> str | None:
+    """Return the sentence of a header by which its file must not change, or judges."""
     own = PurePosixPath(path).name
     for sentence in _sentences(said):
         for match in FIXED.finditer(sentence):
             others = {PurePosixPath(name).name for name in FILE.findall(sentence)} - {own}
-            if not others and not PART_OF_A_FILE.match(sentence[match.end() :]):
-                return True
+            if not others and _forbids(sentence, match) and not PART_OF_A_FILE.match(sentence[match.end() :]):
+                return sentence
     first = next((line for line in said.splitlines() if re.search(r"\w", line) and not line.startswith("#!")), "")
-    return JUDGES.search(first) is not None
+    return first if JUDGES.search(first) else None
+
+
+def _forbids(sentence: str, match: re.Match[str]) -> bool:
+    """Return whether a sentence forbids to change a file: by an order, or by what it says of the file."""
+    before = sentence[max(0, match.start() - LONGEST_SAID) : match.start()]
+    after = sentence[match.end() : match.end() + LONGEST_SAID]
+    verb = (match["verb"] or "").lower()
+    if LICENSE.search(sentence) or (verb and DESCRIBES.search(before)):
+        return False
+    alone = BEGINS_CLAUSE.search(before) is not None and ENDS_CLAUSE.match(after) is not None
+    if verb and not match["be"] and not verb.endswith("ed"):
+        return alone or OBJECT.match(after) is not None
+    stated = STATED_OF.search(before)
+    of_it = stated is not None and not (stated["file"] and WITHIN.search(_without_names(before[: stated.start()])))
+    return alone or of_it or TREATED_AS.search(before) is not None
+
+
+def _without_names(text: str) -> str:
+    """Return a text without the enumeration of files at its end."""
+    names = _last_named(text)
+    return text[: text.rindex(names[-1])] if names and BETWEEN_NAMES.fullmatch(text.rpartition(names[0])[2]) else text
 
 
 def _forbidden_in(line: str, files: Files) -> list[str]:
@@ -239,6 +298,8 @@ def _forbidden_in(line: str, files: Files) -> list[str]:
     before = ""
     for sentence in _sentences(line):
         for match in FIXED.finditer(sentence) if not EXCEPT.search(sentence) else ():
+            if not _forbids(sentence, match):
+                continue
             after = FILE.findall(sentence[match.start() :])
             meant = after or subject or _last_named(sentence[: match.start()]) or _last_named(before)
             found += [path for name in meant for path in _meant(name, files)]

@@ -1046,3 +1046,83 @@ def test_tests_and_benchmarks_of_other_languages_must_not_change(command: str, s
     assert found.mutable == (source,)
     protected = (*found.harness, *found.forbidden)
     assert [path for path in fixed if not any(matches(path, glob) for glob in protected)] == []
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "files",
+    [
+        *(
+            {"README.md": f"{line}\n"}
+            for line in (
+                "`util.py` does not modify your input files.",
+                "`util.py` never changes the data folder.",
+                "Running util.py will not change anything in your system.",
+                "Results of util.py do not change between runs with the same seed.",
+                "`util.py` contains the frozen backbone and the trainable head.",
+                "The encoder in `util.py` is frozen; only the head is trained.",
+                "You can change the rate in util.py; do not forget to set a seed.",
+                "You may not modify or redistribute `util.py` without a license.",
+                "Input files are not modified by util.py.",
+                "`util.py` loads read-only arrays.",
+                "`train.py` does not modify `util.py`.",
+            )
+        ),
+        *(
+            {"util.py": f'"""{said}"""\n'}
+            for said in (
+                "Train a head on a frozen encoder.",
+                "The embedding table is immutable during training.",
+                "The model. Parameters of frozen layers are read-only.",
+                "Does not modify its arguments.",
+                "You may not modify or redistribute this file except under the License.",
+            )
+        ),
+    ],
+)
+def test_sentence_about_something_else_fixes_no_file(files: dict[str, str]) -> None:
+    whole = {"train.py": MODEL, "model.py": "RATE = 1\n", "util.py": "x = 1\n", "prepare_it.py": "", **files}
+    found = surface(candidate_named("python train.py", whole), whole, [], False)
+    assert found.mutable == ("model.py", "train.py", "util.py")
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "files",
+    [
+        *(
+            {"README.md": f"{line}\n"}
+            for line in (
+                "Please do not edit the helpers (`util.py`).",
+                "Treat `util.py` as read-only.",
+                "`util.py` is frozen.",
+                "`prepare_it.py` and `util.py` are read-only.",
+                "- Modify `util.py`. It is read-only.",
+                "- `util.py` - constants and helpers (do not modify)",
+                "Agents must not modify or delete `util.py`.",
+                "Do not touch anything in `util.py`!",
+                "`util.py` is not to be edited by agents.",
+            )
+        ),
+        *(
+            {"util.py": f'"""{said}"""\n'}
+            for said in ("Helpers (read-only).", "Helpers. This file is immutable.", "You must not change this file.")
+        ),
+    ],
+)
+def test_order_about_a_file_fixes_it(files: dict[str, str]) -> None:
+    whole = {"train.py": MODEL, "model.py": "RATE = 1\n", "util.py": "x = 1\n", "prepare_it.py": "", **files}
+    found = surface(candidate_named("python train.py", whole), whole, [], False)
+    assert found.mutable == ("model.py", "train.py")
+
+
+def test_init_names_the_sentence_that_fixes_a_file(tmp_path: Path, cli: Cli) -> None:
+    files = {"train.py": '"""Train. Do not modify this file."""\nimport net\nprint("loss:", net.RATE)\n'}
+    folder = repository(tmp_path / "one", {**files, "net.py": "RATE = 0.1\n"})
+    done = cli(folder, "init")
+    assert done.returncode == 0, done.stderr
+    assert "train.py must not change, because of 'Do not modify this file.'" in " ".join(done.stdout.split())
+    alone = repository(tmp_path / "two", {"train.py": files["train.py"].replace("net", "math").replace("RATE", "pi")})
+    refused = cli(alone, "init")
+    assert refused.returncode == 3
+    assert "train.py is fixed by 'Do not modify this file.'" in refused.stderr
