@@ -40,11 +40,16 @@ TIME_UNIT = re.compile(
 # The unit of a number, which a rule names: a number in another one is none, because 1.3 s are not less than 800 ms.
 # What is next to the number belongs to it; after a space, only what is no word of a sentence and no name of another.
 ATTACHED = re.compile(r"[A-Za-zµ%]+(?:/[A-Za-zµ]+)?(?![\w/])")
+SIZES = r"[kKMGT]?i?[Bb](?:ytes?|its?)?|[mµun]?s|m?secs?|(?:milli|micro|nano)?seconds?|mins?|minutes?|h|hours?"
 APART = re.compile(
-    rf"[ \t]+(?:[A-Za-zµ]+{PER}[A-Za-zµ]+(?![ \t]+[-+.]?\d)|%|[kKMGT]?i?[Bb](?:ytes?|its?)?|[kKMGT]?Hz|fps"
-    r"|[mµun]?s|m?secs?|(?:milli|micro|nano)?seconds?|mins?|minutes?|h|hours?|[kKMG][ \t]+[A-Za-z]+/s)"
+    rf"[ \t]+(?:[A-Za-zµ]+{PER}[A-Za-zµ]+(?![ \t]+[-+.]?\d)|%|[kKMGT]?Hz|fps|{SIZES}|[kKMG][ \t]+[A-Za-z]+/s)"
     r"(?![\w/]|[ \t]*[:=])"
 )
+# A unit and no name if a number precedes it that is not the one of a counter: `106060 ns   106050 ns   6600`, `0 B/op`.
+UNIT = re.compile(rf"(?:{SIZES})(?:/\w+)?")
+COUNTED = re.compile(r"([A-Za-z]+)?[ \t]*[:=#\[]?[ \t]*[\d,./]*\d[\])]?[ \t]*[|│┃,]?[ \t]*$")
+# A setting of what follows the bracket: `Average Precision @[ IoU=0.50 | area=all ] = 0.581`.
+OPEN_BRACKET, CLOSED_NAME = re.compile(r"\[[^\[\]]*$"), re.compile(r"[^\[\]\n]*\][ \t]*[:=]")
 OF_ANOTHER_UNIT = r"(?![\d,.]*(?:[A-Za-zµ%]|:\d))"  # after a number of which the rule names no unit
 OF_A_FOLD = 15  # penalty of one part of a cross-validation: the mean of all comes before it
 FOLD = re.compile(r"\b(?:fold|split|cv)[ \t#:_=(\[]{0,3}\d+\b", re.IGNORECASE)
@@ -55,6 +60,18 @@ QUALIFIERS = (
 # A number as in NUMBER or with thousands apart, and names: both without another try, because a shorter one never fits
 # and a long line has many.
 PRINTED = r"[-+]?(?:(?:[1-9]\d{0,2}(?:,\d{3})++(?!\d)|\d++)(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+"
+# Lines of which the form says what their number is: of Go, Google Benchmark, hyperfine, and COCO's evaluation.
+OF_A_FORM = tuple(
+    re.compile(form, re.MULTILINE)
+    for form in (
+        rf"^(?P<head>(?P<name>Benchmark[\w/]*)\S*[ \t]+\d+[ \t]+)(?P<number>{PRINTED})[ \t]+(?P<unit>[mµun]?s/op)\b",
+        rf"^(?P<head>(?P<name>[A-Za-z_]\w*)[^\s|]*[ \t]+)(?P<number>{PRINTED})[ \t]+(?P<unit>[mun]?s)"
+        r"[ \t]+[\d.]+[ \t]+[mun]?s[ \t]+\d+\b",
+        rf"^(?P<head>[ \t]*(?P<name>Time) \(mean ± \S\):[ \t]+)(?P<number>{PRINTED})[ \t]+(?P<unit>[mµun]?s)\b",
+        rf"^(?P<head>[ \t]*(?P<name>[A-Z][A-Za-z ]*\w)[ \t]*\([A-Z]+\)[ \t]*@\[[^\[\]\n]*\][ \t]*=[ \t]*)"
+        rf"(?P<number>{PRINTED})(?P<unit>)[ \t]*$",
+    )
+)
 PAIR = re.compile(
     rf"(?<![A-Za-z_])(?P<before>(?:\b{QUALIFIERS}[ \t]+){{0,8}})"
     r"(?P<name>[A-Za-z_][\w./@-]*+)(?P<unit>[ \t]*\([\w/ %.]+\))?"
@@ -148,7 +165,7 @@ def in_output(text: str, wanted: str | None = None) -> list[Found]:
         wanted: a name that counts without a colon after it, whatever it means.
     """
     text = printed(text).replace("\r", "\n")
-    return [*in_json(text), *in_lines(text, wanted)]
+    return [*in_json(text), *in_lines(text, wanted), *_in_forms(text)]
 
 
 def in_json(text: str, path: str | None = None) -> list[Found]:
@@ -196,6 +213,11 @@ def in_lines(text: str, wanted: str | None = None) -> list[Found]:
         found = plain if label.title == label.text else derived
         bare = not re.search("[:=]", match["between"])
         unnamed = bare and meaning(label.name)[0] is None and not (wanted and is_named(label.name, wanted))
+        rest = text[match.end() : match.end() + LONGEST_LABEL]
+        if _is_unit(text, label, bare=bare) or (
+            OPEN_BRACKET.search(_line_before(text, label)) and CLOSED_NAME.match(rest)
+        ):
+            continue
         if label.name in found or len(found) >= MOST_NAMES or len(label.name) > LONGEST_NAME or unnamed:
             continue
         words = DIGITS.sub("", label.text)
@@ -208,6 +230,42 @@ def in_lines(text: str, wanted: str | None = None) -> list[Found]:
         else:
             failed[words] += 1
     return [found for _, found in sorted(({**derived, **plain}).values(), key=lambda each: each[0])]
+
+
+def _line_before(text: str, label: _Label) -> str:
+    """Return what stands before a label on its line."""
+    return text[max(text.rfind("\n", 0, label.start) + 1, label.start - LONGEST_LABEL) : label.start]
+
+
+def _is_unit(text: str, label: _Label, *, bare: bool) -> bool:
+    """Return whether a label is the unit of the number before it, and no name of the number after it."""
+    if not bare or not UNIT.fullmatch(label.text):
+        return False
+    before = COUNTED.search(_line_before(text, label))
+    return before is not None and (before[1] or "").lower() not in COUNTERS
+
+
+def _in_forms(text: str) -> Iterator[Found]:
+    """Yield the numbers of the lines whose form is known. Of several with the same name, the first counts."""
+    seen: set[str] = set()
+    for form in OF_A_FORM:
+        for match in form.finditer(text, max(0, len(text) - LONGEST_TEXT)):
+            name = slug(f"{match['name']} {match['unit'] if '/' in match['unit'] else ''}")
+            if name in seen or len(seen) >= MOST_NAMES or len(name) > LONGEST_NAME:
+                continue
+            # The iterations that Go counts differ, and so does the number of cores after its name.
+            counted = "/op" in match["unit"]
+            words = [r"\d+" if counted and word.isdecimal() else re.escape(word) for word in match["head"].split()]
+            unit = rf"(?=[ \t]+{match['unit']}\b)" if match["unit"] else ""
+            spaced = r"[ \t]+".join(words)
+            pattern = rf"^[ \t]*{spaced}[ \t]*({NUMBER}){unit}[^\n]*$"
+            rule = {"kind": "regex", "pattern": pattern, "exampleStdout": match[0]}
+            with contextlib.suppress(NoMetric, ValueError):
+                found = _found(name, _value(rule, text), rule, "the line of this form")
+                seen.add(name)
+                if match["unit"]:
+                    found = dataclasses.replace(found, direction="minimize", weight=WORDS["time"][1])
+                yield dataclasses.replace(found, begin=match.start())
 
 
 def without_number(text: str) -> dict[str, int]:

@@ -1126,3 +1126,47 @@ def test_init_names_the_sentence_that_fixes_a_file(tmp_path: Path, cli: Cli) -> 
     refused = cli(alone, "init")
     assert refused.returncode == 3
     assert "train.py is fixed by 'Do not modify this file.'" in refused.stderr
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("Benchmark     Time     CPU   Iterations\nBM_Sort/1024    {} ns     106050 ns    6600\n", "bm_sort", 2106.5),
+        ("goos: linux\nBenchmarkSum-8   1000000    {} ns/op      0 B/op     0 allocs/op\n", "benchmarksum_ns_op", 1034),
+        (
+            "  Time (mean ± \u03c3):     {} ms ±   1.2 ms    [User: 100.0 ms, System: 20.0 ms]\n"
+            "  Range (min … max):   121.0 ms … 126.0 ms    23 runs\n",
+            "time",
+            123.4,
+        ),
+        (
+            " Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=  1 ] = {}\n"
+            " Average Precision  (AP) @[ IoU=0.50      | area=   all | maxDets=  1 ] = 0.581\n",
+            "average_precision",
+            0.367,
+        ),
+        ("epoch 3 ms {}\n", "ms", 12.5),
+    ],
+)
+def test_number_of_a_benchmark_is_read_before_its_unit(text: str, name: str, value: float) -> None:
+    found = {each.name: each for each in in_output(text.format(value))}
+    assert found[name].value == value
+    assert found[name].direction is not None
+    metric = Metric.model_validate(found[name].metric)
+    assert extract(metric, text.format(7.25)) == 7.25
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sort 106060 ns   106050 ns   6600\n",
+        "| llama 7B Q4_0 | 3.56 GiB | 6.74 B | CPU | 8 | tg128 | 12.34 |\n",
+        "allocated 12 MB 8 blocks\n",
+        "121.0 ms … 126.0 ms    23 runs\n",
+        "Recall @[ IoU=0.50 | maxDets=100 ] = many\n",
+    ],
+)
+def test_unit_of_the_number_before_it_is_no_name(text: str) -> None:
+    assert choose_metric([each for each in in_output(text) if each.name != "sort"], None, "") is None
