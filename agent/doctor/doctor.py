@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.doctor import machine, reach, smoke
+from agent.doctor import machine, reach, smoke, start
 from agent.doctor.check import Check
 from agent.errors import AutoresearchError, PreconditionError, in_one_line
 from agent.execution.fingerprint import backend, installed
@@ -61,7 +61,10 @@ def examine(folder: Path, tag: str | None, consult: ProposerConfig = SEARCH, tra
     homeless = machine.without_home()
     if homeless is not None:
         return [*found, _tree(workspace), homeless]
-    found += [_tree(workspace), *machine.checks(workspace, protocol), *_blas(workspace)]
+    found.append(_tree(workspace))
+    if found[0].status == "ok":  # else no session starts for that reason
+        found += start.checks(workspace, protocol)
+    found += [*machine.checks(workspace, protocol), *_blas(workspace)]
     found += reach.checks(consult)
     if train:
         found.append(_smoke(workspace, protocol))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -136,6 +136,90 @@ def test_rows_of_an_earlier_version_with_rests_of_colors_are_those_of_the_journa
     git(quick, "commit", "--quiet", "--amend", "--no-edit", "results.tsv")
     path.write_text(path.read_text().replace(old, git(quick, "rev-parse", "HEAD")))
     assert checks(quick)["t: rows"]["status"] == "ok"
+
+
+def with_results_of_others(folder: Path) -> None:
+    (folder / "results.tsv").write_text("model\tf1\nsmall\t0.5\n")
+    git(folder, "add", "results.tsv")
+    git(folder, "commit", "--quiet", "-m", "results")
+
+
+def with_untracked_results(folder: Path) -> None:
+    (folder / "results.tsv").write_text("model\tf1\n")
+
+
+def with_branch_in_the_way(folder: Path) -> None:
+    git(folder, "branch", "autoresearch")
+
+
+def with_tracked_state(folder: Path) -> None:
+    (folder / ".autoresearch").mkdir()
+    (folder / ".autoresearch" / "notes").write_text("x")
+    git(folder, "add", "--force", ".autoresearch/notes")
+    git(folder, "commit", "--quiet", "-m", "state")
+
+
+def with_globs_that_match_nothing(folder: Path) -> None:
+    surface = quick_protocol()["mutableSurface"]
+    set_protocol(folder, mutableSurface={**surface, "allowedGlobs": ["src/**/*.py"]})
+
+
+def with_a_draft(folder: Path) -> None:
+    set_protocol(folder, schemaKind="discoveryDraft")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (with_results_of_others, "results.tsv has other columns than the protocol"),
+        (with_untracked_results, "results.tsv exists and git does not track it"),
+        (with_branch_in_the_way, "while autoresearch exists"),
+        (with_tracked_state, "git tracks .autoresearch/notes"),
+        (with_globs_that_match_nothing, "src/**/*.py"),
+        (with_a_draft, "is a discoveryDraft, not a protocol"),
+    ],
+)
+def test_what_stops_a_session_from_starting_is_broken(quick: Path, spoil: Callable[[Path], None], said: str) -> None:
+    spoil(quick)
+    found, refused = checks(quick), call(quick, "run", "--tag", "t", "--dry-run")
+    assert refused.returncode in (2, 3)
+    assert said in refused.stderr
+    assert found["start"]["status"] == "broken"
+    assert said in found["start"]["message"]
+    assert not (quick / ".autoresearch" / "sessions").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "setup", "said"),
+    [
+        ("trainer --fast", [], {"command": ("broken", "trainer is not found on PATH")}),
+        ("SEED=1 ./bench | tail", [], {"command": ("broken", "./bench is not found")}),
+        ("bash run.sh", [], {"command": ("broken", "run.sh is not found in the workspace")}),
+        ("python3 -u scripts/train.py > run.log 2>&1", [], {"command": ("broken", "scripts/train.py is not found")}),
+        ("./bench", ["make bench || true"], {"command": ("warning", "./bench is not found, unless set-up adds it")}),
+        ("python3 train.py", ["no-such-tool install"], {"setup": ("broken", "no-such-tool is not found on PATH")}),
+        ("if true; then python3 train.py; fi", ["true"], {}),
+        ("(cd harness && ls); python3 -c pass", [], {}),
+        ("$HOME/bin/python x.py", [], {}),
+        ("python3 -m train.py 'unclosed", [], {}),
+    ],
+)
+def test_missing_program_or_script_is_found_before_the_first_run(
+    quick: Path, command: str, setup: list[str], said: dict[str, tuple[str, str]]
+) -> None:
+    protocol = quick_protocol()
+    environment = {**protocol["environment"], "setupCommands": setup}
+    set_protocol(quick, execution={**protocol["execution"], "command": command}, environment=environment)
+    found = {name: check for name, check in checks(quick).items() if name in ("command", "setup")}
+    assert {name: check["status"] for name, check in found.items()} == {name: each[0] for name, each in said.items()}
+    for name, (_, words) in said.items():
+        assert words in found[name]["message"]
+
+
+def test_missing_folder_of_the_command_is_broken(quick: Path) -> None:
+    set_protocol(quick, execution={**quick_protocol()["execution"], "cwd": "sub"})
+    found = checks(quick)["command"]
+    assert (found["status"], found["message"]) == ("broken", "execution.cwd is sub, which is not a folder")
 
 
 def test_rows_of_a_session_are_checked_against_its_own_protocol(quick: Path) -> None:
