@@ -212,6 +212,7 @@ class Draft:
 
     Attributes:
         others: names of the other numbers that the command printed, the most likely metrics first.
+        rewritten: untracked files that were there before and that the command wrote anew.
     """
 
     plan: Plan
@@ -220,3 +221,4 @@ class Draft:
     seconds: str
     repeated: str
     others: tuple[str, ...] = ()
+    rewritten: tuple[str, ...] = ()

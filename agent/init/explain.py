@@ -107,6 +107,11 @@ def notes_on(outcome: Draft, protocol: Protocol, changed: list[str]) -> list[str
         )
     if plan.budget.seconds is not None and not plan.budget.honoured:
         notes.append("the code does not read AUTORESEARCH_TRAINING_SECONDS, so `run --training-seconds` has no effect")
+    if outcome.rewritten:
+        notes.append(
+            f"a run writes {named(outcome.rewritten, MOST_NAMED)} anew, which git does not track and which was there "
+            "before: if runs continue from it, as from a checkpoint, move it away, because each run starts with yours"
+        )
     if changed:
         notes.append(f"uncommitted changes were ignored ({', '.join(changed[:3])}): commit or stash them before `run`")
     if protocol.schema_kind != "protocol":

@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ OTHER_COMMAND = "name another one with --command"  # how hints end that another 
 NO_FILE = ("FileNotFoundError", "No such file or directory")
 TAIL_LINES = 12  # last lines shown of a failed run, whose log is deleted with the copy
 LONGEST_TWICE = 10.0  # seconds; shorter runs are repeated, to see whether the metric is the same
+LONGEST_SET_UP = 60.0  # seconds; a repeated run has a room of its own, which needs the setup commands, too
 LONGEST_BUDGET = 20.0  # seconds of training in a trial, if the code honors the budget
 COUNTS = ("passed", "failed", "errors", "skipped", "total", "seconds")
 UNKNOWN = {"name": "unknown", "direction": "minimize", "extract": {"kind": "regex", "pattern": "(.+)"}}
@@ -254,7 +256,9 @@ def _tried_in(stage: trial.Stage, plan: Plan, wanted: InitConfig, say: Callable[
     given = plan.budget.seconds
     if given is not None and plan.budget.honoured:
         given = min(given, LONGEST_BUDGET)
+    began = time.monotonic()
     _set_up(stage, plan, say)
+    repeatable = time.monotonic() - began <= LONGEST_SET_UP
     say(
         f"running `{plan.candidate.command}` in a copy of the committed files, for up to {LONGEST_RUN / 60:.0f} minutes"
     )
@@ -267,14 +271,21 @@ def _tried_in(stage: trial.Stage, plan: Plan, wanted: InitConfig, say: Callable[
     checked = _valid(protocol)
     value = read(stage.room, checked, checked.metric, ran.text, ran.before)
     seconds = f"one run took {ran.seconds:.1f} s" + (f" with {given:g} s of training" if given is not None else "")
-    repeated = "not measured: the run is too long to repeat"
-    if ran.seconds <= LONGEST_TWICE:
-        second = trial.again(stage, checked, given)
+    repeated = f"not measured: the {'run' if repeatable else 'set-up'} is too long to repeat"
+    if ran.seconds <= LONGEST_TWICE and repeatable:
+        second = _again(stage, plan, checked, given)
         repeated = f"two runs gave {value:g} and {second:g}" + (", the same" if value == second else ": runs are noisy")
         protocol["execution"]["determinism"]["notes"] = f"{repeated[0].upper()}{repeated[1:]}."
     ranked = sorted((each for each in seen if not each.listed), key=lambda each: -each.weight)
     others = tuple(dict.fromkeys(each.name for each in ranked if each.name != found.name))
-    return Draft(plan, protocol, found, seconds, repeated, others)
+    return Draft(plan, protocol, found, seconds, repeated, others, tuple(ran.rewritten))
+
+
+def _again(stage: trial.Stage, plan: Plan, protocol: Protocol, given: float | None) -> float:
+    """Return the metric of another run in a new room, as in the loop: the used one has the output of the first."""
+    with trial.stage_of(stage.runner.workspace, protocol, stage.runner.sandbox, "init-again") as room:
+        _set_up(room, plan, lambda _: None)
+        return trial.again(room, protocol, given)
 
 
 def _untried(plan: Plan, wanted: InitConfig) -> Draft:
@@ -363,6 +374,9 @@ def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: InitConfig,
     found = found or choose_metric(seen, wanted.metric, prose(plan.files))
     passed_over = _without_numbers(ran.text, seen, wanted, found)
     _require_number(plan, passed_over, wanted, found)
+    where = _dated(ran, wanted, found, plan)
+    if where and found is not None:
+        say(f"note: {where}")
     if passed_over:
         say(f"note: without a finite number, so not considered as the metric: {named([*passed_over], MOST_NAMED)}")
     if found is not None and found.listed:
@@ -378,7 +392,20 @@ def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: InitConfig,
     raise NoNumber(
         f"`{plan.candidate.command}` ran for {ran.seconds:.1f} s but printed {what} (numbers found: {names})",
         names,
-        hint="print a line such as `loss: 1.23`, name a metric with --metric NAME, or another command with --command",
+        hint=where
+        or "print a line such as `loss: 1.23`, name a metric with --metric NAME, or another command with --command",
+    )
+
+
+def _dated(ran: trial.Trial, wanted: InitConfig, found: Found | None, plan: Plan) -> str:
+    """Return where a likelier metric than the one found is, if it is in a file with another path in each run."""
+    seen = [each for name, text in ran.dated.items() for each in in_json(text, name)]
+    likely = choose_metric(seen, wanted.metric, prose(plan.files))
+    if likely is None or (found is not None and found.weight >= likely.weight):
+        return ""
+    return (
+        f"{likely.name} is in {likely.extract['path']}, which has another name in each run: print it, such as "
+        f"`{likely.name}: 1.23`, or write it to a path that is the same in each run"
     )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +28,10 @@ from agent.system.files import last_lines
 
 TOLD_EVERY = 15.0
 LARGEST_JSON, MOST_FILES = 2**20, 100_000
+JSON = (".json", ".jsonl")
 LEFT_BEHIND = {"__pycache__", "build", "dist", "results.tsv", "run.log", "protocol.json"}
+RANDOM_NAME = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-")
+TIMES = ("%Y%m%d", "%d%m%Y", "%m%d%Y", "%y%m%d", "%H%M%S")  # as the digits of a name give the time of a run
 NO_NETWORK = (
     "Temporary failure in name resolution",
     "Name or service not known",
@@ -45,12 +50,16 @@ class Trial:
         text: the log.
         before: stamps of the files of the copy before it, by path relative to the workspace.
         files: content of the JSON files that it wrote, by path relative to the workspace.
+        dated: those of them whose path is another one in each run.
+        rewritten: untracked files of the user that it wrote anew, relative to the workspace.
     """
 
     seconds: float
     text: str
     before: Mapping[str, Stamp]
     files: dict[str, str]
+    dated: dict[str, str]
+    rewritten: list[str]
 
 
 @dataclass(frozen=True)
@@ -76,12 +85,16 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage_of(workspace: Workspace, protocol: Protocol, sandbox: Sandbox) -> Iterator[Stage]:
-    """Open a room with the committed files and read-only access to untracked ones."""
+def stage_of(workspace: Workspace, protocol: Protocol, sandbox: Sandbox, purpose: str = "init") -> Iterator[Stage]:
+    """Open a room with the committed files and read-only access to untracked ones.
+
+    Args:
+        purpose: a word for the room. Two that are open at once have different ones.
+    """
     runner = Runner(protocol, workspace, None, sandbox)
     untracked = untracked_files(workspace)
     names = tuple(name for name in untracked.names if LEFT_BEHIND.isdisjoint(Path(name).parts))
-    with temporary_folder(workspace.folder / "init") as base:
+    with temporary_folder(workspace.folder / purpose) as base:
         make_parts(base)
         workspace.export(base / "tree", workspace.head)
         contents = _furniture(dataclasses.replace(untracked, names=names))
@@ -121,7 +134,7 @@ def attempt(stage: Stage, protocol: Protocol, budget: float | None, *, network: 
     """
     sandbox = dataclasses.replace(stage.room.sandbox, network=network or stage.room.sandbox.network)
     runner = dataclasses.replace(stage.runner, protocol=protocol, training_seconds=budget)
-    before = _stamps(stage.folder)
+    before, began = _stamps(stage.folder), time.time()
     seen = dict(stage.room.environment)
     if sandbox.hide:
         seen = variables.without_secrets(seen)
@@ -131,17 +144,25 @@ def attempt(stage: Stage, protocol: Protocol, budget: float | None, *, network: 
     ended = execute(runner, Attempt(place, stage.log), Observer(tick=_telling(stage.log)))
     text = stage.log.read_text(errors="replace")
     require_success(ended, text)
-    return Trial(ended.seconds, text, before, _written(stage, before))
+    written = _written(stage, before)
+    dated = {name: written.pop(name) for name in _dated(written, began)}
+    return Trial(ended.seconds, text, before, written, dated, _rewritten(stage))
 
 
 def again(stage: Stage, protocol: Protocol, budget: float | None) -> float:
-    """Repeat the run and return its metric, extracted like in the loop.
+    """Repeat the run, in a room of its own like in the loop, and return its metric, extracted like there.
 
     Raises:
         AutoresearchError: the run failed or gave no metric.
     """
+    path = protocol.metric.extract.path
     try:
         ran = attempt(stage, protocol, budget, network=protocol.environment.constraints.network_policy == "full")
+        if path is not None and path.endswith(JSON) and path not in ran.files:
+            raise AutoresearchError(
+                f"`{protocol.execution.command}` wrote {path} in its first run and not in its second",
+                hint=f"print {protocol.metric.name}, or write it to a path that is the same in each run",
+            )
         return read(stage.room, protocol, protocol.metric, ran.text, ran.before)
     except ExperimentError as error:
         raise AutoresearchError(
@@ -192,14 +213,50 @@ def _telling(log: Path) -> Callable[[float], None]:
 def _written(stage: Stage, before: Mapping[str, Stamp]) -> dict[str, str]:
     """Return path -> text of the JSON files that this run wrote to the copy of the workspace."""
     found = {}
-    for name in _listed(stage.folder):
-        path = stage.folder / name
+    places = {name: stage.folder / name for name in _listed(stage.folder)} | _in_layers(stage)
+    for name, path in places.items():
         with contextlib.suppress(OSError, UnicodeDecodeError):
             status = path.lstat()
             plain = stat.S_ISREG(status.st_mode) and status.st_size < LARGEST_JSON
-            if path.suffix in (".json", ".jsonl") and plain and stamp(path) != before.get(name):
+            if path.suffix in JSON and plain and stamp(path) != before.get(name):
                 found[name] = path.read_text()
     return found
+
+
+def _rewritten(stage: Stage) -> list[str]:
+    """Return the untracked files of the user that changed in the room since it was complete."""
+    workspace, layers = stage.runner.workspace, _in_layers(stage)
+    changed = [name for name, known in stage.before.items() if stamp(stage.folder / name) not in (known, None)]
+    changed += [name for name in layers if (workspace.folder / name).is_file()]
+    tools = [name for name in changed if any(part in LEFT_BEHIND or part[0] == "." for part in Path(name).parts)]
+    return sorted(name for name in {*changed} - {*tools} if not workspace.is_tracked(name))
+
+
+def _in_layers(stage: Stage) -> dict[str, Path]:
+    """Return the files written to untracked folders that the room shows copy-on-write, by path in the workspace."""
+    found: dict[str, Path] = {}
+    for shown in stage.room.layout.shown:
+        if shown.kind == "cow" and shown.target.is_relative_to(stage.room.inside):
+            within = shown.target.relative_to(stage.room.inside)
+            for upper in [place / shown.layer / "upper" for place in stage.room.layout.scratch]:
+                found |= {(within / name).as_posix(): upper / name for name in _listed(upper)}
+    return found
+
+
+def _dated(names: Iterable[str], began: float) -> set[str]:
+    """Return the paths with the time of their run, or with a random name: they are others in the next run."""
+    times = set()
+    for second in range(int(began) - 1, int(time.time()) + 2):
+        for zone in (time.localtime, time.gmtime):
+            at = zone(second)
+            times |= {time.strftime(form, at) for form in TIMES}
+        times.add(str(second))
+
+    def has_time(part: str) -> bool:
+        digits = re.sub(r"\D", "", part)
+        return any(each in digits for each in times)
+
+    return {name for name in names if RANDOM_NAME.search(name) or any(map(has_time, Path(name).parts))}
 
 
 def _stamps(folder: Path) -> dict[str, Stamp]:

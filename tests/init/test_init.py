@@ -400,6 +400,92 @@ def test_what_a_command_writes_into_tracked_files_is_no_fault(tmp_path: Path, cl
     assert git(folder, "status", "--porcelain") == "?? protocol.json"
 
 
+RESUMES = (
+    "import json, os\nRATE = 0.1\nstate = 1\n"
+    "if os.path.exists('out/state.json'):\n    state = json.load(open('out/state.json'))\n"
+    "os.makedirs('out', exist_ok=True)\njson.dump(state / 2, open('out/state.json', 'w'))\nprint('loss:', state / 2)\n"
+)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        RESUMES,
+        "import os, sys\nif os.path.exists('done.txt'):\n    sys.exit()\nopen('done.txt', 'w')\nprint('loss: 1')\n",
+        "import os\nos.mkdir('out')\nprint('loss: 1')\n",
+    ],
+)
+def test_second_run_sees_nothing_of_the_first(tmp_path: Path, cli: Cli, script: str) -> None:
+    folder = repository(tmp_path / "repo", {"train.py": script, ".gitignore": "out/\ndone.txt\n"})
+    done = cli(folder, "init")
+    assert done.returncode == 0, done.stderr
+    assert ", the same" in done.stdout
+    assert "which was there before" not in done.stdout
+
+
+def test_second_run_is_set_up_like_the_first(tmp_path: Path, program: Cli) -> None:
+    files = {
+        "prepare.py": "open('rows.txt', 'x').write('3')\n",
+        "train.py": "RATE = 1\nprint('loss:', open('rows.txt').read())\n",
+        ".gitignore": "rows.txt\n",
+    }
+    done = program(repository(tmp_path / "repo", files), "init", AUTORESEARCH_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert "two runs gave 3 and 3, the same" in done.stdout
+    assert done.stderr.count("setting up: ") == 1
+
+
+@pytest.mark.parametrize("place", ["state.json", "out/state.json"])
+def test_own_checkpoint_that_a_run_continues_is_named(tmp_path: Path, cli: Cli, place: str) -> None:
+    script = RESUMES.replace("out/state.json", place).replace("os.makedirs('out', exist_ok=True)\n", "")
+    folder = repository(tmp_path / "repo", {"train.py": script, ".gitignore": "out/\nstate.json\n"})
+    (folder / place).parent.mkdir(exist_ok=True)
+    (folder / place).write_text("0.5")
+    done = cli(folder, "init")
+    assert done.returncode == 0, done.stderr
+    assert "two runs gave 0.25 and 0.25, the same" in done.stdout
+    assert f"a run writes {place} anew" in done.stdout
+    assert (folder / place).read_text() == "0.5"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "time.strftime('%Y-%m-%d/%H-%M-%S')",
+        "time.strftime('run_%Y%m%d')",
+        "time.strftime('%b%d_%H-%M-%S_host')",
+        "f'run-{time.time():.0f}'",
+        "uuid.uuid4()",
+        "os.urandom(4).hex()",
+    ],
+)
+def test_file_with_another_path_in_each_run_is_no_metric(tmp_path: Path, cli: Cli, name: str) -> None:
+    script = (
+        f"import json, os, time, uuid\nRATE = 0.1\nplace = 'outputs/' + str({name})\nos.makedirs(place)\n"
+        "json.dump({'val_loss': RATE}, open(f'{place}/metrics.json', 'w'))\n"
+    )
+    folder = repository(tmp_path / "repo", {"train.py": script})
+    done = cli(folder, "init")
+    assert done.returncode == 1
+    assert "print it, such as `val_loss: 1.23`" in done.stderr or "print val_loss, or write it" in done.stderr
+    assert "the same in each run" in done.stderr
+    assert not (folder / "protocol.json").exists()
+
+
+def test_fixed_path_with_numbers_and_a_printed_number_beside_a_dated_file_count(tmp_path: Path, cli: Cli) -> None:
+    fixed = "import json, os\nRATE = 1\nos.makedirs('out_1024')\n"
+    fixed += "json.dump({'loss': RATE}, open('out_1024/seed-42_10-20.json', 'w'))\n"
+    first = repository(tmp_path / "first", {"train.py": fixed})
+    assert cli(first, "init").returncode == 0
+    how = json.loads((first / "protocol.json").read_text())["measurement"]["primaryMetric"]["extract"]
+    assert how["path"] == "out_1024/seed-42_10-20.json"
+    dated = "import json, time\nRATE = 1\njson.dump({'val_loss': 2}, open(time.strftime('%Y%m%d.json'), 'w'))\n"
+    second = repository(tmp_path / "second", {"train.py": f"{dated}print('loss: 1')\n"})
+    done = cli(second, "init")
+    assert done.returncode == 0, done.stderr
+    assert "note: val_loss is in" in done.stderr
+
+
 def test_file_counts_though_the_clock_was_set_back_during_the_run(tmp_path: Path, cli: Cli) -> None:
     script = (
         "import os, time\nopen('out.json', 'w').write('{\"loss\": 1}')\n"
