@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from agent.init.names import slug
 from agent.init.numbers import in_lines
 from agent.source.constants import parsed
 
@@ -133,6 +134,16 @@ def printed(source: str) -> str:
             keys += [f"{k.value}: 1.0" for k in node.keys if isinstance(k, ast.Constant) and isinstance(k.value, str)]
     said = "\n".join(lines)
     return said if any(found.direction for found in in_lines(said)) else "\n".join([*lines, *keys])
+
+
+def has_name(source: str, name: str) -> bool:
+    """Return whether a string of a Python file, other than a docstring, contains the name of a metric: `Val Loss: `."""
+    tree = parsed(source)
+    if tree is None:
+        return False
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    strings = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return any(f"_{name}_" in f"_{slug(str(node.value))}_" for node in strings if id(node) not in docstrings)
 
 
 def script_of(command: str, files: Files) -> str | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.format import named
 from agent.init.choose import said_direction
-from agent.init.discover import prose
+from agent.init.discover import has_name, prose
 from agent.init.draft import Draft, Plan
 from agent.init.names import meaning
 from agent.init.surface import said_fixed
@@ -78,6 +79,25 @@ def _mutable(outcome: Draft, protocol: Protocol) -> dict[str, str]:
     return {path: text for path, text in outcome.plan.files.items() if protocol.mutable_surface.allows(path)}
 
 
+def _on_judge(outcome: Draft, mutable: Mapping[str, str]) -> str | None:
+    """Return a note if a file that may change computes or prints the metric itself."""
+    plan, name = outcome.plan, outcome.found.name
+    if plan.candidate.kind == "tests":
+        return None
+    if plan.surface.judged_inside:
+        return (
+            f"{plan.candidate.script} may change, and it computes {name} itself: to protect the metric, move its "
+            "computation to a separate file and list that in immutableHarness"
+        )
+    prints = [path for path in plan.surface.read if path in mutable and has_name(mutable[path], name)]
+    if not prints:
+        return None
+    return (
+        f"{prints[0]} may change, and it prints {name} itself: to protect the metric, compute and print it in a file "
+        "that must not change, and list that in immutableHarness"
+    )
+
+
 def notes_on(outcome: Draft, protocol: Protocol, changed: list[str]) -> list[str]:
     plan, notes = outcome.plan, []
     mutable = _mutable(outcome, protocol)
@@ -95,11 +115,8 @@ def notes_on(outcome: Draft, protocol: Protocol, changed: list[str]) -> list[str
             f"the README says {said} of {outcome.found.name}, although its name says {by_name}: if the README means "
             f"something else, add --direction {by_name}"
         )
-    if plan.surface.judged_inside and plan.candidate.kind != "tests":
-        notes.append(
-            f"{plan.candidate.script} may change, and it computes {outcome.found.name} itself: to protect the metric, "
-            "move its computation to a separate file and list that in immutableHarness"
-        )
+    if note := _on_judge(outcome, mutable):
+        notes.append(note)
     if searched := plan.length.searched:
         notes.append(
             f"the built-in search changes {named(searched, MOST_NAMED)}: longer training is not a better recipe, so if "

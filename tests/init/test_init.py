@@ -400,6 +400,35 @@ def test_what_a_command_writes_into_tracked_files_is_no_fault(tmp_path: Path, cl
     assert git(folder, "status", "--porcelain") == "?? protocol.json"
 
 
+JUDGED = {
+    "train.py": "import prepare\nRATE = 0.1\nprint(f'epoch 1 Val Loss: {sum(prepare.data()) * RATE}')\n",
+    "prepare.py": '"""The data behind val_loss."""\ndef data():\n    return [1, 2]\n',
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "noted"),
+    [
+        (JUDGED, True),
+        (JUDGED | {"train.py": "import json, prepare\nRATE = 0.1\nprint(json.dumps({'val_loss': RATE}))\n"}, True),
+        (
+            {
+                "train.py": '"""Lowers val_loss."""\nimport evaluate\nRATE = 0.1\nevaluate.show(RATE)\n',
+                "evaluate.py": "def show(rate):\n    print('val_loss:', rate)\n",
+            },
+            False,
+        ),
+    ],
+)
+def test_file_that_may_change_and_prints_the_metric_is_noted(
+    tmp_path: Path, program: Cli, files: dict[str, str], noted: bool
+) -> None:
+    folder = repository(tmp_path / "repo", files)
+    done = program(folder, "init", "--command", "python3 train.py", AUTORESEARCH_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert ("train.py may change, and it prints val_loss itself" in done.stdout) == noted
+
+
 RESUMES = (
     "import json, os\nRATE = 0.1\nstate = 1\n"
     "if os.path.exists('out/state.json'):\n    state = json.load(open('out/state.json'))\n"
