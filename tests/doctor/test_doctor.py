@@ -20,7 +20,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from agent.doctor import reach
+from agent.doctor import reach, smoke
 from agent.doctor.machine import UV_INSTALLER
 from agent.execution.fingerprint import backend
 from agent.execution.kill import MARK, start_of
@@ -430,6 +430,27 @@ def test_smoke_training_leaves_no_trace(quick: Path, cli: Cli) -> None:
         assert smoke["status"] == "broken"
         assert words in smoke["message"]
         assert smoke["command"].startswith("AUTORESEARCH_TRAINING_SECONDS=2 ")
+
+
+@pytest.mark.parametrize(("budget", "said"), [(None, "after one run, "), (4, "after two seconds of training, ")])
+def test_smoke_waits_for_a_run_that_no_budget_shortens(
+    quick: Path, monkeypatch: pytest.MonkeyPatch, budget: int | None, said: str
+) -> None:
+    monkeypatch.setattr(smoke, "LONGEST_SECONDS", 1.0)
+    execution = quick_protocol()["execution"]
+    execution["stopCondition"] = {"type": "fixed_suite"}
+    if budget is not None:
+        execution["stopCondition"] = {"type": "wall_clock", "trainingSecondsBudget": budget}
+    long = "import os, time\nend = time.monotonic() + 2\nwhile time.monotonic() < end:\n    pass\n"
+    if budget is None:
+        long += "assert 'AUTORESEARCH_TRAINING_SECONDS' not in os.environ\n"
+    (quick / "train.py").write_text(long + (quick / "train.py").read_text())
+    set_protocol(quick, execution=execution)
+    done = call(quick, "doctor", "--smoke")
+    (line,) = (line for line in done.stdout.splitlines() if " smoke " in line)
+    assert line.startswith("ok ")
+    assert said in line
+    assert ("smoke: one whole run" in done.stderr) == (budget is None)
 
 
 def trains(pid: int) -> bool:
