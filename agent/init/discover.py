@@ -47,12 +47,19 @@ CALLS_ITSELF = re.compile(
 )
 TEST_FILE = re.compile(r"(^|/)(test_[^/]*|[^/]*_test)\.py$")
 REDIRECTED = re.compile(r"\s*[\d&]?>.*|\s*\|.*")
+TESTS = re.compile(r"(^|_)(tests?|spec)(_|$)")
 OPENS = re.compile(r"[rRuU]?(\"\"\"|'''|/\*)")
 COMMENTS = ("#", "//", ";", "--", '"', "'")
 README_BONUS, LAST, LONGEST_HEADER = 100, 500, 60
 RUNNERS = ("uv run", "poetry run", "pdm run", "hatch run", "pixi run", "pipenv run")
 STARTS = r"(?:\w+=\S+\s+)*(?:uv run|poetry run|python3?|pytest|make|bash|sh|\./)\b"
 CODE_LINE = re.compile(rf"^\s*(?:[$>%]\s+)?({STARTS}.*)$")
+# Commands of a README whose scripts are not found, for a hint: those of other languages that build, run or measure.
+OTHER_COMMAND = re.compile(
+    r"^[ \t]*(?:[$>%]\s+)?((?:npm|pnpm|yarn|npx|node|bun|deno|cargo|go|julia|Rscript|ruby|perl|php|lua|zig|swift|dotnet"
+    r"|mvn|gradle|\./\w+|just|task|ctest)[ \t]+"
+    r"(?!(?:install|i|ci|add|get|build|update|init|new|fmt|mod|lint)\b)[^\n`#]+)$"
+)
 ENDS_COMMAND = re.compile(r"[;&|()]+")
 IN_OWN_FOLDER = re.compile(r"^(\./|\$\(dirname [^)]*\)/|\$\{?\w+\}?/)+")  # `"$DIR"/train.py` of a shell script
 INLINE = re.compile(rf"`({STARTS}[^`]*)`")
@@ -221,6 +228,30 @@ def _of_readme(files: Files, python: str) -> Iterator[Candidate]:
             command = REDIRECTED.sub("", line.split("#")[0].split("&&")[-1]).strip()
             if not re.search(r"[<\[|\\$`]|\.\.\.", command):
                 yield from _weighed(_by(command, python), files, f"from line {number} of {name}", README_BONUS)
+
+
+def other_command(files: Files) -> str | None:
+    """Return the command of a README that most likely measures something in another language than Python."""
+    found: list[str] = []
+    for line in (line for name, text in files.items() if _is_prose(name) for line in _lines_of_code(text)):
+        if (match := OTHER_COMMAND.match(line)) and not re.search(r"[<\[|\\$]|\.\.\.", match[1]):
+            found.append(REDIRECTED.sub("", match[1]).strip())
+    telling = [
+        each for kind in (BENCHMARK, TRAINING, TESTS) for each in found if kind.search(re.sub(r"\W+", "_", each))
+    ]
+    return next(iter([*telling, *found]), None)
+
+
+def _lines_of_code(text: str) -> Iterator[str]:
+    """Yield the lines of a README that are fenced, indented, after a `$`, or in backticks."""
+    fenced = False
+    for line in text.splitlines():
+        if line.lstrip().startswith(("```", "~~~")):
+            fenced = not fenced
+        elif fenced or line.startswith(("    ", "\t", "$ ")):
+            yield line
+        else:
+            yield from re.findall(r"`([^`]*)`", line)
 
 
 def _code(text: str) -> Iterator[tuple[int, str]]:

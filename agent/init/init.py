@@ -23,7 +23,17 @@ from agent.execution.measure import read
 from agent.format import named
 from agent.init import trial
 from agent.init.choose import choose_metric
-from agent.init.discover import Candidate, Files, candidate_named, candidates, is_project, printed, prose, uses_uv
+from agent.init.discover import (
+    Candidate,
+    Files,
+    candidate_named,
+    candidates,
+    is_project,
+    other_command,
+    printed,
+    prose,
+    uses_uv,
+)
 from agent.init.draft import Draft, Plan, budget_of, limit_of, network_of, secondary, setup_of
 from agent.init.explain import Because, explain, notes_on, tunes
 from agent.init.length import Length, length_of
@@ -46,6 +56,7 @@ LONGEST_RUN = 1800.0
 MOST_TRIED, MOST_NAMED, MOST_NUMBERS = 4, 3, 10
 OTHER_COMMAND = "name another one with --command"  # how hints end that another command may help
 NO_FILE = ("FileNotFoundError", "No such file or directory")
+THOUGH_TESTS_FAIL = " || [ $? -eq 1 ]"  # pytest exits with 1 if a test fails, which is a result here, not a crash
 TAIL_LINES = 12  # last lines shown of a failed run, whose log is deleted with the copy
 LONGEST_TWICE = 10.0  # seconds; shorter runs are repeated, to see whether the metric is the same
 LONGEST_SET_UP = 60.0  # seconds; a repeated run has a room of its own, which needs the setup commands, too
@@ -165,9 +176,7 @@ def _plans(folder: Path, top: Path | None, files: Files, wanted: InitConfig) -> 
     if wanted.command is not None:
         return [_plan(candidate_named(wanted.command, files), files, wanted)]
     if not (offered := candidates(files, python)):
-        hint = "name the command with --command 'python SCRIPT'"
-        if notebook := next((path for path in files if path.endswith(".ipynb")), None):
-            hint = f"run `jupyter nbconvert --to script {here(folder / notebook)}`, commit the script, and {hint}"
+        hint = _on_command(folder, files, python)
         if top is not None:
             hint = f"run `{program()} -C {shlex.quote(str(top))} init` for the whole repository, or {hint}"
         raise PreconditionError(
@@ -180,6 +189,21 @@ def _plans(folder: Path, top: Path | None, files: Files, wanted: InitConfig) -> 
         with contextlib.suppress(PreconditionError):  # it reads no file that may change
             plans.append(_plan(candidate, files, wanted))
     return plans
+
+
+def _on_command(folder: Path, files: Files, python: str) -> str:
+    """Return a hint to name the command, with the likeliest one: the script of a notebook, or one of the README."""
+    name = "name the command with --command"
+    notebooks = [Path(path) for path in files if path.endswith(".ipynb")]
+    exported = [path for path in files if path.endswith(".py") and Path(path).stem in {each.stem for each in notebooks}]
+    if exported:
+        return f"{name} {shlex.quote(f'{python} {shlex.quote(exported[0])}')}"
+    if command := other_command(files):
+        return f"{name}, such as --command {shlex.quote(command)} of the README"
+    script = f"{name} 'python SCRIPT'"
+    if notebooks:
+        return f"run `jupyter nbconvert --to script {here(folder / notebooks[0])}`, commit the script, and {script}"
+    return script
 
 
 def _plan(candidate: Candidate, files: Files, wanted: InitConfig) -> Plan:
@@ -238,7 +262,8 @@ def _first_with_a_number(
 
 def _others(plans: Sequence[Plan], chosen: Plan) -> list[str]:
     """Return the commands of the plans that were not chosen."""
-    return [each.candidate.command for each in plans if each.candidate.command != chosen.candidate.command]
+    command = chosen.candidate.command.removesuffix(THOUGH_TESTS_FAIL)
+    return [each.candidate.command for each in plans if each.candidate.command != command]
 
 
 def _tried(workspace: Workspace, plan: Plan, wanted: InitConfig, say: Callable[[str], None]) -> Draft:
@@ -318,8 +343,7 @@ def _attempted(
     """Run the command; if it fails because it has no network, repeat it with one."""
     lenient = plan.candidate
     if lenient.kind == "tests":
-        # pytest exits with 1 if a test fails, which is a result here, not a crash.
-        lenient = dataclasses.replace(lenient, command=f"{lenient.command} || [ $? -eq 1 ]")
+        lenient = dataclasses.replace(lenient, command=f"{lenient.command}{THOUGH_TESTS_FAIL}")
     protocol = _valid(dataclasses.replace(plan, candidate=lenient).protocol(UNKNOWN, LONGEST_RUN))
     try:
         ran = trial.attempt(stage, protocol, given, network=plan.network[0] == "full")

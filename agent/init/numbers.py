@@ -80,6 +80,7 @@ PAIR = re.compile(
     rf"(?P<number>{PRINTED})(?![\w.,]*\d|:\d)",
     re.IGNORECASE,
 )
+PLACE = re.compile(r"[\w./@-]+\.[A-Za-z]{1,5}:\d+(?=:)")  # `tests/test_core.py:3: AssertionError`
 DIVERGED = re.compile(
     rf"(?<![A-Za-z_])(?P<before>(?:\b{QUALIFIERS}[ \t]+){{0,8}})(?P<name>[A-Za-z_][\w./@-]*+)"
     r"""["']?[ \t]*[:=|│┃][ \t]*(?:\w+\()?[-+]?(?:nan|inf(?:inity)?)(?!\w)""",
@@ -214,8 +215,11 @@ def in_lines(text: str, wanted: str | None = None) -> list[Found]:
         bare = not re.search("[:=]", match["between"])
         unnamed = bare and meaning(label.name)[0] is None and not (wanted and is_named(label.name, wanted))
         rest = text[match.end() : match.end() + LONGEST_LABEL]
-        if _is_unit(text, label, bare=bare) or (
-            OPEN_BRACKET.search(_line_before(text, label)) and CLOSED_NAME.match(rest)
+        is_place = PLACE.match(text, match.start("name")) is not None
+        if (
+            is_place
+            or _is_unit(text, label, bare=bare)
+            or (OPEN_BRACKET.search(_line_before(text, label)) and CLOSED_NAME.match(rest))
         ):
             continue
         if label.name in found or len(found) >= MOST_NAMES or len(label.name) > LONGEST_NAME or unnamed:

@@ -596,6 +596,46 @@ def test_init_names_what_else_it_found_and_who_can_propose(tmp_path: Path, cli: 
     assert "`jupyter nbconvert --to script " in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("files", "hint"),
+    [
+        (
+            {"README.md": "```\nnpm install\nnpm test\nnpm run bench\n```\n"},
+            "name the command with --command, such as --command 'npm run bench' of the README\n",
+        ),
+        (
+            {"README.md": "Run `cargo run --release` or `cargo bench`.\n\n    cargo build\n"},
+            "name the command with --command, such as --command 'cargo bench' of the README\n",
+        ),
+        (
+            {"README.md": "    go get ./...\n    go test -bench . > out.txt\n"},
+            "name the command with --command, such as --command 'go test -bench .' of the README\n",
+        ),
+        ({"README.md": "go fast with it\nnode 20 is needed\n"}, "name the command with --command 'python SCRIPT'\n"),
+        (
+            {"fit.ipynb": "{}", "fit.py": "rmse = 1\nshow(rmse)\n"},
+            "name the command with --command 'python fit.py'\n",
+        ),
+    ],
+)
+def test_hint_has_the_command_of_a_readme_or_the_script_of_a_notebook(
+    tmp_path: Path, files: dict[str, str], hint: str
+) -> None:
+    done = call(repository(tmp_path / "repo", files), "init")
+    assert done.returncode == 3
+    assert f"hint: {hint}" in done.stderr.replace("python3", "python")
+
+
+def test_tests_that_fail_leave_neither_their_own_command_nor_places_in_notes(tmp_path: Path, cli: Cli) -> None:
+    tests = "from lib import f\ndef test_a():\n    assert f(1) > 2\ndef test_b():\n    assert f(1) == 2\n"
+    files = {"lib.py": "def f(x):\n    return x * 2 + 0.1\n", "tests/test_lib.py": tests, "conftest.py": ""}
+    done = cli(repository(tmp_path / "repo", files), "init", "--json")
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)["data"]
+    assert data["protocol"]["execution"]["command"].endswith("|| [ $? -eq 1 ]")
+    assert not [note for note in data["notes"] if note.startswith("also ")]
+
+
 def test_metric_of_training_that_is_no_quality_is_remarked_on(tmp_path: Path, cli: Cli) -> None:
     files = {"train.py": "print('step 1 | gain 3.5 | fps 990')\n", "bench.py": "print('fps 990')\n"}
     folder = repository(tmp_path / "two", files)
