@@ -64,12 +64,13 @@ PRINTED = r"[-+]?(?:(?:[1-9]\d{0,2}(?:,\d{3})++(?!\d)|\d++)(?:\.\d*+)?+|\.\d++)(
 OF_A_FORM = tuple(
     re.compile(form, re.MULTILINE)
     for form in (
-        rf"^(?P<head>(?P<name>Benchmark[\w/]*)\S*[ \t]+\d+[ \t]+)(?P<number>{PRINTED})[ \t]+(?P<unit>[mµun]?s/op)\b",
-        rf"^(?P<head>(?P<name>[A-Za-z_]\w*)[^\s|]*[ \t]+)(?P<number>{PRINTED})[ \t]+(?P<unit>[mun]?s)"
-        r"[ \t]+[\d.]+[ \t]+[mun]?s[ \t]+\d+\b",
-        rf"^(?P<head>[ \t]*(?P<name>Time) \(mean ± \S\):[ \t]+)(?P<number>{PRINTED})[ \t]+(?P<unit>[mµun]?s)\b",
-        rf"^(?P<head>[ \t]*(?P<name>[A-Z][A-Za-z ]*\w)[ \t]*\([A-Z]+\)[ \t]*@\[[^\[\]\n]*\][ \t]*=[ \t]*)"
-        rf"(?P<number>{PRINTED})(?P<unit>)[ \t]*$",
+        rf"^(?P<head>(?P<name>Benchmark[\w/]*+)\S*+[ \t]++\d++[ \t]++)(?P<number>{PRINTED})"
+        r"[ \t]++(?P<unit>[mµun]?s/op)\b",
+        rf"^(?P<head>(?P<name>[A-Za-z_]\w*+)[^\s|]*+[ \t]++)(?P<number>{PRINTED})[ \t]++(?P<unit>[mun]?s)"
+        r"[ \t]++[\d.]++[ \t]++[mun]?s[ \t]++\d++\b",
+        rf"^(?P<head>[ \t]*+(?P<name>Time) \(mean ± \S\):[ \t]+)(?P<number>{PRINTED})[ \t]+(?P<unit>[mµun]?s)\b",
+        rf"^(?P<head>[ \t]*+(?P<name>[A-Z][A-Za-z]*+(?: [A-Za-z]++){{0,5}}+)[ \t]*+\([A-Z]+\)[ \t]*"
+        rf"@\[[^\[\]\n]*+\][ \t]*=[ \t]*)(?P<number>{PRINTED})(?P<unit>)[ \t]*$",
     )
 )
 PAIR = re.compile(
@@ -166,7 +167,12 @@ def in_output(text: str, wanted: str | None = None) -> list[Found]:
         wanted: a name that counts without a colon after it, whatever it means.
     """
     text = printed(text).replace("\r", "\n")
-    return [*in_json(text), *in_lines(text, wanted), *_in_forms(text)]
+    return [*in_json(text), *in_lines(text, wanted), *_in_forms(_without_long_lines(text))]
+
+
+def _without_long_lines(text: str) -> str:
+    """Blank very long lines, such as images in base64: they contain no metric and take quadratic time."""
+    return LONG_LINE.sub(lambda line: "\n" * len(line[0]), text)
 
 
 def in_json(text: str, path: str | None = None) -> list[Found]:
@@ -207,8 +213,7 @@ def in_lines(text: str, wanted: str | None = None) -> list[Found]:
     plain: dict[str, tuple[int, Found]] = {}
     derived: dict[str, tuple[int, Found]] = {}  # a plain name counts before one that was put together
     failed: collections.Counter[str] = collections.Counter()
-    # Very long lines, such as images in base64, contain no metric and take quadratic time.
-    text = LONG_LINE.sub(lambda line: "\n" * len(line[0]), text)
+    text = _without_long_lines(text)
     for match in list(PAIR.finditer(text, max(0, len(text) - LONGEST_TEXT)))[::-1]:
         label = _label_of(text, match)
         found = plain if label.title == label.text else derived
@@ -252,11 +257,13 @@ def _is_unit(text: str, label: _Label, *, bare: bool) -> bool:
 def _in_forms(text: str) -> Iterator[Found]:
     """Yield the numbers of the lines whose form is known. Of several with the same name, the first counts."""
     seen: set[str] = set()
+    failed: collections.Counter[str] = collections.Counter()
     for form in OF_A_FORM:
         for match in form.finditer(text, max(0, len(text) - LONGEST_TEXT)):
             name = slug(f"{match['name']} {match['unit'] if '/' in match['unit'] else ''}")
-            if name in seen or len(seen) >= MOST_NAMES or len(name) > LONGEST_NAME:
+            if name in seen or len(seen) >= MOST_NAMES or len(name) > LONGEST_NAME or failed[name] >= MOST_TRIES:
                 continue
+            failed[name] += 1  # unless a rule is found
             # The iterations that Go counts differ, and so does the number of cores after its name.
             counted = "/op" in match["unit"]
             words = [r"\d+" if counted and word.isdecimal() else re.escape(word) for word in match["head"].split()]
@@ -274,7 +281,7 @@ def _in_forms(text: str) -> Iterator[Found]:
 
 def without_number(text: str) -> dict[str, int]:
     """Return the names after which a log has nan or inf, as in `val_loss: nan`, with the offset of the last place."""
-    text = LONG_LINE.sub(lambda line: "\n" * len(line[0]), printed(text).replace("\r", "\n"))
+    text = _without_long_lines(printed(text).replace("\r", "\n"))
     places = DIVERGED.finditer(text, max(0, len(text) - LONGEST_TEXT))
     return {slug(f"{match['before']}{match['name']}"): match.start() for match in places}
 

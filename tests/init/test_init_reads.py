@@ -1210,3 +1210,24 @@ def test_number_of_a_benchmark_is_read_before_its_unit(text: str, name: str, val
 )
 def test_unit_of_the_number_before_it_is_no_name(text: str) -> None:
     assert choose_metric([each for each in in_output(text) if each.name != "sort"], None, "") is None
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["A" * 20_000],
+        ["A" * 3000] * 300,
+        [f"Benchmark{'a' * 1900}"] * 300,
+        [f"Benchmark{'/' * 1900}"] * 100,
+        ["A " * 900] * 200,
+        [f"{'a ' * 900}time: ["] * 100,
+        ["1 " * 900] * 100,
+        [f"BM_{number % 7} 1 ns 1 ns {number}" for number in range(3000)],
+    ],
+)
+def test_long_lines_take_no_time(lines: list[str]) -> None:
+    began = time.process_time()
+    found = in_output("\n".join(["loss: 0.5", *lines, "val_loss: 0.3", ""]))
+    assert "val_loss" in {each.name for each in found}
+    assert time.process_time() - began < 3
