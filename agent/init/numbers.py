@@ -31,18 +31,22 @@ SENTENCE = (
 )
 ANY_WORD = rf"{SENTENCE}[^\s,;|│┃)\]}}]*"
 BEGINS_NUMBER = r"[-+]?\.?\d"
+CLOCK = r"[-+]?\d+:\d\d(?!\d)"  # a time such as 1:02, which is no number
+MICRO = "\u00b5\u03bc"  # two letters that look the same
+LETTER = rf"[A-Za-z{MICRO}]"
 # Units after a number, which say what a speed is: `5.1 ms/image` is a time.
 PER = r"(?:[ \t]*/[ \t]*|[ \t]+per[ \t]+)"
 RATE_UNIT = re.compile(rf"[ \t]*(?:[A-Za-z]+{PER}(?:s|secs?|seconds?|min|minutes?|h|hours?)|[kMG]?Hz|fps)\b")
 TIME_UNIT = re.compile(
-    rf"[ \t]*(?:[mµun]?s|secs?|(?:milli|micro|nano)?seconds?|mins?|minutes?|hours?)\b({PER}[A-Za-z])?"
+    rf"[ \t]*(?:[m{MICRO}un]?s|secs?|(?:milli|micro|nano)?seconds?|mins?|minutes?|hours?)\b({PER}[A-Za-z])?"
 )
 # The unit of a number, which a rule names: a number in another one is none, because 1.3 s are not less than 800 ms.
 # What is next to the number belongs to it; after a space, only what is no word of a sentence and no name of another.
-ATTACHED = re.compile(r"[A-Za-zµ%]+(?:/[A-Za-zµ]+)?(?![\w/])")
-SIZES = r"[kKMGT]?i?[Bb](?:ytes?|its?)?|[mµun]?s|m?secs?|(?:milli|micro|nano)?seconds?|mins?|minutes?|h|hours?"
+OF_UNIT, MORE_OF_UNIT = rf"(?:{LETTER}|[%\u00b2\u00b3])", rf"/{LETTER}"
+ATTACHED = re.compile(rf"{OF_UNIT}++(?:/{LETTER}++)*+")
+SIZES = rf"[kKMGT]?i?[Bb](?:ytes?|its?)?|[m{MICRO}un]?s|m?secs?|(?:milli|micro|nano)?seconds?|mins?|minutes?|h|hours?"
 APART = re.compile(
-    rf"[ \t]+(?:[A-Za-zµ]+{PER}[A-Za-zµ]+(?![ \t]+[-+.]?\d)|%|[kKMGT]?Hz|fps|{SIZES}|[kKMG][ \t]+[A-Za-z]+/s)"
+    rf"[ \t]+(?:{LETTER}+{PER}{LETTER}+(?![ \t]+[-+.]?\d)|%|[kKMGT]?Hz|fps|{SIZES}|[kKMG][ \t]+[A-Za-z]+/s)"
     r"(?![\w/]|[ \t]*[:=])"
 )
 # A unit and no name if a number precedes it that is not the one of a counter: `106060 ns   106050 ns   6600`, `0 B/op`.
@@ -50,7 +54,7 @@ UNIT = re.compile(rf"(?:{SIZES})(?:/\w+)?")
 COUNTED = re.compile(r"([A-Za-z]+)?[ \t]*[:=#\[]?[ \t]*[\d,./]*\d[\])]?[ \t]*[|│┃,]?[ \t]*$")
 # A setting of what follows the bracket: `Average Precision @[ IoU=0.50 | area=all ] = 0.581`.
 OPEN_BRACKET, CLOSED_NAME = re.compile(r"\[[^\[\]]*$"), re.compile(r"[^\[\]\n]*\][ \t]*[:=]")
-OF_ANOTHER_UNIT = r"(?![\d,.]*(?:[A-Za-zµ%]|:\d))"  # after a number of which the rule names no unit
+OF_ANOTHER_UNIT = rf"(?![\d,.]*{OF_UNIT})"  # after a number of which the rule names no unit
 OF_A_FOLD = 15  # penalty of one part of a cross-validation: the mean of all comes before it
 FOLD = re.compile(r"\b(?:fold|split|cv)[ \t#:_=(\[]{0,3}\d+\b", re.IGNORECASE)
 QUALIFIERS = (
@@ -65,10 +69,10 @@ OF_A_FORM = tuple(
     re.compile(form, re.MULTILINE)
     for form in (
         rf"^(?P<head>(?P<name>Benchmark[\w/]*+)\S*+[ \t]++\d++[ \t]++)(?P<number>{PRINTED})"
-        r"[ \t]++(?P<unit>[mµun]?s/op)\b",
+        rf"[ \t]++(?P<unit>[m{MICRO}un]?s/op)\b",
         rf"^(?P<head>(?P<name>[A-Za-z_]\w*+)[^\s|]*+[ \t]++)(?P<number>{PRINTED})[ \t]++(?P<unit>[mun]?s)"
         r"[ \t]++[\d.]++[ \t]++[mun]?s[ \t]++\d++\b",
-        rf"^(?P<head>[ \t]*+(?P<name>Time) \(mean ± \S\):[ \t]+)(?P<number>{PRINTED})[ \t]+(?P<unit>[mµun]?s)\b",
+        rf"^(?P<head>[ \t]*+(?P<name>Time) \(mean ± \S\):[ \t]+)(?P<number>{PRINTED})[ \t]+(?P<unit>[m{MICRO}un]?s)\b",
         rf"^(?P<head>[ \t]*+(?P<name>[A-Z][A-Za-z]*+(?: [A-Za-z]++){{0,5}}+)[ \t]*+\([A-Z]+\)[ \t]*"
         rf"@\[[^\[\]\n]*+\][ \t]*=[ \t]*)(?P<number>{PRINTED})(?P<unit>)[ \t]*$",
     )
@@ -78,7 +82,7 @@ PAIR = re.compile(
     r"(?P<name>[A-Za-z_][\w./@-]*+)(?P<unit>[ \t]*\([\w/ %.]+\))?"
     r"(?P<count>[ \t]+\d[\d,]*+(?=[ \t]*[:=][ \t]))?"
     r"""(?P<between>["']?[ \t]*[:=][ \t]*|[ \t]*[|│┃][ \t]*|[ \t]+)"""
-    rf"(?P<number>{PRINTED})(?![\w.,]*\d|:\d)",
+    rf"(?!{CLOCK})(?P<number>{PRINTED})(?![\w.,]*\d)",
     re.IGNORECASE,
 )
 PLACE = re.compile(r"[\w./@-]+\.[A-Za-z]{1,5}:\d+(?=:)")  # `tests/test_core.py:3: AssertionError`
@@ -445,9 +449,10 @@ def _groups(rest: str, *, signed: bool) -> tuple[str, str]:
         signed: whether a sign stands before the number.
     """
     unit = _unit_of(rest)
-    number = rf"{NUMBER}(?=[\d,.]*{unit})" if unit else rf"{NUMBER}{OF_ANOTHER_UNIT}"
-    other = rf"(?!{BEGINS_NUMBER}){ANY_WORD}|(?={BEGINS_NUMBER})" if unit else ANY_WORD
-    return rf"{number}|{other if signed else rf'{NO_NUMBER}|(?={BEGINS_NUMBER})'}", number
+    number = rf"{NUMBER}(?=[\d,.]*{unit})" if unit else rf"(?!{CLOCK}){NUMBER}{OF_ANOTHER_UNIT}"
+    another = rf"(?={BEGINS_NUMBER})"
+    word = rf"(?!{BEGINS_NUMBER}){ANY_WORD}" if signed else NO_NUMBER
+    return rf"{number}|{word}|{another}", number
 
 
 def _unit_of(rest: str) -> str:
@@ -458,10 +463,10 @@ def _unit_of(rest: str) -> str:
     if not words:
         return ""
     several = (
-        re.escape(word) if len(word) < 4 or "/" in word else rf"{re.escape(word.rstrip('s'))}s?" for word in words
+        re.escape(word) if len(word) < 3 or "/" in word else rf"{re.escape(word.removesuffix('s'))}s?" for word in words
     )
-    unit = r"[ \t]+".join(several)
-    return rf"[ \t]*{unit}(?![\w/])"
+    unit = re.sub(f"[{MICRO}]", f"[{MICRO}]", r"[ \t]+".join(several))
+    return rf"[ \t]*{unit}(?!{OF_UNIT}|{MORE_OF_UNIT})"
 
 
 def _before_number(label: _Label, between: str, first: bool, at_start: bool) -> str:

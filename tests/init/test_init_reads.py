@@ -896,6 +896,27 @@ def test_init_notes_that_the_readme_contradicts_the_name(tmp_path: Path, cli: Cl
         ("| latency | 12 ms |", "| latency | 11 ms |", ["| latency | 0.9 s |", "| latency | 0.9 |"]),
         ("step 3 time=800ms lr=3", "step 3 time=80ms lr=3", ["step 3 time=1.2s lr=3", "step 3 time=1:02 lr=3"]),
         ("elapsed: 58.5 (all)", "elapsed: 12 (all)", ["elapsed: 1:02 (all)", "elapsed: 12:02", "elapsed: 500ms (all)"]),
+        # A unit may be followed by another number, or by more words of its own.
+        ("accuracy: 93.2%/98.2%", "accuracy: 94%/99%", ["accuracy: 0.93/0.98"]),
+        ("latency: 12ms/15ms (p50/p99)", "latency: 11ms/12ms (p50/p99)", ["latency: 0.9s/1.2s (p50/p99)"]),
+        ("memory: 1.5GB/8.0GB", "memory: 2GB/8.0GB", ["memory: 900MB/8.0GB"]),
+        ("throughput: 950tok/s/gpu", "throughput: 1,951tok/s/gpu", ["throughput: 1.2ktok/s/gpu", "throughput: 9tok/s"]),
+        ("rmse: 0.12m\u00b2", "rmse: 0.11m\u00b2", ["rmse: 9cm\u00b2", "rmse: 0.3m"]),
+        ("speedup: 2.5x/1.0x", "speedup: 2.6x/1.0x", ["speedup: 250%/100%"]),
+        ("time: 3.2s_total", "time: 3s_total", ["time: 900ms_total"]),
+        ("val_loss=0.5:3", "val_loss=0.4:3", ["val_loss=nan"]),
+        # Both signs of a micro are one.
+        ("latency: 12\u03bcs", "latency: 11\u00b5s", ["latency: 1ms", "latency: 9s", "latency: 0.8"]),
+        ("latency: 12 \u03bcs", "latency: 11 \u03bcs", ["latency: 1 ms", "latency: 900 ns"]),
+        ("latency: 900.0", "latency: 800", ["latency: 1.2\u03bcs", "latency: 1,200\u03bcs"]),
+        ("throughput: 900.0", "throughput: 1,200", ["throughput: 1,200k", "throughput: 1.2k"]),
+        ("all throughput: 900.0", "all throughput: 1,200", ["all throughput: 1,200k", "all throughput: 1.2k"]),
+        (
+            "all throughput 900.0 so far",
+            "all throughput 1,200 of",
+            ["all throughput 1,200k", "all throughput 1,200k of"],
+        ),
+        ("score: 10pts", "score: 1pt", ["score: 0.1", "score: 10%"]),
         # Words after a number that are no unit may differ.
         ("loss: 0.5 after 10 epochs", "loss: 0.4 in all", ["loss: nan after 10 epochs"]),
         ("val_loss: 0.5 ppl: 3", "val_loss: 0.4 *", ["val_loss: nan"]),
