@@ -452,7 +452,7 @@ def _groups(rest: str, *, signed: bool) -> tuple[str, str]:
     number = rf"{NUMBER}(?=[\d,.]*{unit})" if unit else rf"(?!{CLOCK}){NUMBER}{OF_ANOTHER_UNIT}"
     another = rf"(?={BEGINS_NUMBER})"
     word = rf"(?!{BEGINS_NUMBER}){ANY_WORD}" if signed else NO_NUMBER
-    return rf"{number}|{word}|{another}", number
+    return rf"{number}|{word}|{another}", rf"{number}|{another}"
 
 
 def _unit_of(rest: str) -> str:

@@ -1252,3 +1252,19 @@ def test_long_lines_take_no_time(lines: list[str]) -> None:
     found = in_output("\n".join(["loss: 0.5", *lines, "val_loss: 0.3", ""]))
     assert "val_loss" in {each.name for each in found}
     assert time.process_time() - began < 3
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("epoch 1 time: 900ms\nepoch 2 time: 950ms\ntotal time: 1.85s\n", "total_time", 1.85),
+        ("epoch 1 accuracy: 80.0%\nepoch 2 accuracy: 81.0%\nbest accuracy: 0.81\n", "best_accuracy", 0.81),
+    ],
+)
+def test_name_whose_last_number_has_another_unit_is_not_read_from_an_earlier_line(
+    text: str, name: str, value: float
+) -> None:
+    found = choose_metric(in_output(text), None, "")
+    assert found is not None
+    assert (found.name, found.value) == (name, value)
