@@ -53,7 +53,7 @@ APART = re.compile(
 UNIT = re.compile(rf"(?:{SIZES})(?:/\w+)?")
 COUNTED = re.compile(r"([A-Za-z]+)?[ \t]*[:=#\[]?[ \t]*[\d,./]*\d[\])]?[ \t]*[|│┃,]?[ \t]*$")
 # A setting of what follows the bracket: `Average Precision @[ IoU=0.50 | area=all ] = 0.581`.
-OPEN_BRACKET, CLOSED_NAME = re.compile(r"\[[^\[\]]*$"), re.compile(r"[^\[\]\n]*\][ \t]*[:=]")
+OPEN_BRACKET, CLOSED_NAME = re.compile(r"@[ \t]*\[[^\[\]]*$"), re.compile(r"[^\[\]\n]*\][ \t]*[:=]")
 OF_ANOTHER_UNIT = rf"(?![\d,.]*{OF_UNIT})"  # after a number of which the rule names no unit
 OF_A_FOLD = 15  # penalty of one part of a cross-validation: the mean of all comes before it
 FOLD = re.compile(r"\b(?:fold|split|cv)[ \t#:_=(\[]{0,3}\d+\b", re.IGNORECASE)

@@ -1268,3 +1268,18 @@ def test_name_whose_last_number_has_another_unit_is_not_read_from_an_earlier_lin
     found = choose_metric(in_output(text), None, "")
     assert found is not None
     assert (found.name, found.value) == (name, value)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("[train loss=0.1] [val loss=0.6] : saved\n", "val_loss"),
+        ("Results [val_loss: 0.4]: acc=0.9\n", "val_loss"),
+        ("[val_loss=0.6, val_acc=0.5] = result\n", "val_loss"),
+    ],
+)
+def test_number_in_brackets_before_a_sign_counts(text: str, name: str) -> None:
+    found = choose_metric(in_output(text), None, "")
+    assert found is not None
+    assert found.name == name
