@@ -51,7 +51,8 @@ APART = re.compile(
 )
 # A unit and no name if a number precedes it that is not the one of a counter: `106060 ns   106050 ns   6600`, `0 B/op`.
 UNIT = re.compile(rf"(?:{SIZES})(?:/\w+)?")
-COUNTED = re.compile(r"([A-Za-z]+)?[ \t]*[:=#\[]?[ \t]*[\d,./]*\d[\])]?[ \t]*[|│┃,]?[ \t]*$")
+COUNTED = re.compile(r"([A-Za-z]+)?[ \t]*[:=#\[]?[ \t]*[\d,./]*\d[\])]?[ \t]*([|│┃,])?[ \t]*$")
+ENDS_LINE = re.compile(r"[ \t]*[|│┃]?[ \t]*(?:$|\n)")
 # A setting of what follows the bracket: `Average Precision @[ IoU=0.50 | area=all ] = 0.581`.
 OPEN_BRACKET, CLOSED_NAME = re.compile(r"@[ \t]*\[[^\[\]]*$"), re.compile(r"[^\[\]\n]*\][ \t]*[:=]")
 OF_ANOTHER_UNIT = rf"(?![\d,.]*{OF_UNIT})"  # after a number of which the rule names no unit
@@ -64,7 +65,9 @@ QUALIFIERS = (
 # A number as in NUMBER or with thousands apart, and names: both without another try, because a shorter one never fits
 # and a long line has many.
 PRINTED = r"[-+]?(?:(?:[1-9]\d{0,2}(?:,\d{3})++(?!\d)|\d++)(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+"
-# Lines of which the form says what their number is: of Go, Google Benchmark, hyperfine, and COCO's evaluation.
+OF_TIME = rf"{PRINTED}[ \t]++[m{MICRO}un]?s"
+# Lines of which the form says what their number is: of Go, Google Benchmark, hyperfine, criterion (whose second number
+# is the estimate), and COCO's evaluation.
 OF_A_FORM = tuple(
     re.compile(form, re.MULTILINE)
     for form in (
@@ -73,6 +76,8 @@ OF_A_FORM = tuple(
         rf"^(?P<head>(?P<name>[A-Za-z_]\w*+)[^\s|]*+[ \t]++)(?P<number>{PRINTED})[ \t]++(?P<unit>[mun]?s)"
         r"[ \t]++[\d.]++[ \t]++[mun]?s[ \t]++\d++\b",
         rf"^(?P<head>[ \t]*+(?P<name>Time) \(mean ± \S\):[ \t]+)(?P<number>{PRINTED})[ \t]+(?P<unit>[m{MICRO}un]?s)\b",
+        rf"^(?P<head>[ \t]*+(?P<name>(?:\S[^\n\[]{{0,80}}?[ \t])?[ \t]*time):[ \t]+\[)(?P<low>{OF_TIME}[ \t]++)"
+        rf"(?P<number>{PRINTED})[ \t]++(?P<unit>[m{MICRO}un]?s)[ \t]++{OF_TIME}\]",
         rf"^(?P<head>[ \t]*+(?P<name>[A-Z][A-Za-z]*+(?: [A-Za-z]++){{0,5}}+)[ \t]*+\([A-Z]+\)[ \t]*"
         rf"@\[[^\[\]\n]*+\][ \t]*=[ \t]*)(?P<number>{PRINTED})(?P<unit>)[ \t]*$",
     )
@@ -227,7 +232,7 @@ def in_lines(text: str, wanted: str | None = None) -> list[Found]:
         is_place = PLACE.match(text, match.start("name")) is not None
         if (
             is_place
-            or _is_unit(text, label, bare=bare)
+            or _is_unit(text, label, rest, bare=bare)
             or (OPEN_BRACKET.search(_line_before(text, label)) and CLOSED_NAME.match(rest))
         ):
             continue
@@ -250,12 +255,24 @@ def _line_before(text: str, label: _Label) -> str:
     return text[max(text.rfind("\n", 0, label.start) + 1, label.start - LONGEST_LABEL) : label.start]
 
 
-def _is_unit(text: str, label: _Label, *, bare: bool) -> bool:
-    """Return whether a label is the unit of the number before it, and no name of the number after it."""
+def _is_unit(text: str, label: _Label, rest: str, *, bare: bool) -> bool:
+    """Return whether a label is the unit of the number before it, and no name of the number after it.
+
+    It is a name in `| 512 | ms | 12.3 |`, and if its number ends a line on which the one before has a name: `n=64, ms
+    12.3`.
+
+    Args:
+        rest: what follows the number after the label.
+        bare: whether no sign is between them.
+    """
     if not bare or not UNIT.fullmatch(label.text):
         return False
     before = COUNTED.search(_line_before(text, label))
-    return before is not None and (before[1] or "").lower() not in COUNTERS
+    if before is None:
+        return False
+    name, apart = before[1] or "", before[2] is not None
+    named = bool(name) and not UNIT.fullmatch(name)
+    return name.lower() not in COUNTERS and not (ENDS_LINE.match(rest) and (named or apart))
 
 
 def _in_forms(text: str) -> Iterator[Found]:
@@ -273,7 +290,8 @@ def _in_forms(text: str) -> Iterator[Found]:
             words = [r"\d+" if counted and word.isdecimal() else re.escape(word) for word in match["head"].split()]
             unit = rf"(?=[ \t]+{match['unit']}\b)" if match["unit"] else ""
             spaced = r"[ \t]+".join(words)
-            pattern = rf"^[ \t]*{spaced}[ \t]*({NUMBER}){unit}[^\n]*$"
+            low = rf"{NUMBER}[ \t]+\w+[ \t]+" if match.groupdict().get("low") else ""
+            pattern = rf"^[ \t]*{spaced}[ \t]*{low}({NUMBER}){unit}[^\n]*$"
             rule = {"kind": "regex", "pattern": pattern, "exampleStdout": match[0]}
             with contextlib.suppress(NoMetric, ValueError):
                 found = _found(name, _value(rule, text), rule, "the line of this form")

@@ -1283,3 +1283,22 @@ def test_number_in_brackets_before_a_sign_counts(text: str, name: str) -> None:
     found = choose_metric(in_output(text), None, "")
     assert found is not None
     assert found.name == name
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("sort    time:   [12.1 ms {} ms 12.5 ms]\n", "sort_time"),
+        ("sort/1024\n          time:   [998.1 \u00b5s {} ms 1.0211 ms]\n", "time"),
+        ("n=1024, ms {}\n", "ms"),
+        ("matmul 1024 ms {}\n", "ms"),
+        ("model v2 seconds {}\n", "seconds"),
+        ("| 512 | ms | {} |\n", "ms"),
+    ],
+)
+def test_number_after_a_unit_counts_if_the_one_before_it_has_a_name(text: str, name: str) -> None:
+    found = choose_metric(in_output(text.format(12.3)), None, "")
+    assert found is not None
+    assert (found.name, found.value, found.direction) == (name, 12.3, "minimize")
+    assert extract(Metric.model_validate(found.metric), text.format(7.25)) == 7.25
