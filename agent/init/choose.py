@@ -7,7 +7,7 @@ import functools
 import re
 from collections.abc import Iterator
 
-from agent.init.names import VALIDATION, WORDS, Direction, is_cost, is_named, meaning, slug, words_of
+from agent.init.names import VALIDATION, WORDS, Direction, by_habit, is_cost, is_named, meaning, slug, words_of
 from agent.init.numbers import LONG_LINE, Found
 
 TUNED = 40  # a further penalty of it if the same is measured on a validation set
@@ -27,12 +27,20 @@ BETTER = re.compile(rf"\b{COMPARED}|\b(?P<most>maximi[sz]\w*|highest)|\b(?:minim
 # governs another one.
 GOVERNS = (
     r"\b(?:(?P<most>maximi[sz])|minimi[sz])(?:e[sd]?|ing)\b[)*:]{0,4}"
-    r"(?: (?:the|its|their|our|a|final|mean|average|metric|score|is|are))*[ :=`*\"']{1,5}"
+    r"(?: (?:the|its|their|our|a|final|mean|average|total|overall|validation|test|printed|reported|resulting|measured"
+    r"|metric|score|is|are))*[ :=`*\"']{1,5}"
 )
 AFTER_OBJECT = (
     r"(?=[`*\"']*(?:\W*$|[ \t]*[^\w\s`*\"']|\s+(?:on|of|in|for|at|by|with|over|and|or|as|to|while|within|under|without"
     r"|when|if|using|from|per|after|across|subject|is|it|this)\b))"
 )
+# What may stand between a name and what is said of it: `cost`: mean distance to the goal (lower is better).
+DEFINED = r"[`*\"')\]]*[ \t]*[:(|\u2013\u2014-][ \t]*(?P<about>(?:[^\s.;]+\s+){0,7}?)[(*_]*"
+# A name of which the sentence gives a definition, so that its other words are about it too.
+IS_DEFINED = re.compile(r"[`*\"')\]]*[ \t]*(?:[:=(|\u2013\u2014-]|(?:is|are|means|measures|counts)\b)")
+# Other numbers than those of WORDS that a recipe minimizes or maximizes.
+OBJECTIVES = {"entropy", "likelihood", "divergence", "objective"}
+LONGEST_OBJECT = 4  # words after a verb that may be what it governs
 SHOULD_BE = r"[`*\"']*,? (?:which )?(?:should|must|is to|has to|to) be (?:(?P<most>maximi[sz])|minimi[sz])ed\b"
 
 
@@ -86,17 +94,55 @@ def said_direction(name: str, prose: str) -> Direction | None:
     """Return the direction that a README states for the number called `name`: `val_f1` (higher is better).
 
     A direction that the name itself has is overridden only by words directly after it, or by a verb that governs it:
-    other words of the sentence are about something else, as in "minimizes cross-entropy and prints its accuracy".
+    other words of the sentence are about something else, as in "minimizes cross-entropy and prints its accuracy". If
+    the direction of the name is only a habit, all words of the sentence count that are not about another number.
     """
     known = meaning(name)[0] is not None
     for clause in _clauses(name, prose):
-        found = next((match for form in _forms(name) if (match := form.search(clause))), None)
+        found = next(
+            (match for form in _forms(name) if (match := form.search(clause)) and _about_it(name, match)), None
+        )
         if found is None and not known:
             found = BETTER.search(clause.partition(name)[2]) or BETTER.search(clause)
+        if found is None and by_habit(name):
+            found = _in_clause(name, clause)
         if found is not None:
-            said = found.groupdict()
-            return "maximize" if said.get("more") or said.get("most") else "minimize"
+            return _direction(found)
     return None
+
+
+def hinted_direction(name: str, prose: str) -> Direction | None:
+    """Return the direction in the first sentence with `name` that has one, and may be about it or something else."""
+    found = next((match for clause in _clauses(name, prose) if (match := _in_clause(name, clause))), None)
+    return None if found is None else _direction(found)
+
+
+def _direction(found: re.Match[str]) -> Direction:
+    said = found.groupdict()
+    return "maximize" if said.get("more") or said.get("most") else "minimize"
+
+
+def _in_clause(name: str, clause: str) -> re.Match[str] | None:
+    """Return the words of a clause that give a direction, unless another number is what they are about."""
+    before, _, after = clause.partition(name)
+    for text, defined in ((after, IS_DEFINED.match(after)), (before, None)):
+        for found in BETTER.finditer(text):
+            if "better" in found[0].lower() or "good" in found[0].lower():  # it is about what precedes it
+                if defined or not _numbers(name, text[: found.start()]):
+                    return found
+            elif not _numbers(name, " ".join(text[found.end() :].split()[:LONGEST_OBJECT])):
+                return found
+    return None
+
+
+def _about_it(name: str, found: re.Match[str]) -> bool:
+    return not _numbers(name, found.groupdict().get("about") or "")
+
+
+def _numbers(name: str, text: str) -> bool:
+    """Return whether a text has a word for another number than the one called `name`."""
+    words = {*words_of(text)} - {*words_of(name)}
+    return bool(words & OBJECTIVES) or any(word in WORDS for word in words)
 
 
 @functools.lru_cache(maxsize=256)
@@ -106,9 +152,8 @@ def _forms(name: str) -> tuple[re.Pattern[str], ...]:
     after = (
         rf"{whole}[`*\"'\])]*(?: (?:is|score|values?))?[ \t]*[(:,=|\u2013\u2014-]*[ \t*_]*(?:(?:where|and) )?{COMPARED}"
     )
-    return tuple(
-        re.compile(form, re.IGNORECASE) for form in (after, f"{GOVERNS}{whole}{AFTER_OBJECT}", f"{whole}{SHOULD_BE}")
-    )
+    forms = after, f"{whole}{DEFINED}{COMPARED}", f"{GOVERNS}{whole}{AFTER_OBJECT}", f"{whole}{SHOULD_BE}"
+    return tuple(re.compile(form, re.IGNORECASE) for form in forms)
 
 
 def _is_called_metric(name: str, prose: str) -> bool:

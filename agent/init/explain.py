@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.format import named
-from agent.init.choose import said_direction
+from agent.init.choose import hinted_direction, said_direction
 from agent.init.discover import has_name, prose
 from agent.init.draft import Draft, Plan
 from agent.init.names import meaning
@@ -109,12 +109,7 @@ def notes_on(outcome: Draft, protocol: Protocol, changed: list[str]) -> list[str
     asked = said_fixed(plan.files)
     for path in [path for path in plan.surface.read if path in asked and path in plan.surface.harness][:MOST_NAMED]:
         notes.append(f"{path} must not change, because of {short(asked[path], LONGEST_SAID)}; change: --mutable GLOB")
-    by_name, said = meaning(outcome.found.name)[0], said_direction(outcome.found.name, prose(plan.files))
-    if said is not None and by_name is not None and said != by_name and said == outcome.found.direction:
-        notes.append(
-            f"the README says {said} of {outcome.found.name}, although its name says {by_name}: if the README means "
-            f"something else, add --direction {by_name}"
-        )
+    notes += _on_direction(outcome)
     if note := _on_judge(outcome, mutable):
         notes.append(note)
     if searched := plan.length.searched:
@@ -134,3 +129,22 @@ def notes_on(outcome: Draft, protocol: Protocol, changed: list[str]) -> list[str
     if protocol.schema_kind != "protocol":
         notes.append(f"a discoveryDraft cannot be run: `{typed('init --force')}` tests it and makes it a protocol")
     return notes
+
+
+def _on_direction(outcome: Draft) -> list[str]:
+    """Return a note if a sentence of the README contradicts the name of the metric, or may do so."""
+    name, direction, text = outcome.found.name, outcome.found.direction, prose(outcome.plan.files)
+    by_name, said, hinted = meaning(name)[0], said_direction(name, text), hinted_direction(name, text)
+    if by_name is None:
+        return []
+    if said is not None and said != by_name and said == direction:
+        return [
+            f"the README says {said} of {name}, although its name says {by_name}: if the README means "
+            f"something else, add --direction {by_name}"
+        ]
+    if said is None and hinted is not None and hinted != by_name and direction == by_name:
+        return [
+            f"a sentence of the README with {name} says {hinted}, although its name says {by_name}: if it is about "
+            f"{name}, add --direction {hinted}"
+        ]
+    return []

@@ -18,6 +18,8 @@ QUALITY: tuple[tuple[str, Direction, int], ...] = (
 )
 # A reward comes before a loss only where the name is that of a result: `mean_reward`, but `reward_bonus` may be a part.
 REWARD = set(QUALITY[0][0].split())
+# Words whose direction is only a habit: a score may be a distance, and a return that of the opponent.
+HABIT = {*REWARD, "score", "elo", "cost"}
 OF_EPISODES = {"mean", "avg", "average", "ep", "episode", "episodic"}
 LEAST_REWARD = 80
 # Of these, no weight comes near that of a quality, even of one of the training data.
@@ -114,6 +116,12 @@ def is_cost(name: str) -> bool:
     known = [word for word in words_of(name) if word in WORDS]
     a_second = A_SECOND.search(name.lower()) or A_SECOND.search(slug(name))
     return a_second is not None or (bool(known) and known[-1] in COST_WORDS)
+
+
+def by_habit(name: str) -> bool:
+    """Return whether the direction of a name is only a habit: that of a score, but not that of an F1 score."""
+    known = {word for word in words_of(name) if word in WORDS}
+    return bool(known) and known <= HABIT
 
 
 def words_of(name: str) -> list[str]:

@@ -855,6 +855,32 @@ def test_run_that_diverged_after_a_good_epoch_is_a_crash(tmp_path: Path, cli: Cl
         ("accuracy: 0.9\n", "The goal: minimize the final `accuracy` of the victim.", "accuracy", "minimize"),
         ("accuracy: 0.9\n", "The metric to minimize is accuracy.", "accuracy", "minimize"),
         ("accuracy: 0.9\n", "The accuracy of the victim, accuracy, should be minimized.", "accuracy", "minimize"),
+        ("accuracy: 0.9\n", "We minimize the validation accuracy of the victim.", "accuracy", "minimize"),
+        ("accuracy: 0.9\n", "`accuracy`: share of attacks that fail (lower is better).", "accuracy", "minimize"),
+        ("accuracy: 0.9\n", "| accuracy | of the victim | lower is better |", "accuracy", "minimize"),
+        ("accuracy: 0.9\n", "`accuracy` - printed with the loss (lower is better).", "accuracy", "maximize"),
+        ("accuracy: 0.9\n", "The lowest accuracy of three seeds is printed as accuracy.", "accuracy", "maximize"),
+        # The direction of some names is only a habit.
+        ("score: 0.9\n", "We minimize the validation score.", "score", "minimize"),
+        ("score: 0.9\n", "Goal: get the lowest score.", "score", "minimize"),
+        ("score: 0.9\n", "`score`: mean distance to the goal (lower is better).", "score", "minimize"),
+        ("score: 0.9\n", "The score is a distance, so lower is better.", "score", "minimize"),
+        ("score: 0.9\n", "The score is the mean error, so lower is better.", "score", "minimize"),
+        ("score: 0.9\n", "| score | penalty sum | lower is better |", "score", "minimize"),
+        ("score: 0.9\n", "Minimise the printed score.", "score", "minimize"),
+        (
+            "score: 0.9\n",
+            "The final line `score: X` is what you minimize. Smaller is better.",
+            "score",
+            "minimize",
+        ),
+        ("cost: 0.9\n", "The cost is a saving that we maximize.", "cost", "maximize"),
+        ("mean_return: 3\n", "Of mean_return, the return of the opponent, lower is better.", "mean_return", "minimize"),
+        ("score: 0.9\n", "Trains a policy that minimizes the TD loss and prints its score.", "score", "maximize"),
+        ("score: 0.9\n", "Prints the score and minimizes cross-entropy.", "score", "maximize"),
+        ("score: 0.9\n", "Prints score and val_loss (lower is better).", "score", "maximize"),
+        ("score: 0.9\n", "Prints val_loss (lower is better) and score.", "score", "maximize"),
+        ("f1_score: 0.9\n", "Keeps what has the lowest spread and prints its f1_score.", "f1_score", "maximize"),
         # A name without a direction takes it from its sentence.
         ("gain: 3\n", "Prints the gain of the night; of several, the highest gain wins.", "gain", "maximize"),
         ("gain: 3\n", "Prints gain and sharpe (higher is better).", "gain", "maximize"),
@@ -878,6 +904,21 @@ def test_init_notes_that_the_readme_contradicts_the_name(tmp_path: Path, cli: Cl
     assert done.returncode == 0, done.stderr
     assert json.loads((folder / "protocol.json").read_text())["measurement"]["primaryMetric"]["direction"] == "minimize"
     assert "the README says minimize of accuracy, although its name says maximize" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("readme", "noted"),
+    [
+        ("It shows how the accuracy falls: the lowest wins.\n", True),
+        ("Trains what minimizes cross-entropy and prints its accuracy.\n", False),
+    ],
+)
+def test_init_notes_a_sentence_that_may_contradict_the_name(tmp_path: Path, cli: Cli, readme: str, noted: bool) -> None:
+    folder = repository(tmp_path / "r", {"README.md": readme, "train.py": "RATE = 0.1\nprint('accuracy:', RATE)\n"})
+    done = cli(folder, "init")
+    assert done.returncode == 0, done.stderr
+    said = "a sentence of the README with accuracy says minimize, although its name says maximize"
+    assert (said in " ".join(done.stdout.split())) is noted
 
 
 @pytest.mark.quick
@@ -969,7 +1010,12 @@ def test_number_outside_of_a_list_of_epochs_is_the_metric(content: object, wante
 
 @pytest.mark.parametrize("flags", [(), ("--metric", "val_loss")])
 @pytest.mark.parametrize(
-    "content", [{"val_loss": [3.0, 2.0]}, {"log_history": EPOCHS, "train_runtime": 3.0}, {"history": EPOCHS[:1]}]
+    "content",
+    [
+        {"val_loss": [3.0, 2.0]},
+        {"log_history": EPOCHS, "train_runtime": 3.0},
+        {"history": EPOCHS[:1]},
+    ],
 )
 def test_init_refuses_a_metric_that_only_a_list_of_epochs_has(
     tmp_path: Path, cli: Cli, content: object, flags: tuple[str, ...]
