@@ -12,6 +12,7 @@ from agent.init.numbers import LONG_LINE, Found
 
 TUNED = 40  # a further penalty of it if the same is measured on a validation set
 CALLED_METRIC = 150
+LESS_LIKELY = 50  # a number outside of a list of epochs is no substitute: the training loss for that of validation
 METRIC_WORD = re.compile(
     r"\b(metric|objective|goal|score to|optimi[sz]e[sd]?|maximi[sz]e[sd]?|minimi[sz]e[sd]?|improve|lowest|highest"
     r"|target)\b",
@@ -68,8 +69,10 @@ def choose_metric(found: list[Found], wanted: str | None, prose: str) -> Found |
     known = [f for f in directed if f.direction is not None]
     alone = max((f for f in known if not f.listed), key=likely, default=None)
     listed = max((f for f in known if f.listed), key=likely, default=None)
-    only_a_cost = alone is None or (listed is not None and is_cost(alone.name) and not is_cost(listed.name))
-    return listed if only_a_cost else alone
+    if alone is None or listed is None:
+        return alone or listed
+    only_a_cost = is_cost(alone.name) and not is_cost(listed.name)
+    return listed if only_a_cost or likely(alone) + LESS_LIKELY <= likely(listed) else alone
 
 
 def _named(found: list[Found], wanted: str) -> Found | None:

@@ -113,6 +113,7 @@ COUNTERS = set(
     "epoch step iter iteration episode round fold trial seed threshold k layer batch size rate number index idx id run"
     " generation attempt rank".split()
 )
+EPOCHS = {"epoch", "step", "iter", "iteration", "round", "episode"}
 LONGEST_LABEL = 150
 DIGITS = re.compile(r"\d[\d,.]*")
 # Meters print the last batch and then the mean of all: `Test: [10/10] Time: 0.1 (0.2) Loss: 0.9 (1.1)`. What is in the
@@ -545,7 +546,8 @@ def _json_example(text: str) -> str:
 def _leaves(value: Any, keys: tuple[str, ...], listed: bool = False) -> Iterator[tuple[tuple[str, ...], float, bool]]:
     """Yield the path of each number in a JSON, the number, and whether it is in a list of epochs.
 
-    Such a list has numbers, or objects without a text: those of a list of benchmarks have a name.
+    Such a list has numbers, or objects without a text: those of a list of benchmarks have a name. One with a single
+    place is such a list if it counts epochs.
     """
     if len(keys) > 8:
         return
@@ -556,7 +558,11 @@ def _leaves(value: Any, keys: tuple[str, ...], listed: bool = False) -> Iterator
         named = any(
             isinstance(inner, dict) and any(isinstance(each, str) for each in inner.values()) for inner in value
         )
+        counts = any(
+            isinstance(inner, dict) and any(EPOCHS & {*words_of(str(key))} for key in inner) for inner in value
+        )
+        epochs = not named and (len(value) > 1 or counts)
         for index, inner in enumerate(value[:20]):
-            yield from _leaves(inner, (*keys, str(index)), listed or not named)
+            yield from _leaves(inner, (*keys, str(index)), listed or epochs)
     elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST:
         yield keys, float(value), listed

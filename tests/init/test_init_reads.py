@@ -997,6 +997,9 @@ EPOCHS = [{"epoch": 0, "val_loss": 3.0}, {"epoch": 1, "val_loss": 2.0}]
         ({"history": EPOCHS, "final": {"gain": 2.0}, "first": {"gain": 1.0}}, "final/gain", "/final/gain"),
         ({"history": EPOCHS, "final": {"gain": 2.0}, "first": {"gain": 1.0}}, "/final/gain", "/final/gain"),
         ({"history": EPOCHS}, "/history/0/val_loss", "/history/0/val_loss"),
+        ({"folds": [0.5, 0.6], "mean": 0.55, "val_loss": [0.1]}, None, "/val_loss/0"),
+        ({"results": [{"val_loss": 0.1, "seed": 3}]}, None, "/results/0/val_loss"),
+        ({"history": {"val_loss": [3.0, 2.0]}, "accuracy": 0.5}, None, "/accuracy"),
         # A list of benchmarks has names.
         ({"benchmarks": [{"name": "sort", "real_time": 3.0}]}, None, "/benchmarks/0/real_time"),
     ],
@@ -1015,6 +1018,8 @@ def test_number_outside_of_a_list_of_epochs_is_the_metric(content: object, wante
         {"val_loss": [3.0, 2.0]},
         {"log_history": EPOCHS, "train_runtime": 3.0},
         {"history": EPOCHS[:1]},
+        {"history": EPOCHS, "train_loss": 0.1},
+        {"history": EPOCHS, "errors": 0},
     ],
 )
 def test_init_refuses_a_metric_that_only_a_list_of_epochs_has(
