@@ -55,7 +55,8 @@ COUNTED = re.compile(r"([A-Za-z]+)?[ \t]*[:=#\[]?[ \t]*[\d,./]*\d[\])]?[ \t]*([|
 ENDS_LINE = re.compile(r"[ \t]*[|│┃]?[ \t]*(?:$|\n)")
 # A setting of what follows the bracket: `Average Precision @[ IoU=0.50 | area=all ] = 0.581`.
 OPEN_BRACKET, CLOSED_NAME = re.compile(r"@[ \t]*\[[^\[\]]*$"), re.compile(r"[^\[\]\n]*\][ \t]*[:=]")
-OF_ANOTHER_UNIT = rf"(?![\d,.]*{OF_UNIT})"  # after a number of which the rule names no unit
+MORE_DIGITS = r"(?:[.,]?\d)*"  # of a number with thousands apart
+OF_ANOTHER_UNIT = rf"(?!{MORE_DIGITS}{OF_UNIT})"  # after a number of which the rule names no unit
 OF_A_FOLD = 15  # penalty of one part of a cross-validation: the mean of all comes before it
 FOLD = re.compile(r"\b(?:fold|split|cv)[ \t#:_=(\[]{0,3}\d+\b", re.IGNORECASE)
 QUALIFIERS = (
@@ -468,7 +469,7 @@ def _groups(rest: str, *, signed: bool) -> tuple[str, str]:
         signed: whether a sign stands before the number.
     """
     unit = _unit_of(rest)
-    number = rf"{NUMBER}(?=[\d,.]*{unit})" if unit else rf"(?!{CLOCK}){NUMBER}{OF_ANOTHER_UNIT}"
+    number = rf"{NUMBER}(?={MORE_DIGITS}{unit})" if unit else rf"(?!{CLOCK}){NUMBER}{OF_ANOTHER_UNIT}"
     another = rf"(?={BEGINS_NUMBER})"
     word = rf"(?!{BEGINS_NUMBER}){ANY_WORD}" if signed else NO_NUMBER
     return rf"{number}|{word}|{another}", rf"{number}|{another}"

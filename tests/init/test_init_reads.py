@@ -946,6 +946,9 @@ def test_init_notes_a_sentence_that_may_contradict_the_name(tmp_path: Path, cli:
         ("speedup: 2.5x/1.0x", "speedup: 2.6x/1.0x", ["speedup: 250%/100%"]),
         ("time: 3.2s_total", "time: 3s_total", ["time: 900ms_total"]),
         ("val_loss=0.5:3", "val_loss=0.4:3", ["val_loss=nan"]),
+        # The name of another number after a comma is no unit.
+        ("loss=0.5,acc=0.9,lr=3", "loss=0.4,acc=0.9,lr=3", ["loss=nan,acc=0.9,lr=3", "loss=0.4k,acc=0.9,lr=3"]),
+        ("time=12ms,n=3", "time=11ms,n=3", ["time=11,ms=3", "time=0.9s,n=3"]),
         # Both signs of a micro are one.
         ("latency: 12\u03bcs", "latency: 11\u00b5s", ["latency: 1ms", "latency: 9s", "latency: 0.8"]),
         ("latency: 12 \u03bcs", "latency: 11 \u03bcs", ["latency: 1 ms", "latency: 900 ns"]),
