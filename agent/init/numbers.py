@@ -260,8 +260,8 @@ def _line_before(text: str, label: _Label) -> str:
 def _is_unit(text: str, label: _Label, rest: str, *, bare: bool) -> bool:
     """Return whether a label is the unit of the number before it, and no name of the number after it.
 
-    It is a name in `| 512 | ms | 12.3 |`, and if its number ends a line on which the one before has a name: `n=64, ms
-    12.3`.
+    It is a name after a comma: `n=64, ms 12.3`. If the number after it ends the line, it is also one in a cell of its
+    own, as in `| 512 | ms | 12.3 |`, and where the number before has a name: `matmul 64 ms 12.3`.
 
     Args:
         rest: what follows the number after the label.
@@ -270,7 +270,7 @@ def _is_unit(text: str, label: _Label, rest: str, *, bare: bool) -> bool:
     if not bare or not UNIT.fullmatch(label.text):
         return False
     before = COUNTED.search(_line_before(text, label))
-    if before is None:
+    if before is None or before[2] == ",":
         return False
     name, apart = before[1] or "", before[2] is not None
     named = bool(name) and not UNIT.fullmatch(name)

@@ -1346,6 +1346,7 @@ def test_number_in_brackets_before_a_sign_counts(text: str, name: str) -> None:
         ("sort    time:   [12.1 ms {} ms 12.5 ms]\n", "sort_time"),
         ("sort/1024\n          time:   [998.1 \u00b5s {} ms 1.0211 ms]\n", "time"),
         ("n=1024, ms {}\n", "ms"),
+        ("n 1024, ms {} of all\n", "ms"),
         ("matmul 1024 ms {}\n", "ms"),
         ("model v2 seconds {}\n", "seconds"),
         ("| 512 | ms | {} |\n", "ms"),
