@@ -129,12 +129,15 @@ def request_stop(workspace: Path) -> str:
             f"process {holder.pid} ({holder.tag}) runs no session, so it cannot be stopped after a run",
             hint=f"end it with `kill -INT {holder.pid}`",
         )
-    if about_to_begin(workspace, holder.tag):
+    lost = lock.is_lost(state_folder(workspace))  # with the journal, which it writes again at its next event
+    if not lost and about_to_begin(workspace, holder.tag):
         raise PreconditionError(
             f"session {holder.tag} cannot be stopped yet: its setup commands are running",
             hint=f"end them with `kill -INT {holder.pid}`",
         )
-    stop_file(journal_path(workspace, holder.tag)).touch()
+    asked = stop_file(journal_path(workspace, holder.tag))
+    asked.parent.mkdir(parents=True, exist_ok=True)
+    asked.touch()
     state = fold(journal_path(workspace, holder.tag))
     now = _now(state)
     left = f", in about {duration(max(0.0, now['done_at'] - time.time()))}" if now and now["done_at"] else ""

@@ -320,12 +320,23 @@ def test_lock_holds_after_its_folder_was_deleted(tmp_path: Path) -> None:
         shutil.rmtree(state)
         with pytest.raises(PreconditionError, match="a loop is already running"), hold(state, "u", git=git):
             pass
+        found = holder(state)
+        assert found is not None
+        assert (found.pid, found.tag) == (os.getpid(), "t")
         with hold(tmp_path / "other" / ".autoresearch", "u", git=git):
             pass
+    assert holder(state) is None
     with hold(state, "u", git=git):
         assert holder(state) is not None
     taken = pytest.raises(PreconditionError, match=r"a loop is already running in this workspace: .*session u")
     with hold(state, "u"), taken, hold(state, "t", git=git):  # an earlier version has no lock in .git
         pass
-    with hold(state, "u", git=tmp_path / "read-only" / "missing"):
+    with hold(state, "u", git=tmp_path / "missing"):
         assert holder(state) is not None
+    assert not (tmp_path / "missing").exists()
+
+
+def test_lock_without_a_note_names_no_command_that_would_not_find_its_holder(tmp_path: Path) -> None:
+    with hold(tmp_path, None), pytest.raises(PreconditionError) as caught, hold(tmp_path, "t"):
+        pass
+    assert caught.value.hint == f"wait for its end; `lsof {tmp_path}/lock` names the process"

@@ -90,6 +90,30 @@ def test_stop_names_how_to_end_a_command_that_runs_no_session(quick: Path) -> No
     assert measuring.returncode == 130
 
 
+def test_loop_is_found_and_stopped_after_its_folder_was_deleted(quick: Path, tmp_path: Path) -> None:
+    go, began = tmp_path / "go", tmp_path / "began"
+    code = (quick / "train.py").read_text()
+    wait = f"import os, time\nopen({str(began)!r}, 'w').close()\nwhile not os.path.exists({str(go)!r}):\n"
+    (quick / "train.py").write_text(wait + "    time.sleep(0.05)\n" + code)
+    git(quick, "commit", "--quiet", "-am", "waits")
+    loop = begun(quick, "run", "--tag", "t", "--max-experiments", "9", "--sandbox", "off")
+    while not began.exists():
+        time.sleep(0.05)
+        assert loop.poll() is None
+    git(quick, "clean", "-fdxq")
+    refused = call(quick, "run", "--tag", "u")
+    assert f"process {loop.pid} (session t)" in refused.stderr
+    assert "has not started yet" in call(quick, "status").stderr
+    stopped = call(quick, "stop")
+    assert f"session t (process {loop.pid}) stops" in stopped.stdout + stopped.stderr
+    go.touch()
+    _, said = loop.communicate(timeout=60)
+    assert loop.returncode == 0, said
+    assert "stopped by `autoresearch stop`" in said
+    assert lock.holder(state_folder(quick)) is None
+    assert not [*(quick / ".git").glob("autoresearch-*.json")]
+
+
 def test_follow_started_first_finds_the_session_that_comes(quick: Path) -> None:
     follower = begun(quick, "status", "--follow")
     wait_until_it_waits(follower)
