@@ -21,7 +21,7 @@ from agent.format import one_line
 from agent.journal.events import Event, fault_of
 from agent.journal.paths import journal_path
 from agent.journal.state import State, step
-from agent.system.files import Unusable, open_plain, read_bounded, read_end, write_whole
+from agent.system.files import Unusable, open_plain, read_bounded, read_end, reason, write_whole
 from agent.system.invocation import typed
 
 if TYPE_CHECKING:
@@ -84,6 +84,9 @@ class Journal:
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
+            except Unusable as error:  # whose number is that of a disk that cannot sync
+                hint = "put the journal back in its place, then run the same command again"
+                raise AutoresearchError(f"cannot write {self.path}: {reason(error)}", hint=hint) from None
             except OSError as error:
                 remedy = "free disk space or restore write permission"
                 if error.errno == errno.EFBIG:
@@ -128,14 +131,26 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.path, _content(self._file.fileno()))
             self._restored = True
-        else:  # a disk may number its files anew, and an editor writes a file of the same content
-            if read_bounded(self.path, LARGEST_JOURNAL) != _content(self._file.fileno()):
-                raise AutoresearchError(
-                    f"another program has replaced {self.path}, so this session cannot go on",
-                    hint="put the journal back if you can, or start a session with another --tag",
-                )
+        else:
+            self._require_same(_content(self._file.fileno()))
         self.close()
         return self._open()
+
+    def _require_same(self, own: bytes) -> None:
+        """Raise AutoresearchError if the file in the journal's place has other content, and write its own next to it.
+
+        A disk may number its files anew, and an editor writes a file of the same content.
+        """
+        with contextlib.suppress(Unusable):
+            if read_bounded(self.path, LARGEST_JOURNAL) == own:
+                return
+        # Named by its content, so that one of an earlier time stays.
+        kept = self.path.with_name(f"{self.path.name}.own-{hashlib.sha256(own).hexdigest()[:8]}")
+        write_whole(kept, own)
+        raise AutoresearchError(
+            f"another program has replaced {self.path}, so this session cannot go on",
+            hint=f"move {kept}, which has all of its events, to {self.path.name}, then run the same command again",
+        )
 
     def _open(self) -> IO[str]:
         self.path.parent.mkdir(parents=True, exist_ok=True)

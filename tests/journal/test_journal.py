@@ -312,6 +312,40 @@ def test_another_journal_in_its_place_is_not_overwritten(tmp_path: Path) -> None
     journal.close()
 
 
+@pytest.mark.parametrize("how", ["empty", "older", "link", "folder", "pipe"])
+def test_events_of_a_replaced_journal_are_kept(tmp_path: Path, how: str) -> None:
+    journal = Journal(tmp_path / "journal.jsonl", [])
+    journal.append("session", tag="t", base="b0", direction="minimize")
+    older = journal.path.read_bytes()
+    journal.append("ended", reason="x")
+    whole = journal.path.read_bytes()
+    journal.path.unlink()
+    if how == "link":
+        journal.path.symlink_to(tmp_path / "elsewhere")
+    elif how == "folder":
+        journal.path.mkdir()
+    elif how == "pipe":
+        os.mkfifo(journal.path)
+    else:
+        journal.path.write_bytes(older if how == "older" else b"")
+    for _ in range(2):  # the end of a session tries again
+        with pytest.raises(AutoresearchError, match=r"another program has replaced .*/journal\.jsonl") as caught:
+            journal.append("resumed")
+    (kept,) = tmp_path.glob("journal.jsonl.own-*")
+    assert kept.read_bytes() == whole
+    assert (caught.value.hint or "").startswith(f"move {kept}, which has all of its events, to journal.jsonl")
+    journal.close()
+
+
+def test_journal_that_is_a_link_before_its_first_event_is_no_fault_of_the_disk(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl", [])
+    journal.path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(AutoresearchError, match=r"cannot write .*/journal\.jsonl: it is a link") as caught:
+        journal.append("session", tag="t", base="b0", direction="minimize")
+    assert (caught.value.hint or "").startswith("put the journal back in its place")
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_lock_holds_after_its_folder_was_deleted(tmp_path: Path) -> None:
     """`git clean -x` deletes it, but nothing in the .git folder, which a repository may share among workspaces."""
     git, state = tmp_path / ".git", tmp_path / ".autoresearch"
