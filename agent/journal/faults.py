@@ -19,6 +19,7 @@ class Faults:
         finished: number of runs tonight that ended otherwise.
         in_a_row: number since the last run that ended otherwise.
         until: Unix time at which the pause after the latest one ends; None without a pause.
+        reason: the error of the latest one.
     """
 
     runs: int = 0
@@ -27,6 +28,7 @@ class Faults:
     finished: int = 0
     in_a_row: int = 0
     until: float | None = None
+    reason: str = ""
 
     def after(self, event: Event, *, ended: bool) -> Faults:
         """Return the state after one more event of the journal.
@@ -45,6 +47,7 @@ class Faults:
                     tonight=self.tonight + 1,
                     in_a_row=self.in_a_row + 1,
                     until=event.at + pause if pause else None,
+                    reason=str(data.get("reason") or ""),
                 )
             case "measured" | "compared":
                 provoked = data.get("provoked", 0)

@@ -230,6 +230,9 @@ def test_screen_shows_pause_after_a_fault(states: list[State]) -> None:
     ):
         state = step(state, Event(kind, state.latest_at + 1, data))
     assert "the GPU failed: the run is repeated at " in "\n".join(drawn(state, 80, 24))
+    gone = {"fault": "machine", "reason": "the log of the run was deleted during the run"}
+    state = step(state, Event("faulted", state.latest_at + 1, {**faulted, **gone}))
+    assert "the log of the run was deleted: the run is repeated at " in "\n".join(drawn(state, 80, 24))
 
 
 def test_the_screen_while_the_gain_is_confirmed(states: list[State]) -> None:

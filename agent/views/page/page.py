@@ -27,7 +27,7 @@ PARTS = {
     "proposing": "proposing",
     "crashes": "lost to crashes",
     "interruptions": "lost to interruptions",
-    "faults": "lost to faults of the GPU",
+    "faults": "lost to faults of the machine",
     "other": "git, checks, waiting",
 }
 CONDITIONS = {

@@ -12,10 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.decision.estimate import unbiased
+from agent.execution.gpu_fault import beyond_gpu
 from agent.execution.progress import Reading
 from agent.format import duration, figure, one_line
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Experiment, Run, mean, metrics
+from agent.journal.faults import Faults
 from agent.journal.pending import Pending
 from agent.journal.state import State, side
 from agent.pruning.curves import Curve
@@ -82,7 +84,7 @@ def progress_panel(state: State, moment: Moment) -> list[RenderableType]:
     if state.comparison is not None and (state.comparing or state.comparison.started is not None):
         return _comparing(state, state.comparison, moment)
     if state.faults.until is not None and state.pending is None:
-        return [_pause(state.faults.until)]
+        return [_pause(state.faults)]
     if state.pending is None:
         number, waited = len(state.experiments), duration(max(0.0, moment.now - state.latest_at))
         doing = f"#{number}  waiting for a proposal for {waited}" if number else "starting"
@@ -101,7 +103,7 @@ def _trying(state: State, pending: Pending, moment: Moment) -> list[RenderableTy
         lines.append(_so_far("so far", pending.runs, _against(state.incumbent)))
     found = under_way(state)
     if found is None and state.faults.until is not None:
-        return [*lines, _pause(state.faults.until)]
+        return [*lines, _pause(state.faults)]
     if found is None:
         return [*lines, line("starting the run" if pending.verdict is None else "recording the result", "dim")]
     which = "incumbent" if "of" in found[0] else "screen" if "rung" in found[0] else f"run {found[0]['run']}"
@@ -109,9 +111,9 @@ def _trying(state: State, pending: Pending, moment: Moment) -> list[RenderableTy
     return [*lines, *_running(*found, which, moment), *([named("next", following)] if following else [])]
 
 
-def _pause(until: float) -> Text:
-    at = time.strftime("%H:%M:%S", time.localtime(until))
-    return line(f"the GPU failed: the run is repeated at {at}", "bold red")
+def _pause(faults: Faults) -> Text:
+    at = time.strftime("%H:%M:%S", time.localtime(faults.until))
+    return line(f"{beyond_gpu(faults.reason) or 'the GPU failed'}: the run is repeated at {at}", "bold red")
 
 
 def _comparing(state: State, comparison: PendingComparison, moment: Moment) -> list[RenderableType]:
@@ -121,7 +123,7 @@ def _comparing(state: State, comparison: PendingComparison, moment: Moment) -> l
     lines += [_so_far(names[label], runs, "") for label, runs in comparison.runs.items() if runs]
     found = under_way(state)
     if found is None and state.faults.until is not None:
-        return [*lines, _pause(state.faults.until)]
+        return [*lines, _pause(state.faults)]
     if found is None:
         return [*lines, line("between two runs", "dim")]
     run = run_words(sum(map(len, comparison.runs.values())) + 1, comparison.count * len(names))
