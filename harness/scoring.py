@@ -149,7 +149,7 @@ def evaluate(model: Path, batch: int, task: Task, workers: "Sequence[Worker]") -
     expected = expected_places(losses, task.references, task.lengths > 0, math.ceil(count / (FEWER if hopeless else 1)))
     generator = np.random.default_rng(secrets.randbits(128))
     picked, places = draw(expected, generator)
-    spliced = splice(task.rows, picked, places, generator)
+    spliced, counted = splice(task.rows, task.lengths > 0, picked, places, generator)
     # At the place itself the target stays the true one, which the model cannot see.
     targets = spliced[:, 1:].copy()
     targets[np.arange(len(picked)), places - 1] = task.rows[picked, places]
@@ -158,7 +158,7 @@ def evaluate(model: Path, batch: int, task: Task, workers: "Sequence[Worker]") -
     require_causal(losses, again, picked, places, COARSE if coarse else FINE)
     # A diverged model is worse than a uniform guess on what the metric counts, so it cannot know that.
     if losses[task.lengths > 0].mean() <= math.log(task.vocab_size):
-        require_unknown(losses, again, places)
+        require_unknown(losses[task.lengths > 0], again[counted])
     if not hopeless:
         require_even(losses, again, picked, places, expected)
     if bits < LEAST_BITS_PER_BYTE:
@@ -238,8 +238,19 @@ def draw(expected: "Array", generator: "np.random.Generator") -> tuple["Array", 
     return rows, positions + 1
 
 
-def splice(rows: "Array", picked: "Array", places: "Array", generator: "np.random.Generator") -> "Array":
-    """Return the picked rows, each continued from its place like another row, whose token at that place differs."""
+def splice(
+    rows: "Array", counted: "Array", picked: "Array", places: "Array", generator: "np.random.Generator"
+) -> "tuple[Array, Array]":
+    """Return the picked rows, each continued from its place like another row, whose token at that place differs.
+
+    Args:
+        rows: tokens, (rows, T + 1).
+        counted: whether each target counts, (rows, T).
+        picked, places: as in `require_causal`.
+
+    Returns:
+        The new rows, and which of their targets behind the place count, (places, T).
+    """
     import numpy as np
 
     others = generator.integers(len(rows), size=len(picked))
@@ -248,7 +259,9 @@ def splice(rows: "Array", picked: "Array", places: "Array", generator: "np.rando
         if not same.any():
             break
         others[same] = generator.integers(len(rows), size=int(same.sum()))
-    return np.where(np.arange(rows.shape[1]) >= places[:, None], rows[others], rows[picked])
+    positions = np.arange(rows.shape[1])
+    spliced = np.where(positions >= places[:, None], rows[others], rows[picked])
+    return spliced, counted[others] & (positions[:-1] >= places[:, None])
 
 
 def require_causal(losses: "Array", again: "Array", picked: "Array", places: "Array", tolerance: float) -> None:
@@ -278,18 +291,19 @@ def require_causal(losses: "Array", again: "Array", picked: "Array", places: "Ar
         )
 
 
-def require_unknown(losses: "Array", again: "Array", places: "Array") -> None:
+def require_unknown(losses: "Array", beyond: "Array") -> None:
     """Check that the loss does not rise so much on other text that the model must know the validation text.
 
+    Targets that do not count are left out: a high loss there costs a model nothing, and would hide the rise.
+
     Args:
-        losses, again, places: as in `require_causal`.
+        losses: losses of the counted targets in nats.
+        beyond: those of the text that replaced it.
 
     Raises:
         NotEvaluated: it does.
     """
-    import numpy as np
-
-    usual, beyond = float(losses.mean()), again[np.arange(losses.shape[1]) >= places[:, None]]
+    usual = float(losses.mean())
     if beyond.size and float(beyond.mean()) - usual > SURPRISE:
         raise NotEvaluated(
             f"the model has memorized the validation text: its loss is {usual:.2f} nats on that text, and "

@@ -86,8 +86,10 @@ def test_a_gain_where_few_places_are_tried_shows_although_their_mean_is_zero(
 def test_a_spliced_row_goes_on_with_another_token(generator: np.random.Generator) -> None:
     text = generator.integers(0, VOCABULARY, (ROWS, LENGTH + 1))
     picked, places = np.arange(ROWS), generator.integers(1, LENGTH, ROWS)
-    spliced = scoring.splice(text, picked, places, generator)
+    spliced, counted = scoring.splice(text, text[:, 1:] > 5, picked, places, generator)
     for row, place in enumerate(places):
+        assert not counted[row, :place].any()
+        assert (counted[row, place:] == (spliced[row, place + 1 :] > 5)).all()
         assert (spliced[row, :place] == text[row, :place]).all()
         assert spliced[row, place] != text[row, place]
 
@@ -151,3 +153,25 @@ def test_only_a_loss_below_that_of_a_guess_can_be_memory(loss: float) -> None:
             scoring.evaluate(None, 16, task, workers)  # type: ignore[arg-type]
     else:
         assert scoring.evaluate(None, 16, task, workers)[0] == pytest.approx(loss / np.log(2))  # type: ignore[arg-type]
+
+
+class HidesRows(KnowsRows):
+    """A worker with huge losses in the first half of its rows, where no target counts."""
+
+    def start(self, name: str, *args: Any) -> Any:
+        if name != "compare":
+            return super().start(name, *args)
+        found = super().start(name, *args)()
+        found[:, : LENGTH // 2] = 1e4
+        return lambda: found
+
+
+def test_huge_losses_where_no_target_counts_hide_no_memory() -> None:
+    text = np.repeat(np.arange(ROWS, dtype=np.int32)[:, None] % VOCABULARY, LENGTH + 1, axis=1)
+    shape = (ROWS, LENGTH)
+    lengths = np.ones(shape, int)
+    lengths[:, : LENGTH // 2] = 0
+    task = scoring.Task(text, lengths, VOCABULARY, "s", [np.full(shape, 2.0)], True)
+    workers: Any = [HidesRows(np.float64(1.0)) for _ in range(2)]
+    with pytest.raises(scoring.NotEvaluated, match="memorized the validation text"):
+        scoring.evaluate(None, 16, task, workers)  # type: ignore[arg-type]
