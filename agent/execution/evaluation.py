@@ -102,7 +102,7 @@ class Evaluator:
         return self._events.get(name, {})
 
     def require_alive(self, patience: float = 0.0) -> None:
-        """Raise Faulted if it has ended without a word on the model, which no run's model can have caused.
+        """Raise Faulted if it has ended without a word on the model, which no run in a sandbox can have caused.
 
         Args:
             patience: seconds to wait for its end, of which a run may learn first.

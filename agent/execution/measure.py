@@ -261,9 +261,9 @@ def _failed(error: ExperimentError, attempt: Attempt, around: Mapping[str, Any],
 
 
 def _lost(attempt: Attempt) -> Faulted | None:
-    """Return the error of a run whose room or log was deleted, as no run in a sandbox can do; None if they are there.
+    """Return the error of a run whose room or log was deleted; None if they are there.
 
-    An evaluator's metric stands without them.
+    A run in a sandbox cannot do that. An evaluator's metric stands without them.
     """
     if is_lost(attempt.room):
         return Faulted(f"{GONE_FOLDER} during the run", "machine")
@@ -321,7 +321,8 @@ def _result(
     if evaluator is not None and evaluator.event("refused"):
         raise evaluation.refusal(evaluator, attempt.allowance, ended.began)
     untraced = evaluator is not None and bool(evaluator.event("untraced"))
-    if evaluator is not None and ended.stopped is None and (ended.returncode or not untraced):
+    own = ended.returncode and ran_out(ended.returncode, text)  # the system that lacks memory kills both
+    if evaluator is not None and ended.stopped is None and (ended.returncode or not untraced) and not own:
         told = "".join(text.splitlines()[-LAST_LINES:])
         evaluator.require_alive(evaluation.GONE_SECONDS if evaluation.NO_ANSWER in told else 0.0)
     require_success(ended, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from agent.execution.gpu_fault import remedy
 from agent.execution.measure import Runner, measure
 from agent.execution.process import Observer
+from agent.room.sandbox import UNCONFINED
 from tests.common.training import script
 from tests.common.workspaces import git
 
@@ -41,12 +43,28 @@ def training(runner: Runner, steps: str = "") -> str:
 
 @pytest.mark.parametrize("patient", [False, True])
 def test_evaluator_that_is_killed_is_a_fault_of_the_machine(runner: Runner, tmp_path: Path, patient: bool) -> None:
-    """Its run is repeated: no model can have caused that."""
+    """Its run is repeated: no run in a sandbox can have caused that."""
     ready = replace(runner, patient=patient)
     found = measure(ready, training(runner), tmp_path / "run.log", killer(lambda command: "--work" not in command))
     assert (found.metric, found.fault) == (None, "machine")
     assert (found.error or "").startswith("the evaluator was killed or crashed before it answered: ")
     assert remedy(found.fault, found.error or "").startswith("find out what ends processes here")
+
+
+def test_full_memory_of_a_run_is_its_own_although_its_evaluator_was_killed_too(runner: Runner, tmp_path: Path) -> None:
+    """Without a sandbox, the run itself does what a system that lacks memory would do."""
+    steps = f"""
+import os, sys, psutil
+for each in psutil.Process({os.getpid()}).children(recursive=True):
+    words = each.cmdline()
+    if any("evaluator.py" in word for word in words) and "--work" not in words:
+        each.kill()
+print("MemoryError: no room", file=sys.stderr, flush=True)
+os._exit(1)
+"""
+    found = measure(replace(runner, sandbox=UNCONFINED), training(runner, steps), tmp_path / "run.log")
+    assert (found.out_of_memory, found.fault) == (True, "")
+    assert (found.error or "").startswith("out of memory: exit code 1: MemoryError: no room")
 
 
 def test_worker_that_is_killed_during_the_training_costs_no_run(runner: Runner, tmp_path: Path) -> None:
