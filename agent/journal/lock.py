@@ -95,8 +95,7 @@ def hold(
         # What is over in a moment needs no note, and may be what makes room on a full disk.
         stack.enter_context(_noted(_note(state_folder), me, () if stops else FULL))
         if beyond is not None:
-            with contextlib.suppress(OSError):  # one is enough
-                stack.enter_context(_noted(_note_beside(beyond), me))
+            stack.enter_context(_noted(_note_beside(beyond), me, None))  # one is enough
         yield
 
 
@@ -151,24 +150,31 @@ def _locked(file: Path, state_folder: Path, *, needed: bool = True) -> Iterator[
 
 
 @contextlib.contextmanager
-def _noted(note: Path, me: Holder | None, excused: Collection[int] = ()) -> Iterator[None]:
+def _noted(note: Path, me: Holder | None, excused: Collection[int] | None) -> Iterator[None]:
     """Write the note that names this process, and remove it after the block.
 
     Args:
         me: this process; None to write none.
-        excused: errors for which it is left out.
+        excused: errors for which it is left out; None for all.
     """
     try:
-        note.unlink(missing_ok=True)  # of one that was killed
-        try:
+        with _excused(excused):
+            note.unlink(missing_ok=True)  # of one that was killed
             if me is not None:
                 write_whole(note, json.dumps(asdict(me)), durable=False)
-        except OSError as error:
-            if error.errno not in excused:
-                raise
         yield
     finally:
-        note.unlink(missing_ok=True)
+        with _excused(excused):
+            note.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _excused(errors: Collection[int] | None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if errors is not None and error.errno not in errors:
+            raise
 
 
 def holder(state_folder: Path) -> Holder | None:

@@ -77,7 +77,7 @@ def name_of(path: object, workspace: Path) -> str | None:
         text = "temporary/" + "/".join(whole.relative_to(TEMPORARY).parts[1:])
     else:
         return None
-    made = r"autoresearch-\w+|(?<=tmp)\w{8}(?=\.part)|(?<=\.)[0-9a-f]{8,}(?=\.part)|(?<=/)[0-9a-f]{24}(?=/|$)"
+    made = r"autoresearch-[\w-]+|(?<=tmp)\w{8}(?=\.part)|(?<=\.)[0-9a-f]{8,}(?=\.part)|(?<=/)[0-9a-f]{24}(?=/|$)"
     text = re.sub(made, "N", text)
     return None if text.endswith((".py.pyc", ".pyc")) else re.sub(r"\d+", "N", text)
 

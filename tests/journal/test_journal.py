@@ -370,6 +370,17 @@ def test_lock_holds_after_its_folder_was_deleted(tmp_path: Path) -> None:
     assert not (tmp_path / "missing").exists()
 
 
+def test_note_in_the_git_folder_that_cannot_be_removed_fails_no_command(tmp_path: Path) -> None:
+    git, state = tmp_path / ".git", tmp_path / ".autoresearch"
+    git.mkdir()
+    with hold(state, "t", git=git):
+        (note,) = git.glob("*.json")
+        note.unlink()
+        note.mkdir()
+    with hold(state, "u", git=git):
+        assert holder(state) is not None
+
+
 def test_lock_without_a_note_names_no_command_that_would_not_find_its_holder(tmp_path: Path) -> None:
     with hold(tmp_path, None), pytest.raises(PreconditionError) as caught, hold(tmp_path, "t"):
         pass
