@@ -209,8 +209,8 @@ class Git:
                 words = str(error).partition(": ")[2].removeprefix("fatal: ")
                 raise PreconditionError(
                     f"git refuses the {role} of commits: {words}",
-                    hint=f"correct user.name and user.email of `git config` and the variables GIT_{role.upper()}_*, "
-                    "then run the same command again",
+                    hint=f"correct user.name and user.email of `git config`, or {role}.name and {role}.email if set, "
+                    f"and the variables GIT_{role.upper()}_*, then run the same command again",
                 ) from None
 
     def _configured_names(self) -> dict[str, str]:

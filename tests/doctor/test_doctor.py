@@ -374,6 +374,13 @@ def test_identity_that_git_refuses_ends_no_session_after_its_baseline(quick: Pat
     assert words in found["message"]
 
 
+def test_hint_names_the_setting_of_the_committer_that_git_refuses(quick: Path, program: Cli) -> None:
+    git(quick, "config", "committer.name", "<>")
+    done = program(quick, "run", "--tag", "t", "--max-experiments", "1")
+    assert "error: git refuses the committer of commits: " in done.stderr
+    assert "committer.name" in done.stderr.partition("hint: ")[2]
+
+
 def test_doctor_names_missing_requirements(quick: Path, tmp_path: Path) -> None:
     """Each line names the command that fixes it."""
     protocol = json.loads((quick / "protocol.json").read_bytes())
