@@ -22,6 +22,8 @@ from agent.source.constants import parsed
 Kind = Literal["training", "benchmark", "tests"]
 Files = Mapping[str, str]
 TRAINING = re.compile(r"(^|_)(pre|fine)?_?(train|trainer|training|tune)(_|$)")
+# Other names of a stage of training. They do not make a command a likely one.
+STAGE = re.compile(r"(^|_)(pre|fine|post)?_?(train|trainer|training|tune|tuning|fit|fitting|distill|sft)\d*(_|$)")
 BENCHMARK = re.compile(r"(^|_)(bench|benchmarks?|perf|profile|speed|eval|evaluate)(_|$)")
 ENTRY = re.compile(r"^(main|run|solve|experiment|__main__)$")
 # READMEs name these as well, but they prepare, demonstrate or serve.
@@ -62,6 +64,13 @@ OTHER_COMMAND = re.compile(
 )
 ENDS_COMMAND = re.compile(r"[;&|()]+")
 IN_OWN_FOLDER = re.compile(r"^(\./|\$\(dirname [^)]*\)/|\$\{?\w+\}?/)+")  # `"$DIR"/train.py` of a shell script
+# Words after which a path is run: interpreters, and what starts them.
+STARTER = re.compile(
+    r"(python|pypy)[\d.]*|ipython|pytest|bash|sh|zsh|dash|ksh|node|bun|deno|ruby|perl|source|\.|uvx?|run|launch|torchrun"
+    r"|accelerate|deepspeed|mpirun|mpiexec|srun|sbatch|cProfile|kernprof|scalene|exec|eval|time|env|nohup|nice|ionice"
+    r"|taskset|stdbuf|timeout|caffeinate|sudo|command|if|then|elif|else|do|while|until|!|{"
+)
+OPTION = re.compile(r"-|\w+=|[\d.]+[smhd]?$")  # or an assignment or a number, as in `timeout 60 python train.py`
 INLINE = re.compile(rf"`({STARTS}[^`]*)`")
 
 
@@ -161,11 +170,19 @@ def script_of(command: str, files: Files) -> str | None:
     """
     scripts = scripts_of(command, files)
     python = [path for path in scripts if path.endswith(".py")]
+    if stages := [path for path in python if trains(path)]:
+        return stages[-1]
     for kind in (TRAINING, ENTRY, BENCHMARK):
         if found := [path for path in python if kind.search(_stem(path)) and not OTHER.search(_stem(path))]:
             return found[-1]
     others = [path for path in python if not OTHER.search(_stem(path))] or python or scripts[:1]
     return others[-1] if others else None
+
+
+def trains(path: str) -> bool:
+    """Return whether a script trains, by its name."""
+    stem = _stem(path)
+    return STAGE.search(stem) is not None and not OTHER.search(stem) and not BENCHMARK.search(stem)
 
 
 def scripts_of(command: str, files: Files) -> list[str]:
@@ -205,14 +222,24 @@ def _commands(text: str) -> Iterator[list[str]]:
 
 
 def _run_by(words: list[str], folder: PurePosixPath, files: Files) -> str | None:
+    """Return the tracked file that a command runs: its first word, or the first path after an interpreter.
+
+    `ruff check net.py` reads the file without running it.
+    """
+    runs = True
     for before, word in zip(["", *words], words, strict=False):
-        if before == "-m" and word != "pytest":
+        if before == "-m" and runs and word != "pytest":
             stem = word.replace(".", "/")
             options = [f"{root}{stem}{end}" for root in ("", "src/") for end in (".py", "/__main__.py")]
-            return next((str(folder / path) for path in options if str(folder / path) in files), None)
+            if found := next((str(folder / path) for path in options if str(folder / path) in files), None):
+                return found
         path = str(folder / IN_OWN_FOLDER.sub("", word))
-        if path in files and PurePosixPath(path).suffix in (".py", ".sh", ".js", ".rb", ".pl", ""):
+        if runs and path in files and PurePosixPath(path).suffix in (".py", ".sh", ".js", ".rb", ".pl", ""):
             return path
+        if STARTER.fullmatch(word.rpartition("/")[2].rpartition(".")[2] if before == "-m" else word.rpartition("/")[2]):
+            runs = True
+        elif not OPTION.match(word) and not OPTION.match(before):
+            runs = False
     return None
 
 

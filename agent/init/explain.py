@@ -109,6 +109,13 @@ def notes_on(outcome: Draft, protocol: Protocol, changed: list[str]) -> list[str
     asked = said_fixed(plan.files)
     for path in [path for path in plan.surface.read if path in asked and path in plan.surface.harness][:MOST_NAMED]:
         notes.append(f"{path} must not change, because of {short(asked[path], LONGEST_SAID)}; change: --mutable GLOB")
+    if (fixed := plan.surface.by_name) and plan.candidate.kind != "tests":
+        notes.append(f"{named(fixed, MOST_NAMED)} must not change, because of the name; change: --mutable GLOB")
+    if also := [path for path in plan.surface.also_run if path in plan.surface.harness and path not in asked]:
+        notes.append(
+            f"{named(also, MOST_NAMED)} must not change, because `{plan.candidate.command}` runs more than "
+            f"{plan.candidate.script}; change: --mutable GLOB"
+        )
     notes += _on_direction(outcome)
     if note := _on_judge(outcome, mutable):
         notes.append(note)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from agent.format import one_line
-from agent.init.discover import TEST_FILE, Candidate, Files, header, prose, scripts_of
+from agent.init.discover import TEST_FILE, Candidate, Files, header, prose, scripts_of, trains
 from agent.source.constants import parsed
 from agent.system.patterns import matches
 
@@ -28,13 +28,18 @@ FIRST_OF_HARNESS = {"gen", "datagen", "loader", "loaders"}  # as the whole name,
 OF_A_MODEL = set(
     "model models net nets network networks layer layers loss losses attention parallel augment augmentation"
     " augmentations aug learning head heads encoder decoder block blocks optim optimizer structure structures type"
-    " types".split()
+    " types search searcher finder solver parser".split()
 )
 JUDGING = {"eval", "evals", "evaluate", "evaluation", "bench", "benchmark", "judge", "load", "make", "test"}
 HARNESS_FOLDERS = {
     *("reference", "references", "oracle", "oracles", "golden", "bench", "benches", "benchmark", "benchmarks"),
-    *("eval", "evals", "evaluation", "data", "dataset", "datasets", "metrics"),
+    "evaluation",
 }
+# A folder that says it of the files that are not named for a part of a model.
+FOLDERS_OF_DATA = {"eval", "evals", "data", "dataset", "datasets", "metrics"}
+# A benchmark measures a library, which may be a data_store.py, a string_split.py or a metrics/median.py.
+OF_BENCHMARKS = {"bench", "benches", "benchmark", "benchmarks"}
+MEASURES = re.compile(r"\b(bench(es|marks?)?|tests?)\b")
 # Tests of other languages than Python, which pytest does not run.
 OTHER_TEST = re.compile(
     r"(^|/)([^/]+[._-](test|spec)s?\.(c|m)?[jt]sx?|[^/]+_(test|spec)\.(go|rb|c|cc|cpp|rs)|test_[^/]*\.(c|cc|cpp|rs|go|js)"
@@ -140,6 +145,8 @@ class Surface:
         read: files that the command reads, as far as detected.
         why: reason for the mutable files.
         judged_inside: whether a mutable file computes its own metric.
+        by_name: files that must not change because of a part of their names, or that of their folder.
+        also_run: files that the command runs besides its script, with those that they import.
     """
 
     mutable: tuple[str, ...]
@@ -148,6 +155,8 @@ class Surface:
     read: tuple[str, ...]
     why: str
     judged_inside: bool = False
+    by_name: tuple[str, ...] = ()
+    also_run: tuple[str, ...] = ()
 
 
 def surface(candidate: Candidate, files: Files, wanted: list[str], locks: bool) -> Surface:
@@ -160,15 +169,16 @@ def surface(candidate: Candidate, files: Files, wanted: list[str], locks: bool) 
         locks: whether uv writes a lock file here, tracked or not.
     """
     tests = [path for path in files if _tests(path)]
-    begin = tests if candidate.kind == "tests" else [candidate.script] if candidate.script else []
+    begin = tests if candidate.kind == "tests" else _stages(candidate, files)
     own = reached(begin, files)
     # What else the command runs launches the script, prepares its data or measures it.
     others = [path for path in scripts_of(candidate.command, files) if path not in begin]
     beside = [path for path in reached(others, files) if path not in own]
     read = sorted({*own, *beside})
     configuration = {path for path in files if _configures(PurePosixPath(path))}
-    harness = [] if candidate.kind == "tests" else [*_harness(candidate, own, files), *beside]
-    fixed = {*harness, *tests, *configuration, *said_fixed(files)}
+    harness = [] if candidate.kind == "tests" else [*_harness(candidate, begin, own, files), *beside]
+    asked = {*tests, *configuration, *said_fixed(files)}
+    fixed = {*harness, *asked}
     mutable = [path for path in read if path not in fixed]
     why = "imported by the tests" if candidate.kind == "tests" else f"run or imported by `{candidate.command}`"
     named = [path for path in said_to_change(files) if path not in {*tests, *configuration}]
@@ -181,9 +191,11 @@ def surface(candidate: Candidate, files: Files, wanted: list[str], locks: bool) 
     if not mutable:
         mutable, named = _unseen(candidate, files, fixed)
         harness, why = [*harness, *named], "all source files: which of them the command reads is unknown"
-    if not mutable and candidate.script in harness and candidate.script not in said_fixed(files):
-        mutable, harness = [candidate.script], [path for path in harness if path != candidate.script]
+    if not mutable and (left := _left(candidate, own, harness)) and asked.isdisjoint(left):
+        mutable, harness = left, [path for path in harness if path not in left]
         why = "the only file of this repository that it is known to read"
+    parts = [path for path in harness if _in_part(path, measures=_measures(candidate))]
+    by_name = [path for path in parts if path not in {*begin, *asked, *beside}]
     globs = tuple(wanted) or _collapsed(mutable, fixed)
     judges = _collapsed_tests(tests) if candidate.kind == "tests" else sorted({*harness})
     forbidden = {*_collapsed_tests(tests), *configuration} | ({"uv.lock"} if locks else set())
@@ -194,31 +206,78 @@ def surface(candidate: Candidate, files: Files, wanted: list[str], locks: bool) 
         read=tuple(read),
         why="you named it" if wanted else why,
         judged_inside=not judges and any(matches(candidate.script or "", glob) for glob in globs),
+        by_name=tuple(path for path in sorted(by_name) if not _named(path, wanted)),
+        also_run=tuple(beside),
     )
 
 
-def _harness(candidate: Candidate, read: list[str], files: Files) -> list[str]:
+def _stages(candidate: Candidate, files: Files) -> list[str]:
+    """Return the script that a command is about, with the others that train: a pretrain.py before a finetune.py."""
+    found = [candidate.script] if candidate.script else []
+    if candidate.kind == "training":
+        for path in scripts_of(candidate.command, files):
+            makes = NAME_PART.findall(PurePosixPath(path).stem.lower())[:1]
+            if path not in found and trains(path) and JUDGING.isdisjoint(makes) and not _judges(path, False):
+                found.append(path)
+    return found
+
+
+def _left(candidate: Candidate, own: list[str], harness: list[str]) -> list[str]:
+    """Return what may change after all where a benchmark reads no file that may.
+
+    That is what it measures, although a part of its name says that it measures, or a benchmark that reads nothing else.
+    """
+    if candidate.kind != "benchmark" or candidate.script not in harness:
+        return []
+    if own == [candidate.script]:
+        return own
+    return [path for path in own if path != candidate.script and _in_part(path, measures=True)]
+
+
+def _measures(candidate: Candidate) -> bool:
+    """Return whether a command is a benchmark or runs tests, also of another language."""
+    if candidate.script:
+        return candidate.kind != "training" or _whole(candidate.script)
+    return candidate.kind != "training" or MEASURES.search(candidate.command) is not None
+
+
+def _harness(candidate: Candidate, begin: list[str], read: list[str], files: Files) -> list[str]:
     """Return the files that prepare data or measure, by name, with files that only those read.
 
     The script of a benchmark is one of them.
     """
-    asked = said_fixed(files)
-    named = [path for path in read if path in asked or (path != candidate.script and _judges(path))]
-    others = {path: text for path, text in files.items() if path not in named or path == candidate.script}
-    direct = reached([candidate.script] if candidate.script else [], others)
+    asked, measures = said_fixed(files), _measures(candidate)
+    named = [path for path in read if path in asked or (path not in begin and _judges(path, measures))]
+    others = {path: text for path, text in files.items() if path not in named or path in begin}
+    direct = reached(begin, others)
     judge = [candidate.script] if candidate.kind == "benchmark" and candidate.script else []
     return list(dict.fromkeys([*judge, *named, *(path for path in read if path not in direct)]))
 
 
-def _judges(path: str) -> bool:
-    """Return whether a file prepares data or measures, by its name or that of its folder."""
+def _judges(path: str, measures: bool) -> bool:
+    """Return whether a file prepares data or measures, by its name or that of its folder.
+
+    Args:
+        measures: whether the command is itself what measures, so that the names of its library say less.
+    """
+    return _whole(path) or _in_part(path, measures=measures)
+
+
+def _whole(path: str) -> bool:
     pure = PurePosixPath(path)
-    if HARNESS.match(pure.stem.lower()) is not None or not HARNESS_FOLDERS.isdisjoint(pure.parts[:-1]):
-        return True
+    return HARNESS.match(pure.stem.lower()) is not None or not HARNESS_FOLDERS.isdisjoint(pure.parts[:-1])
+
+
+def _in_part(path: str, *, measures: bool) -> bool:
+    """Return whether only a part of the name of a file, or its folder, says that it prepares data or measures."""
+    pure = PurePosixPath(path)
     parts = [part.lower() for part in NAME_PART.findall(pure.stem)]
-    if not parts or (parts[-1] in OF_A_MODEL and parts[0] not in JUDGING):
+    if _whole(path) or not parts or (parts[-1] in OF_A_MODEL and parts[0] not in JUDGING):
         return False
-    return parts[0] in FIRST_OF_HARNESS or not HARNESS_PARTS.isdisjoint(parts)
+    if measures:
+        return not OF_BENCHMARKS.isdisjoint(parts)
+    folders = not FOLDERS_OF_DATA.isdisjoint(pure.parts[:-1])
+    return folders or parts[0] in FIRST_OF_HARNESS or not HARNESS_PARTS.isdisjoint(parts)
 
 
 def _tests(path: str) -> bool:
@@ -349,7 +408,7 @@ def _unseen(candidate: Candidate, files: Files, fixed: set[str]) -> tuple[list[s
     """
     python = (candidate.script or "").endswith(".py")
     sources = [path for path in files if path.endswith(CODE) and not (python and path.endswith(".py"))]
-    judges = [path for path in sources if _judges(path)]
+    judges = [path for path in sources if _judges(path, _measures(candidate))]
     return [path for path in sources if path not in fixed and path not in judges], judges
 
 

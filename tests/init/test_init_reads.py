@@ -16,7 +16,7 @@ import pytest
 
 from agent.errors import NoMetric
 from agent.init.choose import choose_metric
-from agent.init.discover import candidate_named, candidates, header
+from agent.init.discover import candidate_named, candidates, header, scripts_of
 from agent.init.numbers import in_output
 from agent.init.surface import surface
 from agent.proposers.search.space import tunable_parameters
@@ -1131,6 +1131,99 @@ def test_file_with_such_a_part_in_a_longer_word_or_of_a_model_may_change(name: s
     files = {"train.py": f"import {module}\nRATE = 0.1\nprint('val_loss:', RATE)\n", f"{name}.py": ""}
     found = surface(candidate_named("python train.py", files), files, [], False)
     assert f"{name}.py" in found.mutable
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "name",
+    ["string_split", "data_store", "split", "json_data_parser", "data/frame", "metrics/median", "eval/expression"],
+)
+@pytest.mark.parametrize("script", ["bench.py", "perf_it.py", "benchmarks/speed.py"])
+def test_library_that_a_benchmark_measures_may_change_whatever_its_name(name: str, script: str) -> None:
+    files = {script: f"import {name.replace('/', '.')}\nprint('time: 0.3')\n", f"{name}.py": "X = 1\n"}
+    found = surface(candidate_named(f"python {script}", files), files, [], False)
+    assert (found.mutable, found.harness) == ((f"{name}.py",), (script,))
+
+
+@pytest.mark.quick
+def test_benchmark_does_not_change_while_it_reads_another_file() -> None:
+    files = {"bench.py": "import lib_bench\nprint('time: 0.3')\n", "lib_bench.py": ""}
+    found = surface(candidate_named("python bench.py", files), files, [], False)
+    assert (found.mutable, found.harness) == (("lib_bench.py",), ("bench.py",))
+    files = {"bench.py": "import lib_bench, sort\nprint('time: 0.3')\n", "lib_bench.py": "", "sort.py": ""}
+    found = surface(candidate_named("python bench.py", files), files, [], False)
+    assert (found.mutable, found.harness) == (("sort.py",), ("bench.py", "lib_bench.py"))
+    files = {"bench.py": "import reference\nprint('time: 0.3')\n", "reference.py": ""}
+    assert surface(candidate_named("python bench.py", files), files, [], False).mutable == ()
+    files = {"benchmarks/run.py": "import string_split\nprint('time: 0.3')\n", "string_split.py": ""}
+    assert "string_split.py" in surface(candidate_named("python benchmarks/run.py", files), files, [], False).mutable
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("command", ["make bench", "cargo bench", "go test -bench .", "npm test"])
+def test_library_that_a_command_of_another_language_measures_may_change(command: str) -> None:
+    files = dict.fromkeys(["src/data_store.rs", "src/split.rs", "data/frame.rs", "benches/b.rs"], "")
+    found = surface(candidate_named(command, files), files, [], False)
+    assert {*found.mutable} == {*files} - {"benches/b.rs"}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("name", ["data/net", "eval/model", "dataset_search", "split_finder"])
+def test_only_module_of_a_training_that_is_named_for_a_model_may_change(name: str) -> None:
+    files = {"train.py": f"import {name.replace('/', '.')}\nprint('loss: 1')\n", f"{name}.py": "RATE = 0.1\n"}
+    found = surface(candidate_named("python train.py", files), files, [], False)
+    assert f"{name}.py" in found.mutable
+
+
+def test_init_names_files_that_are_fixed_by_name_or_also_run(tmp_path: Path, cli: Cli) -> None:
+    files = {
+        "train.py": "import gen\nRATE = 0.1\nprint('loss:', RATE)\n",
+        "gen.py": "",
+        "embed.py": "",
+        "run.sh": "python embed.py\npython train.py\n",
+    }
+    done = cli(repository(tmp_path / "named", files), "init", "--command", "bash run.sh")
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "gen.py must not change, because of the name; change: --mutable GLOB" in said
+    assert "embed.py, run.sh must not change, because `bash run.sh` runs more than train.py" in said
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("stages", "mutable"),
+    [
+        (["pretrain.py", "finetune.py"], {"pretrain.py", "finetune.py"}),
+        (["make_train_set.py", "train1.py", "train2.py"], {"train1.py", "train2.py"}),
+        (["train_tokenizer.py", "fit.py", "evaluate.py"], {"train_tokenizer.py", "fit.py"}),
+        (["load_train_data.py", "pretrain_data.py", "post_train.py"], {"post_train.py"}),
+        (["fit_model.py", "report.py"], {"fit_model.py"}),
+    ],
+)
+def test_all_stages_of_a_training_may_change(stages: list[str], mutable: set[str]) -> None:
+    files = {**dict.fromkeys(stages, "print('loss: 1')\n"), "run.sh": "".join(f"python {name}\n" for name in stages)}
+    for command in ("bash run.sh", " && ".join(f"python {name}" for name in stages)):
+        found = surface(candidate_named(command, files), files, [], False)
+        assert {*found.mutable} == mutable
+        assert {*found.harness} == {*stages, *(["run.sh"] if "sh" in command.split()[0] else [])} - mutable
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("line", "runs"),
+    [
+        *((line, False) for line in ("ruff check net.py", "uv run ruff check net.py", "cp net.py old.py")),
+        *((line, False) for line in ("cat net.py | wc", "git commit -m net", "black -q net.py", "echo python: net.py")),
+        *((line, True) for line in ("./net.py", "net.py", "python -u net.py", "uv run --with numpy net.py")),
+        *((line, True) for line in ("A=1 timeout 60 python3.12 net.py", "torchrun --nproc_per_node 2 net.py")),
+        *((line, True) for line in ("time .venv/bin/python net.py", "if ./net.py; then true; fi", "nohup ./net.py &")),
+        *((line, True) for line in ("python -m net", "python -m torch.distributed.run net.py", "uv run -m net")),
+        *((line, True) for line in ("docker run --rm image python net.py", "conda run -n env python net.py")),
+    ],
+)
+def test_path_counts_as_run_only_first_or_after_an_interpreter(line: str, runs: bool) -> None:
+    files = {"run.sh": f"{line}\n", "net.py": ""}
+    assert scripts_of("bash run.sh", files) == (["run.sh", "net.py"] if runs else ["run.sh"])
 
 
 @pytest.mark.quick
