@@ -48,7 +48,7 @@ OTHER_TEST = re.compile(
 FIXED = re.compile(
     r"\b(?:(?:(?:do not|don't|dont|must not|may not|should not|shouldn't|mustn't|never|not to|cannot|can't|not)"
     r" (?P<be>be )?(?P<verb>(?:modif|edit|chang|touch|alter|rewrit)\w*))"
-    r"|read[- ]only|frozen|immutable|hands off|off[- ]limits)\b",
+    r"|read[- ]only|frozen|immutable|untouched|hands off|off[- ]limits)\b",
     re.IGNORECASE,
 )
 EXCEPT = re.compile(
@@ -85,14 +85,39 @@ BEGINS_CLAUSE = re.compile(
     r"(?:^|[^\w\s`*\"']|\b(?:please|so|and|you|agents?|models?|candidates?|loops?|proposers?))[\s`*\"'#/]*$",
     re.IGNORECASE,
 )
-ENDS_CLAUSE = re.compile(r"[\s`*\"']*(?:$|[^\w\s`*\"'])")
+ENDS_CLAUSE = re.compile(
+    r"(?: (?:by hand|manually|directly|ever|at all|by (?:the |any )?(?:agents?|models?|candidates?|proposers?)"
+    r"|(?:between|across|during) (?:the |all )?(?:runs|experiments)))*[\s`*\"']*(?:$|[^\w\s`*\"'])",
+    re.IGNORECASE,
+)
 OBJECT = re.compile(
     rf"(?:,? (?:or|and) \w+)*{MARKS}(?:{THIS}\b(?! \w+ing\b)"
     rf"|(?:(?!(?:in|of|by|with|between|during)\b)\w+ ){{0,4}}{MARKS}{FILE.pattern}"
-    rf"|(?:anything|any code|the code|the contents?|any part) (?:in|of|from) {MARKS}(?:{THIS}\b|{FILE.pattern}))",
+    rf"|(?:anything|any code|the code|the contents?|any part) (?:in|of|from) {MARKS}(?:{THIS}\b|{FILE.pattern})"
+    rf"|the (?:\w+ ){{1,3}}(?:in|of|from) {MARKS}{FILE.pattern})",
+    re.IGNORECASE,
+)
+# Unlike "cannot change" or "never changes", these words hardly describe: with a file in the sentence, they protect it.
+ORDER = re.compile(
+    r"(?P<do>do not|don't|dont)?(?:must not|mustn't|may not|should not|shouldn't|never)? "
+    r"(?:(?:modify|edit|change|touch|alter|rewrite)|be (?:modified|edited|changed|touched|altered|rewritten))",
+    re.IGNORECASE,
+)
+IN_A_FILE = re.compile(
+    rf"(?:^\W*|[,;:.(]\s*)(?:in|within|inside) {MARKS}{FILE.pattern}{MARKS},? ?(?:please )?$", re.IGNORECASE
+)
+BY_A_FILE = re.compile(rf"\bby {MARKS}{FILE.pattern}", re.IGNORECASE)
+# `net.py`: frozen copy of the reference. But a frozen encoder is a part of the model in the file.
+ENTITLED = re.compile(
+    rf"(?P<file>{FILE.pattern}){MARKS}(?:[:|\u2013\u2014-]+|\bis)\s*(?:(?:an?|the|our) )?$", re.IGNORECASE
+)
+PART_OF_A_MODEL = re.compile(
+    r"\s*(?:\w+ )?(?:encoder|decoder|backbone|trunk|layer|block|weight|parameter|embedding|feature|head|model|network"
+    r"|net|array|tensor|view|property|attribute|field|buffer|mode|access|file system)",
     re.IGNORECASE,
 )
 DESCRIBES = re.compile(r"\b(?:does|did)\s*$", re.IGNORECASE)
+PREDICTS = re.compile(r"\b(?:will|would)\s*$", re.IGNORECASE)
 LICENSE = re.compile(r"\blicen[cs]e\b|\bredistribut|\bcopyright\b", re.IGNORECASE)
 BETWEEN_NAMES = re.compile(r"[`*\"'\s]*(?:,|and|or|&)*[`*\"'\s]*")
 MAY = r"(?:may|can|must|should|will|is|are|to|allowed|only|freely|just)"
@@ -333,11 +358,33 @@ def _forbids(sentence: str, match: re.Match[str]) -> bool:
     if LICENSE.search(sentence) or (verb and DESCRIBES.search(before)):
         return False
     alone = BEGINS_CLAUSE.search(before) is not None and ENDS_CLAUSE.match(after) is not None
+    if _orders(match, before, after):
+        return True
     if verb and not match["be"] and not verb.endswith("ed"):
         return alone or OBJECT.match(after) is not None
-    stated = STATED_OF.search(before)
+    stated = STATED_OF.search(before) or (None if PART_OF_A_MODEL.match(after) else ENTITLED.search(before))
     of_it = stated is not None and not (stated["file"] and WITHIN.search(_without_names(before[: stated.start()])))
     return alone or of_it or TREATED_AS.search(before) is not None
+
+
+def _orders(match: re.Match[str], before: str, after: str) -> bool:
+    """Return whether a prohibition is an order in whose sentence a file is, or holds, what must not change.
+
+    Files that may change or that are told not to change something else do not count: Edit `train.py` and do not change
+    the data.
+    """
+    order = ORDER.fullmatch(match[0])
+    if order is None or PREDICTS.search(before) or (order["do"] and not BEGINS_CLAUSE.search(before)):
+        return False
+    if match["be"]:
+        after = BY_A_FILE.split(after)[0]
+    allowed = re.search(rf"\b{EDITS}", after, re.IGNORECASE)
+    if FILE.search(after[: allowed.start()] if allowed else after):
+        return True
+    if re.search(rf"\b{EDITS}", before, re.IGNORECASE):
+        return False
+    of_it = STATED_OF.search(before) is not None or FILE.search(before) is not None
+    return of_it if match["be"] or ENDS_CLAUSE.match(after) else IN_A_FILE.search(before) is not None
 
 
 def _without_names(text: str) -> str:

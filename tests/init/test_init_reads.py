@@ -1274,6 +1274,15 @@ def test_tests_and_benchmarks_of_other_languages_must_not_change(command: str, s
                 "Input files are not modified by util.py.",
                 "`util.py` loads read-only arrays.",
                 "`train.py` does not modify `util.py`.",
+                "`util.py`: frozen encoder with a trainable head.",
+                "- `util.py`: read-only arrays of rows",
+                "`util.py` must not modify its input.",
+                "Edit `util.py` and do not change the data.",
+                "Tune the rates in `util.py`, but you must not change the rows.",
+                "Do not change the data, edit `util.py` instead.",
+                "Run `python util.py` and do not touch the rows.",
+                "The rows must not be modified by `util.py`.",
+                "The encoder in `util.py` must not change its input.",
             )
         ),
         *(
@@ -1310,11 +1319,33 @@ def test_sentence_about_something_else_fixes_no_file(files: dict[str, str]) -> N
                 "Agents must not modify or delete `util.py`.",
                 "Do not touch anything in `util.py`!",
                 "`util.py` is not to be edited by agents.",
+                "The agent should not modify the evaluation in `util.py`.",
+                "The helpers (`util.py`) are fixed and must not be modified by the agent.",
+                "Do not modify the model definition in `util.py`.",
+                "Edit `train.py` freely but leave `util.py` untouched; it must not change between runs.",
+                "Edit `train.py` freely. Leave `util.py` untouched.",
+                "`util.py` holds the rows; it must not change between runs.",
+                "`util.py`: frozen copy of the reference network.",
+                "| `util.py` | frozen copy |",
+                "`util.py` is a frozen copy of the reference.",
+                "In `util.py`, do not change the interface.",
+                "The evaluation that util.py holds must never be changed.",
+                "The scores of `util.py` should not change.",
+                "You must not change how `util.py` counts.",
+                "Agents should never edit the constants or helpers of `util.py`.",
+                "Never touch the fixed table that is in util.py by hand.",
             )
         ),
         *(
             {"util.py": f'"""{said}"""\n'}
-            for said in ("Helpers (read-only).", "Helpers. This file is immutable.", "You must not change this file.")
+            for said in (
+                "Helpers (read-only).",
+                "Helpers. This file is immutable.",
+                "You must not change this file.",
+                "Do not edit by hand.",
+                "Helpers. Do not modify manually!",
+                "Helpers: must not change between runs.",
+            )
         ),
     ],
 )
