@@ -13,6 +13,14 @@ _SEQUENCES = re.compile(
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c|(?=\n)|$)"
     r"|\x1b[ -/]*[0-~]?"
 )
+# On one line, remove a string only if it has its end: text that was read in another encoding has characters that begin
+# one, and no newline ends it here. Those of 8 bits end at the next one of 8 bits, so that each looks at its own part.
+_FINISHED = re.compile(
+    r"\x1b\[[0-?]*[ -/]*(?:[@-~]|(?=\n)|$)|\x9b[0-?]*[ -/]*[@-~]"
+    r"|\x1b[\]PX^_][^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)"
+    r"|[\x9d\x90\x98\x9e\x9f][^\x07\x1b\x80-\x9f\n]*(?:\x07|\x1b\\|\x9c)"
+    r"|\x1b[ -/]*[0-~]?"
+)
 # Control characters except tab and newline, zero-width and bidirectional characters, tags, and lone surrogates.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
@@ -60,7 +68,7 @@ def one_line(text: str) -> str:
 
 def flat(text: str) -> str:
     """Put a text on one line like `one_line`, but keep outer spaces: for parts of a line."""
-    return spaced(_SEQUENCES.sub("", text))
+    return spaced(_FINISHED.sub("", text))
 
 
 def spaced(text: str) -> str:

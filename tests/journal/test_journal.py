@@ -107,6 +107,27 @@ def test_no_part_of_a_terminal_escape_is_left_on_one_line() -> None:
     assert named(["\x1b[32ma.py\x1b[0m", "b\tc"]) == "a.py, b c"
 
 
+def test_no_text_of_a_line_is_taken_for_a_terminal_string_without_end() -> None:
+    said = "the key “learning rate” is unknown, expected one of lr, wd"
+    misread = said.encode().decode("latin-1")  # as text of another encoding often is: “ and ” end in \x9c and \x9d
+    assert one_line(misread) == re.sub(r"[\x80-\x9f]+", " ", misread)
+    for mark in "\x9d\x90\x98\x9e\x9f":
+        assert one_line(f"a{mark}b”") == "a b”"
+        assert one_line(f"a{mark}b\x9cc") == "ac"
+    assert one_line("a\x1b]0;b") == "a0;b"
+    assert one_line("a\x1bPb\nc") == "ab c"
+    assert one_line("a\x9b12") == "a 12"
+
+
+@pytest.mark.parametrize("part", ["\x9d", "\x9dab", "\x1b]", "\x1b]a\x9d", "\x9b1", "\x1b[1 ", "\x1b "])
+def test_a_long_line_of_unfinished_escapes_takes_no_longer_for_each_of_them(part: str) -> None:
+    few, many = (
+        timeit.repeat("one_line(text)", number=1, repeat=3, globals={"one_line": one_line, "text": part * n})
+        for n in (2**12, 2**17)
+    )
+    assert min(many) < 320 * min(few) + 0.05  # 1024 times as long if each looks for its end in the rest of the line
+
+
 def test_colored_error_leaves_no_escapes_in_results() -> None:
     row = replace(experiment(1, None, "crash", "c"), verdict=Verdict("crash", COLORED))
     content = render(protocol("tsv"), [experiment(0, 2.0), row], lambda commit: commit)
