@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,13 +36,15 @@ def _by_heldout_runs(confirmation: Mapping[str, Any]) -> dict[str, Any] | None:
     holdout, cost = confirmation.get("holdout"), confirmation.get("cost")
     if not holdout or not cost:
         return None
-    seen = holdout["gain"] + cost["gain"]
+    seen, every = holdout["gain"] + cost["gain"], confirmation["gain"]
+    # Both sums are of rounded metrics, and so differ by their rounding, however small the gain is beside them.
+    values = [seen, *(mean for each in (confirmation, holdout) for mean in (each.get("means") or {}).values() if mean)]
     return {
         "gain": holdout["gain"], "low": holdout["low"], "high": holdout["high"],
         "validation": seen,
         "cost": cost["gain"], "cost_low": cost["low"], "cost_high": cost["high"],
         "pairs": confirmation.get("scored"),
-        "partial": not math.isclose(seen, confirmation["gain"], rel_tol=1e-9, abs_tol=1e-12),
+        "partial": every is not None and beyond_rounding(seen - every, *values) != 0,
     }  # fmt: skip
 
 

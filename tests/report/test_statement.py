@@ -11,9 +11,9 @@ import pytest
 from agent.decision.anytime import AUTOCORRELATION, Interval, interval, interval_at_equal_steps, share
 from agent.decision.estimate import groups_of
 from agent.journal.comparison import PendingComparison
-from agent.journal.experiment import Evidence, Experiment, Run, Verdict
+from agent.journal.experiment import Evidence, Experiment, Run, Verdict, mean
 from agent.journal.state import State
-from agent.report.holdout import on_holdout
+from agent.report.holdout import holdout_lines, on_holdout
 from agent.report.statement import ON_ONE_RUN, ON_SNAPSHOT, bound_of, statement
 from tests.common.experiments import kept
 
@@ -240,3 +240,22 @@ def test_rounding_of_single_models_is_no_cost_of_selection() -> None:
     found = on_holdout(replace(state(kept(0, BASE), kept(1, GOOD)), scored=scored))
     assert found is not None
     assert (found["gain"], found["cost"]) == (pytest.approx(0.08), 0.0)
+
+
+def test_holdout_of_a_confirmation_without_a_gain_has_its_line() -> None:
+    found = {"gain": 0.08, "low": 0.07, "high": 0.09}
+    (said,) = holdout_lines({"gain": None, "holdout": found, "cost": found})
+    assert said.startswith("on the holdout 0.08 (0.07 to 0.09); validation minus holdout 0.08")
+
+
+def test_rounding_of_large_metrics_leaves_no_pairs_out() -> None:
+    """The gain over the holdout and the cost add up to the gain on validation only within the metric's precision."""
+    seeds = [(1e6 + 0.137 * seed, 3e5 + 0.071 * seed) for seed in range(1, 6)]
+    gain = mean([a - (a - 0.01) for a, _ in seeds])
+    cost = mean([(a - b) - ((a - 0.01) - (b - 0.004)) for a, b in seeds])
+    unseen = mean([b - (b - 0.004) for _, b in seeds])
+    assert unseen + cost != gain
+    found = [{"gain": each, "low": 0.0, "high": 0.02, "means": {"a": 1e6, "b": 1e6}} for each in (unseen, cost)]
+    confirmation = {"gain": gain, "means": {"a": 1e6, "b": 1e6}, "holdout": found[0], "cost": found[1], "scored": 5}
+    assert "by the" not in holdout_lines(confirmation)[0]
+    assert "by the 5 pairs" in holdout_lines({**confirmation, "gain": 0.0101})[0]
