@@ -61,6 +61,7 @@ class State:
         compared: the comparisons behind `confirmations`, whose runs are all held-out.
         comparison: the comparison of `agent.comparison.compare` in progress, or interrupted; else None.
         comparing: whether it is in progress, unless its process was killed, rather than interrupted before a resume.
+        comparing_at: Unix time at which it began or went on, in seconds.
         compared_seconds: the part of `seconds` in which comparisons were in progress.
         parked: unfinished comparisons that others displaced. They resume when requested again.
         promotions: the data of the `promoted` events.
@@ -94,6 +95,7 @@ class State:
     compared: tuple[PendingComparison, ...] = ()
     comparison: PendingComparison | None = None
     comparing: bool = False
+    comparing_at: float = 0.0
     compared_seconds: float = 0.0
     parked: tuple[PendingComparison, ...] = ()
     promotions: tuple[Mapping[str, Any], ...] = ()
@@ -119,6 +121,18 @@ class State:
     def loop_seconds(self) -> float:
         """Time that the loop has run, without that of comparisons after it."""
         return self.seconds - self.compared_seconds
+
+    def without_comparing(self) -> State:
+        """Return the state with no comparison in progress. One that was cut off goes on with another run."""
+        comparison = self.comparison and replace(self.comparison, started=None)
+        return replace(self, comparison=comparison, comparing=False)
+
+    def as_of(self, born: float) -> State:
+        """Return the state as the process that was born then has found it: what an earlier one compared is cut off.
+
+        The next event says so only once the process has ended an orphaned run.
+        """
+        return self.without_comparing() if self.comparing and self.comparing_at < born else self
 
     def runs_in_comparisons(self, commit: str | None) -> list[tuple[PendingComparison, Run]]:
         """Return the runs of a commit in comparisons, each with its comparison."""
@@ -224,7 +238,7 @@ def _begun(state: State, event: Event) -> State:
 
 def _resumed(state: State, event: Event) -> State:
     flags = event.data.get("flags", state.flags)
-    state = replace(state, flags=flags, comparing=False, reserved=Spent())
+    state = replace(state.without_comparing(), flags=flags, reserved=Spent())
     return replace(state, ended=None, waiting=None, away=None, preparing=None)
 
 
@@ -244,7 +258,7 @@ def _comparing(state: State, event: Event) -> State:
     same = [each for each in parked if each.is_same(new) and not state.overwritten(each)]
     rest = tuple(each for each in parked if each not in same)
     comparison = replace(new, runs=same[-1].runs, faulted=same[-1].faulted) if same else new
-    return replace(state, comparison=comparison, parked=rest, comparing=True)
+    return replace(state, comparison=comparison, parked=rest, comparing=True, comparing_at=event.at)
 
 
 def _proposed(state: State, event: Event) -> State:
@@ -255,8 +269,7 @@ def _proposed(state: State, event: Event) -> State:
     more |= {"playbook": data.get("playbook", ""), "parts": tuple(data.get("parts", ()))}
     pending = Pending(**known, **more, files=tuple(data["files"]), proposed_at=event.at)
     nothing = state.nothing if pending.proposer in ("search", EDIT) else None
-    if state.comparison is not None:  # one that was cut off goes on with another run
-        state = replace(state, comparison=replace(state.comparison, started=None), comparing=False)
+    state = state.without_comparing()
     if pending.proposer == EDIT or pending.candidate is not None:  # the next proposal stays for the one after it
         return replace(state, pending=pending, waiting=None, nothing=nothing)
     return replace(state, pending=pending, waiting=None, nothing=nothing, preparing=None, prepared=None)

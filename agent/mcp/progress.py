@@ -75,7 +75,7 @@ def _experiment(folder: Path, state: State, now: Mapping[str, Any] | None) -> di
 
 def _comparison(folder: Path, state: State) -> dict[str, Any] | None:
     comparison = state.comparison
-    if comparison is None or comparison.started is None:
+    if comparison is None or not state.comparing or comparison.started is None:
         return None
     run = sum(map(len, comparison.runs.values())) + 1
     return {

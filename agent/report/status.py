@@ -42,6 +42,7 @@ def status(workspace: Path, tag: str | None, rows: int) -> tuple[dict[str, Any],
     state = begun(workspace, tag)
     holder = lock.holder(state_folder(workspace))
     running = holder is not None and holder.tag == tag
+    state = state.as_of(holder.born) if holder and running else state
     first = max(0, len(state.experiments) - rows)
     data = {
         **_current(summarize(state), running=running),
@@ -138,7 +139,7 @@ def request_stop(workspace: Path) -> str:
     asked = stop_file(journal_path(workspace, holder.tag))
     asked.parent.mkdir(parents=True, exist_ok=True)
     asked.touch()
-    state = fold(journal_path(workspace, holder.tag))
+    state = fold(journal_path(workspace, holder.tag)).as_of(holder.born)
     now = _now(state)
     left = f", in about {duration(max(0.0, now['done_at'] - time.time()))}" if now and now["done_at"] else ""
     comparing = state.pending is None and state.comparing

@@ -118,7 +118,7 @@ def watch(workspace: Path, tag: str | None) -> None:
 
     def load() -> State | None:
         holder = lock.holder(state_folder(workspace))
-        return fold(path) if holder is not None and holder.tag == tag else None
+        return fold(path).as_of(holder.born) if holder is not None and holder.tag == tag else None
 
     holder = lock.holder(state_folder(workspace))
     if holder is None or not sys.stdout.isatty():

@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from agent.journal.paths import journal_path, state_folder
 from agent.mcp import measuring, server
 from agent.mcp.edits import written
 from agent.mcp.progress import under_way
-from agent.report.status import request_stop
+from agent.report.status import request_stop, status
 from agent.report.verdict import await_verdict, result
 from tests.common import schemas
 from tests.common.journals import JournalBuilder
@@ -185,6 +186,7 @@ def test_later_keep_makes_a_failed_confirmation_one_of_another_best(quick: Path,
 def test_what_waits_for_a_comparison_is_named(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "ENDING_SECONDS", 0.0)
     builder = JournalBuilder("t").baseline().keep()
+    builder.write.at = time.time()  # by the process that holds the lock below
     builder.write("comparing", commits={"a": builder.base, "b": builder.best}, files=[], count=2)
     builder.write("running", label="a", run=1, pid=1, born=0.0, log="", expected=300.0)
     builder.write.save(journal_path(quick, "t"))
@@ -199,6 +201,7 @@ def test_what_waits_for_a_comparison_is_named(quick: Path, monkeypatch: pytest.M
 def test_replaced_run_of_a_comparison_counts_as_one_more(quick: Path) -> None:
     builder = JournalBuilder("t").baseline().keep()
     run: dict[str, Any] = {"run": 1, "pid": 1, "born": 0.0, "log": "", "expected": 300.0}
+    builder.write.at = time.time()  # by the process that holds the lock below
     builder.write("comparing", commits={"a": builder.base, "b": builder.best}, files=[], count=2)
     for label in "abbab":  # the last one is replaced
         builder.write("running", label=label, **run)
@@ -208,6 +211,22 @@ def test_replaced_run_of_a_comparison_counts_as_one_more(quick: Path) -> None:
     with lock.hold(state_folder(quick), "t"):
         now = under_way(quick, "t")
     assert (now["phase"], now["run"], now["of"]) == ("comparing", 6, 6)
+
+
+@pytest.mark.quick
+def test_comparison_that_was_cut_off_is_over_once_the_session_goes_on(quick: Path) -> None:
+    builder = JournalBuilder("t").baseline().keep()
+    builder.write("comparing", commits={"a": builder.base, "b": builder.best}, files=[], count=2)
+    builder.write("running", label="a", run=1, pid=1, born=0.0, log="", expected=300.0)
+    builder.write.save(journal_path(quick, "t"))
+    with lock.hold(state_folder(quick), "t"):  # by another process, which has not written anything yet
+        assert status(quick, "t", 0)[0]["comparison"] is None
+        assert under_way(quick, "t")["phase"] == "preparing"
+        assert request_stop(quick).endswith(" stops after its current experiment")
+        builder.write.at = time.time()
+        builder.write("resumed", pid=1)
+        builder.write.save(journal_path(quick, "t"))
+        assert under_way(quick, "t")["phase"] == "preparing"
 
 
 @pytest.mark.quick

@@ -266,8 +266,11 @@ def test_the_screen_while_the_gain_is_confirmed(states: list[State]) -> None:
     text = "\n".join(drawn(between, 80, 24))
     assert "confirming with held-out runs: baseline and best #9" in text
     assert "ended" not in text
-    resumed = step(between, Event("resumed", state.latest_at + 9, {"pid": 1}))
-    assert "confirming" not in "\n".join(drawn(resumed, 80, 24))
+    for cut_off in (between, ended):
+        resumed = step(cut_off, Event("resumed", state.latest_at + 9, {"pid": 1}))
+        text = "\n".join(drawn(resumed, 80, 24))
+        assert "confirming" not in text
+        assert "now  " not in text
 
 
 def test_rate_of_a_resumed_session_is_that_of_its_loop(states: list[State]) -> None:

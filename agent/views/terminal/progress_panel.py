@@ -81,7 +81,7 @@ def under_way(state: State) -> tuple[Mapping[str, Any], float] | None:
 
 def progress_panel(state: State, moment: Moment) -> list[RenderableType]:
     """Return the lines for the current experiment, for the confirmation, or for the time between experiments."""
-    if state.comparison is not None and (state.comparing or state.comparison.started is not None):
+    if state.comparison is not None and state.comparing:
         return _comparing(state, state.comparison, moment)
     if state.faults.until is not None and state.pending is None:
         return [_pause(state.faults)]
