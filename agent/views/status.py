@@ -105,7 +105,8 @@ def _now(data: dict[str, Any]) -> list[str]:
 def _comparing(found: dict[str, Any]) -> str:
     """Format the comparison under way: `confirming: baseline, run 2 of 6, for 12s, done at about 10:02:17`."""
     if found["now"] is None:
-        return f"{found['doing']}: {' and '.join(found['sides'])}, {found['done']} of {found['runs']} runs done"
+        done = min(found["done"], found["runs"])  # without those that others replaced
+        return f"{found['doing']}: {' and '.join(found['sides'])}, {done} of {found['runs']} runs done"
     run = run_words(found["done"] + 1, found["runs"])
     until = time.strftime("%H:%M:%S", time.localtime(found["done_at"]))
     return f"{found['doing']}: {found['now']}, {run}, for {duration(found['seconds'])}, done at about {until}"

@@ -16,9 +16,10 @@ import pytest
 
 from agent.decision.limits import Limits, noted, of_note
 from agent.journal import lock
-from agent.journal.paths import state_folder
+from agent.journal.paths import journal_path, state_folder
 from tests.common.forked import Forked
 from tests.common.in_process import call
+from tests.common.journals import JournalBuilder
 from tests.common.sessions import keep_in_turn
 from tests.common.stations import until
 from tests.common.workspaces import ROOT, Cli, commit_all, git, quick_protocol
@@ -159,11 +160,23 @@ def test_limits_are_noted_and_read_back() -> None:
     assert Limits(experiments=100, target=1.2).words() == "after 100 experiments, or at the target 1.2"
 
 
-def test_status_says_that_the_gain_is_being_confirmed(quick: Path, cli: Cli) -> None:
+def test_runs_that_others_replaced_are_not_counted_as_done(quick: Path) -> None:
+    builder = JournalBuilder("t").baseline().keep()
+    builder.write.at = time.time()
+    builder.write("comparing", commits={"a": builder.base, "b": builder.best}, files=[], count=2)
+    for label in "abbab":  # the last one replaces a disturbed one
+        builder.write("compared", label=label, run=1, metric=1.0, seconds=300.0)
+    builder.write.save(journal_path(quick, "t"))
+    with lock.hold(state_folder(quick), "t"):
+        assert "confirming: baseline and best #1, 4 of 4 runs done" in call(quick, "status").stdout
+
+
+def test_status_says_that_the_gain_is_being_confirmed(quick: Path, cli: Cli, tmp_path: Path) -> None:
     text = (quick / "train.py").read_text().replace("RATE = 0.1", "SEED = 42\nRATE = 0.1", 1)
-    slow = "import time\nif SEED != 42 and RATE != 0.1:\n    time.sleep(1)\n"  # held-out runs of the best
-    (quick / "train.py").write_text(text.replace('print("---")', f'{slow}print("---")', 1))
-    commit_all(quick, "slow held-out runs")
+    gate = tmp_path / "go"  # what held-out runs of the best wait for
+    wait = f"import pathlib, time\nwhile SEED != 42 and RATE != 0.1 and not pathlib.Path({str(gate)!r}).exists():"
+    (quick / "train.py").write_text(text.replace('print("---")', f'{wait}\n    time.sleep(0.05)\nprint("---")', 1))
+    commit_all(quick, "held-out runs that wait")
     keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
 
     def comparison() -> dict[str, Any] | None:
@@ -171,11 +184,12 @@ def test_status_says_that_the_gain_is_being_confirmed(quick: Path, cli: Cli) -> 
         return found
 
     assert comparison() is None
-    confirming = Forked(quick, ["confirm", "--runs", "4"], os.environ)
+    confirming = Forked(quick, ["confirm", "--runs", "4", "--sandbox", "off"], os.environ)
     found = until(lambda: (now := comparison()) and now["now"] == "best #1" and now, "a run of the best")
     assert (found["doing"], found["runs"], found["sides"]) == ("confirming", 8, ["baseline", "best #1"])
     says = r"(?m)^confirming: best #1, run [1-8] of 8, for [0-9.]+s, done at about [0-9:]{8}$"
-    until(lambda: re.search(says, cli(quick, "status").stdout), "a line about it")
+    assert re.search(says, cli(quick, "status").stdout)
+    gate.touch()
     confirming.communicate(timeout=60)
     assert confirming.returncode == 0
     assert comparison() is None
