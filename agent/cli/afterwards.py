@@ -47,10 +47,14 @@ def confirm_gain(session: Session, pairs: Pairs = BY_DEFAULT, compare: Compare =
     try:
         data = confirm(session.workbench, sides(session.runner, session.state, None, None), pairs, compare)
     except Interrupted as stop:
+        again = f"held-out runs were interrupted; continue them with `{typed('confirm')}`"
+        journal.show("note", text=again, unconfirmed="interrupted")
         return stop.exit_code
     except AutoresearchError as error:
-        journal.show("note", text=f"gain not confirmed: {in_one_line(error)}; repeat it with `{typed('confirm')}`")
-        return error.exit_code if isinstance(error, MachineFault) else 0
+        why, fails = in_one_line(error), isinstance(error, MachineFault)
+        text = f"gain not confirmed: {why}; repeat it with `{typed('confirm')}`"
+        journal.show("note", text=text, unconfirmed=why, **({"fault": True} if fails else {}))
+        return error.exit_code if fails else 0
     for line in confirm_lines(data):
         journal.show("note", text=line)
     return 0

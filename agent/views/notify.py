@@ -51,6 +51,7 @@ class Notifier:
         self._away = self._failed = False
         # How the loop ended. What follows, such as held-out runs, may take as long as a part of it.
         self._ended: str | None = None
+        self._unconfirmed = ""  # why held-out runs say nothing about the gain
         self._state = State()
 
     def __enter__(self) -> Notifier:
@@ -59,7 +60,8 @@ class Notifier:
     def __exit__(self, *_: object) -> None:
         """Notify of the end, however what followed the loop went, and wait until the last ones are delivered."""
         if self._ended is not None:
-            self._send("done", f"{self._ended}. {headline(summarize(self._state))}")
+            why = f"; not confirmed: {self._unconfirmed}" if self._unconfirmed else ""
+            self._send("done", f"{self._ended}. {headline(summarize(self._state))}{why}")
         deadline = time.monotonic() + LONGEST_SECONDS + 1
         for thread in self._running:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -100,6 +102,9 @@ class Notifier:
             case "failed":
                 self._failed = True
                 return "trouble", f"session failed: {event.data['reason']}"
+            case "note" if "unconfirmed" in event.data:
+                self._unconfirmed = event.data["unconfirmed"]
+                return ("trouble", f"gain not confirmed: {self._unconfirmed}") if event.data.get("fault") else None
             case "ended" if not self._failed and state.session is not None:
                 self._ended = event.data["reason"]
         return None

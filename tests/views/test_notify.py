@@ -80,6 +80,16 @@ def test_end_is_notified_once_if_the_confirmation_does_not_end(quick: Path, tmp_
     assert ("gain not confirmed: " in errors) == (how == "fails")
     (end,) = (text for title, text in told(tmp_path) if title == "autoresearch t: done")
     assert end.startswith("2 experiments are done. val_bpb ")
+    why = "baseline failed: crashed: exit code 3" if how == "fails" else "interrupted"
+    assert re.search(f"; not confirmed: .*{why}", end)
+
+
+def test_gpu_that_fails_in_the_confirmation_is_trouble(tmp_path: Path) -> None:
+    session = {"tag": "t", "branch": "b", "base": "a" * 40, "metric": "m", "direction": "minimize"}
+    state = step(State(), Event("session", 1.0, session))
+    with Notifier([f"{teller(tmp_path, 'tell')} {{title}} {{text}}"]) as notifier:
+        notifier(Event("note", 2.0, {"text": "", "unconfirmed": "the GPU keeps failing", "fault": True}), state)
+    assert told(tmp_path) == [["autoresearch t: trouble", "gain not confirmed: the GPU keeps failing"]]
 
 
 def test_an_error_that_ends_the_session_is_trouble(quick: Path, cli: Cli, tmp_path: Path) -> None:
