@@ -178,6 +178,8 @@ def _session(workspace: Workspace, protocol: Protocol, tag: str) -> Iterator[Che
         words = f"git cannot read {state.head[:12]}, the last commit of the session"
         yield Check(f"{tag}: commits", "broken", words, repair)
         return
+    if said := recovery.newly_protected(workspace, state.session):
+        yield Check(f"{tag}: harness", "warning", f"{said}, so the session cannot go on: start one with another --tag")
     yield _branch(workspace, state, tag, repair)
     yield _rows(workspace, protocol, state, tag)
     yield _commits(workspace, state, tag, repair)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import os
@@ -76,6 +77,13 @@ class HarnessFiles:
         tree = self._tree(commit)
         said = "".join(f"{path}\0{tree[path][0]}\0{tree[path][1]}\n" for path in sorted(self.of(commit)))
         return hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()
+
+    def former_digest(self, commit: str) -> str:
+        """Return the digest by an earlier version, for which an allowed glob also revoked the very same path."""
+        former = copy.copy(self)
+        former._named = {PurePosixPath(glob).as_posix() for glob in self._surface.allowed_globs if not _is_wild(glob)}
+        former._files = {}
+        return former.digest(commit)
 
     def unmatched(self, commit: str) -> list[str]:
         """Return the paths of immutableHarness that match no file of `commit`, as one with a typing error."""

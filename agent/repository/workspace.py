@@ -149,6 +149,12 @@ class Workspace:
         """Return a SHA-256 over paths and contents of the harness in `commit`."""
         return self._harness.digest(commit)
 
+    def protected_since(self, commit: str, digest: str | None) -> list[str]:
+        """Return the paths in both lists if `digest` is that of a version that left them to candidates, else none."""
+        both = sorted(_in_both(self.protocol))
+        former = both and digest not in (None, self._harness.digest(commit))
+        return both if former and digest == self._harness.former_digest(commit) else []
+
     def changed_beside(self, one: str, other: str, *, every: bool = False) -> list[str]:
         """Return the files of the workspace that differ between two commits, and that a run may read.
 

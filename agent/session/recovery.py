@@ -11,7 +11,7 @@ from agent.errors import PreconditionError
 from agent.execution.kill import Process, end_orphan
 from agent.format import named, one_line
 from agent.journal import edits, proposals
-from agent.journal.comparable import differences
+from agent.journal.comparable import HARNESS, differences
 from agent.journal.edits import Edit
 from agent.journal.experiment import Proposal
 from agent.journal.journal import Journal
@@ -359,7 +359,9 @@ def require_same(workspace: Workspace, session: Any, fingerprint: dict[str, Any]
         raise PreconditionError(
             f"session {session['tag']} was measured under other conditions, so new results would not be comparable: "
             f"{'; '.join(differing)}",
-            hint="undo the change, or start a session with another --tag",
+            hint="start a session with another --tag"
+            if newly_protected(workspace, session)
+            else "undo the change, or start a session with another --tag",
         )
 
 
@@ -380,6 +382,23 @@ def require_task(workspace: Workspace, session: Any, fingerprint: dict[str, Any]
 
 def _differing(workspace: Workspace, session: Any, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return a phrase per differing entry of the fingerprints, for the protocol one per field if git has the old."""
+    if said := newly_protected(workspace, session):
+        now = {**now, HARNESS: before.get(HARNESS)}
+        return [said, *_differing_but_for_that(workspace, session, before, now)]
+    return _differing_but_for_that(workspace, session, before, now)
+
+
+def newly_protected(workspace: Workspace, session: Any) -> str | None:
+    """Return the reason why the harness is another one than when an earlier version began the session, or None."""
+    if paths := workspace.protected_since(session["base"], session["fingerprint"].get(HARNESS)):
+        both = "which allowedGlobs and immutableHarness.paths both name"
+        return f"this version protects {named(paths, 3)}, {both}, and an earlier one let candidates change it"
+    return None
+
+
+def _differing_but_for_that(
+    workspace: Workspace, session: Any, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> list[str]:
     old = protocol_of(workspace.show(session["base"], PROTOCOL))
     if old is None or old.digest != before.get("protocol") or old.digest == now.get("protocol"):
         return differences(before, now)

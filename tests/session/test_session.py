@@ -17,6 +17,8 @@ import pytest
 
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path, state_folder, stop_file
+from agent.protocol.models import Protocol
+from agent.repository.workspace import Workspace
 from tests.common.in_process import call
 from tests.common.processes import start, survivors, wait_for
 from tests.common.sessions import assert_consistent, journal, rows
@@ -649,3 +651,30 @@ def test_candidate_that_prints_what_a_broken_room_does_is_a_crash(quick: Path, c
     assert_consistent(quick)
     assert [row["status"] for row in rows(quick)] == ["keep", "crash"]
     assert "exit code 126: the room could not be set up: x" in rows(quick)[1]["description"]
+
+
+def test_session_of_a_version_that_did_not_protect_a_path_in_both_lists_is_told_so(quick: Path, cli: Cli) -> None:
+    content = json.loads((quick / "protocol.json").read_text())
+    (quick / "other.py").write_text("X = 1\n")
+    content["mutableSurface"]["allowedGlobs"].append("other.py")
+    # To that version this meant what the list of the harness without the path still means.
+    former = Workspace(quick, Protocol.model_validate(content))
+    content["immutableHarness"]["paths"].append("other.py")
+    (quick / "protocol.json").write_text(json.dumps(content))
+    git(quick, "add", "other.py")
+    commit_all(quick, "in both lists")
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
+    assert "t: harness" not in cli(quick, "doctor", "--tag", "t").stdout
+    path = quick / ".autoresearch/sessions/t/journal.jsonl"
+    base, begun = next((event["base"], event) for event in journal(quick) if event["event"] == "session")
+    assert former.harness_digest(base) != begun["fingerprint"]["harness"]
+    path.write_text(path.read_text().replace(begun["fingerprint"]["harness"], former.harness_digest(base)))
+    refused = cli(quick, "run", "--tag", "t", "--max-experiments", "2")
+    assert refused.returncode == 3
+    said = "this version protects other.py, which allowedGlobs and immutableHarness.paths both name"
+    assert said in refused.stderr
+    assert "harness was" not in refused.stderr
+    assert "hint: start a session with another --tag\n" in refused.stderr
+    doctored = cli(quick, "doctor", "--tag", "t").stdout
+    assert re.search(rf"warning  t: harness +{re.escape(said)}", doctored), doctored
+    assert cli(quick, "run", "--tag", "again", "--max-experiments", "1").returncode == 0
